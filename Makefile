@@ -1,0 +1,51 @@
+# Everything a user or contributor runs. `make` alone lists the targets.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+DIST    := dist
+DESTDIR ?= /opt/cni/bin
+SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -name '*.spec' 2>/dev/null)
+# Network namespaces need root; an ordinary user gets them, and a root of their own, from a user namespace.
+ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)
+
+.DEFAULT_GOAL := help
+.PHONY: help check test test-e2e demo freeze install bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(VENV)/.stamp: pyproject.toml packaging/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=packaging/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+check: $(VENV)/.stamp ## lint, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: $(VENV)/.stamp ## unit and integration tests
+	$(BIN)/python -m pytest -q -n auto tests/unit
+	$(ASROOT) $(BIN)/python -m pytest -q tests/integration
+
+$(DIST)/bridge: $(VENV)/.stamp $(SOURCES)
+	$(BIN)/python packaging/freeze.py
+
+freeze: $(DIST)/bridge ## build the single-file executables in dist/
+
+test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
+	$(BIN)/python -m pytest -q tests/e2e tests/differential
+
+demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left (root)
+	$(BIN)/python packaging/demo.py
+
+install: freeze ## put the executables into DESTDIR (default /opt/cni/bin)
+	$(BIN)/python packaging/install.py $(DIST) $(DESTDIR)
+
+bench: freeze ## measure against the reference plugins and write docs/benchmarks.md (root)
+	$(BIN)/python tests/bench/bench.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(DIST) build

@@ -1,0 +1,1 @@
+"""CNI plugins in Python. Start reading at engine/lifecycle.py."""

@@ -1,0 +1,88 @@
+"""Gateways of a bridge network: which addresses the bridge bears, and which routes lead there."""
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from cni_plugins.bridge.config import BridgeConfig
+from cni_plugins.contract.facts import Facts
+from cni_plugins.errors import NameTaken
+from cni_plugins.spec.attachment import digest
+from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.spec.result import IPConfig, Route
+from cni_plugins.steps.addresses import DelAddress, EnsureAddress
+from cni_plugins.steps.links import EnsureGatewayPort, PortVlan, SetPortVlans
+from cni_plugins.steps.places import HOST
+from cni_plugins.steps.plan import Step
+
+IPV4, IPV6 = 4, 6
+_DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
+
+
+def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
+    """Return the addresses with their gateways: a gateway network without one takes its first address."""
+    if not config.is_gw:
+        return ips
+    return tuple(ip if ip.gateway else ip._replace(gateway=_first_address(ip.address)) for ip in ips)
+
+
+def _first_address(address: IPInterface) -> IPAddress:
+    return address.network.network_address + 1
+
+
+def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
+    """Return the routes of the result: the IPAM's, and a default route of each family that has none."""
+    if not config.is_default_gateway:
+        return given
+    taken = {route.dst.version for route in given if route.dst == _DEFAULT_ROUTE[route.dst.version]}
+    added = []
+    for ip in ips:
+        version = ip.address.version
+        if version not in taken:
+            taken.add(version)
+            added.append(Route(_DEFAULT_ROUTE[version], ip.gateway))
+    return (*given, *added)
+
+
+def gateway_addresses(
+    config: BridgeConfig, mac: str, ips: tuple[IPConfig, ...], facts: Facts
+) -> Iterator[Step]:
+    """Give the bridge a gateway address for each subnet.
+
+    :raises NameTaken: when one of its addresses overlaps without being the same, unless `forceAddress`.
+    """
+    link = config.gateway_link
+    wanted = list(dict.fromkeys(ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in ips))
+    present = facts.host[link].addresses if link in facts.host else ()
+    if config.vlan:
+        yield EnsureGatewayPort(link, mac, gateway_port(config), config.bridge)
+        yield SetPortVlans(
+            gateway_port(config), (PortVlan(config.vlan, config.vlan, access=True),), exclusive=True
+        )
+    for address in wanted:
+        for other in _conflicts(address, present, wanted):
+            if not config.force_address:
+                raise NameTaken(
+                    f'"{link}" already has an IP address different from {address}',
+                    f"it has {other}; forceAddress is off",
+                )
+            yield DelAddress(HOST, link, other)
+        yield EnsureAddress(HOST, link, address, skip_dad=True)
+
+
+def _conflicts(
+    address: IPInterface, present: tuple[IPInterface, ...], wanted: list[IPInterface]
+) -> list[IPInterface]:
+    """Return addresses that cannot stay beside a gateway: any other IPv4, IPv6 of overlapping subnets.
+
+    IPv4 follows the reference, which takes a second address for a mistake; one plan may have several.
+    """
+    others = (
+        other
+        for other in present
+        if other.version == address.version and other not in wanted and not other.ip.is_link_local
+    )
+    return [other for other in others if address.version == IPV4 or other.network.overlaps(address.network)]
+
+
+def gateway_port(config: BridgeConfig) -> str:
+    return f"veth{digest(f'{config.bridge}.{config.vlan}', 8)}"

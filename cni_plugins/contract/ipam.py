@@ -1,0 +1,23 @@
+"""What an IPAM plugin declares: five functions of the request, no kernel and no plan."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result
+
+
+class Ipam(NamedTuple):
+    """An IPAM plugin.
+
+    `reserve` answers with ips, routes and dns, and leaves nothing behind when it raises. `release` succeeds
+    for an attachment it does not know, and needs no more of the config than where the leases are. `gc`
+    releases all but `request.valid_attachments`. `check` raises StateDrifted, `status` raises NotAvailable.
+    """
+
+    name: str
+    reserve: Callable[[Request], Result]
+    release: Callable[[Request], None]
+    check: Callable[[Request], None]
+    gc: Callable[[Request], None]
+    status: Callable[[Request], None]

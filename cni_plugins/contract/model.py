@@ -1,0 +1,86 @@
+"""The base of every config model: JSON as the reference reads it, one error that names every fault.
+
+Keys match in any case, null means absent, unknown keys are somebody else's. Types are strict: a string is no
+number, as in the reference.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
+from cni_plugins.spec.result import DNS, Route, parse_dns, parse_route
+
+Address = Annotated[IPAddress, PlainValidator(parse_address)]
+Cidr = Annotated[IPInterface, PlainValidator(parse_cidr)]
+Gateway = Annotated[
+    IPAddress | None, PlainValidator(lambda value: parse_address(value) if value != "" else None)
+]
+
+
+def _route(value: object) -> Route:
+    return parse_route(value, "route")
+
+
+def _dns(value: object) -> DNS:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {shown(value)}")  # noqa: TRY004 (pydantic collects ValueErrors)
+    return parse_dns(value, "")
+
+
+RouteField = Annotated[Route, PlainValidator(_route)]
+DnsField = Annotated[DNS, PlainValidator(_dns)]
+
+
+class ConfigModel(BaseModel):
+    """A frozen model whose fields are camelCase in JSON."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", alias_generator=to_camel, arbitrary_types_allowed=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_keys(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        spelling = {field.alias.lower(): field.alias for field in cls.model_fields.values() if field.alias}
+        folded = {}
+        for key, item in value.items():
+            alias = spelling.get(key.lower())
+            if (
+                alias is not None
+                and item is not None
+                and not (alias in folded and alias in value and key != alias)
+            ):
+                folded[alias] = item
+        return folded
+
+
+Model = TypeVar("Model", bound=ConfigModel)
+
+
+def load(model: type[Model], conf: Mapping[str, Any], what: str = "network config") -> Model:
+    """Validate a whole config.
+
+    :raises InvalidNetworkConfig: naming every fault with its path and value, not only the first.
+    """
+    try:
+        return model.model_validate(conf)
+    except ValidationError as err:
+        faults = [_fault(item["loc"], item["msg"], item["input"]) for item in err.errors(include_url=False)]
+        raise InvalidNetworkConfig(f"invalid {what}: {faults[0]}", "; ".join(faults)) from err
+
+
+def _fault(path: tuple[int | str, ...], message: str, value: object) -> str:
+    """Return `path: message, got value`, where the message does not name the value already."""
+    message = message.removeprefix("Value error, ")
+    if message.startswith(("Input ", "Field ")):  # pydantic's own sentences; ours may begin with a name
+        message = message[0].lower() + message[1:]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    text = shown(value)
+    said = message if text in message else f"{message}, got {text}"
+    return f"{where}: {said}" if where else said

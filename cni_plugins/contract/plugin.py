@@ -1,0 +1,31 @@
+"""What a plugin that makes interfaces declares: pure functions, from request and facts to plan and result."""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from cni_plugins.contract.facts import Asks, Facts
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result
+from cni_plugins.steps.plan import Plan
+
+Config = TypeVar("Config")
+
+
+class Plugin(NamedTuple, Generic[Config]):
+    """A main plugin.
+
+    `parse` raises InvalidNetworkConfig. `asks` and `plan_del` get None for a config that does not parse,
+    because DEL works with whatever is left. `plan_add` may raise when the facts forbid the plan; the same
+    plan serves CHECK, where the lease is read from prevResult. `status` raises NotAvailable. `ipam_type` is
+    empty for an interface without addresses.
+    """
+
+    name: str
+    parse: Callable[[Request], Config]
+    ipam_type: Callable[[Config], str]
+    asks: Callable[[Request, Config | None], Asks]
+    plan_add: Callable[[Request, Config, Result, Facts], Plan]
+    plan_del: Callable[[Request, Config | None, Facts], Plan]
+    plan_gc: Callable[[Request, Facts], Plan]
+    result: Callable[[Request, Config, Result, Facts], Result]
+    status: Callable[[Request, Config, Facts], None]

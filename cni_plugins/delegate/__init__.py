@@ -1,0 +1,1 @@
+"""Runs another IPAM plugin's executable and hands its answer back unchanged."""

@@ -1,0 +1,103 @@
+"""Finds another plugin's executable on CNI_PATH and runs it; its answers and errors pass unchanged."""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Mapping
+
+from cni_plugins.errors import CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
+from cni_plugins.spec.fields import shown
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result, parse_result
+from cni_plugins.spec.versions import SUPPORTED
+
+_BUSY_TRIES = 5  # an executable being replaced refuses to start (ETXTBSY); the reference waits as long
+_BUSY_PAUSE = 1.0  # seconds
+
+
+def find(name: str, path: tuple[str, ...]) -> str:
+    """Return the first regular file of this name on the path.
+
+    :raises InvalidNetworkConfig: when there is none, or the name is none.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise InvalidNetworkConfig(
+            "no plugin name provided" if not name else f"invalid plugin name {shown(name)}"
+        )
+    for directory in path:
+        candidate = os.path.join(directory, name)
+        if os.path.isfile(candidate):
+            return candidate
+    raise InvalidNetworkConfig(
+        f'failed to find plugin "{name}" in path [{" ".join(path)}]', f"type is {shown(name)}"
+    )
+
+
+def reserve(executable: str, request: Request) -> Result:
+    """Run ADD.
+
+    :raises DelegateFailed: with the plugin's own error.
+    :raises DelegateBroken: when it printed neither a result nor an error.
+    """
+    output = _run(executable, request, "ADD")
+    try:
+        document = json.loads(output)
+    except (ValueError, RecursionError) as err:
+        raise DelegateBroken(
+            f"{_name(executable)} succeeded but printed no result: {err}",
+            f"stdout begins {shown(output[:200])}",
+        ) from err
+    own = document.get("cniVersion") if isinstance(document, dict) else None
+    return parse_result(
+        document, own if own in SUPPORTED else request.cni_version, f"result of {_name(executable)}"
+    )
+
+
+def call(executable: str, request: Request, command: str) -> None:
+    """Run a command that answers nothing.
+
+    :raises DelegateFailed: with the plugin's own error.
+    """
+    _run(executable, request, command)
+
+
+def _run(executable: str, request: Request, command: str) -> bytes:
+    environment = {**request.environment, "CNI_COMMAND": command}
+    for _ in range(_BUSY_TRIES):
+        try:
+            return _execute(executable, request.stdin, environment)
+        except OSError as err:
+            if err.errno != errno.ETXTBSY:
+                raise DelegateBroken(
+                    f"failed to run {_name(executable)}: {err.strerror}", executable
+                ) from err
+        time.sleep(_BUSY_PAUSE)
+    raise DelegateBroken(f"failed to run {_name(executable)}: it is being replaced", executable)
+
+
+def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> bytes:
+    import subprocess
+
+    # stderr is inherited: what the plugin has to say there goes to the runtime's log, as with the reference.
+    done = subprocess.run([executable], input=stdin, stdout=subprocess.PIPE, env=environment, check=False)
+    if done.returncode != 0:
+        raise _failure(executable, done.returncode, done.stdout)
+    return done.stdout
+
+
+def _failure(executable: str, status: int, output: bytes) -> CniError:
+    try:
+        document = json.loads(output)
+        code, msg = document["code"], document["msg"]
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError):
+        return DelegateBroken(
+            f"{_name(executable)} failed without an error document",
+            f"exit status {status}, stdout begins {shown(output[:200])}",
+        )
+    code = code if type(code) is int else DelegateFailed.code
+    return DelegateFailed(str(msg), str(document.get("details", "")), code)
+
+
+def _name(executable: str) -> str:
+    return f"plugin {os.path.basename(executable)}"

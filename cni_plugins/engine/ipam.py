@@ -1,0 +1,45 @@
+"""The IPAM plugin behind a main plugin: called in this process when it is our own program, run otherwise."""
+
+import os
+
+from cni_plugins.contract.ipam import Ipam
+from cni_plugins.delegate import run as delegate
+from cni_plugins.engine import registry
+from cni_plugins.engine.program import Program
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result
+
+
+def of(name: str, request: Request, program: Program | None) -> Ipam:
+    """Return the IPAM plugin a config names.
+
+    :raises InvalidNetworkConfig: when CNI_PATH does not have it.
+    """
+    executable = delegate.find(name, request.path)
+    ours = registry.ipam(name) if _is(executable, program) else None
+    return ours or _delegated(name, executable)
+
+
+def none(name: str = "") -> Ipam:
+    """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
+    return Ipam(name, lambda _: Result(), _nothing, _nothing, _nothing, _nothing)
+
+
+def _nothing(_request: Request) -> None:
+    pass
+
+
+def _is(executable: str, program: Program | None) -> bool:
+    status = os.stat(executable)
+    return program == (status.st_dev, status.st_ino)
+
+
+def _delegated(name: str, executable: str) -> Ipam:
+    return Ipam(
+        name,
+        reserve=lambda request: delegate.reserve(executable, request),
+        release=lambda request: delegate.call(executable, request, "DEL"),
+        check=lambda request: delegate.call(executable, request, "CHECK"),
+        gc=lambda request: delegate.call(executable, request, "GC"),
+        status=lambda request: delegate.call(executable, request, "STATUS"),
+    )

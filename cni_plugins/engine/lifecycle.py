@@ -1,0 +1,141 @@
+"""The life of one request; read this file first.
+
+Everything is validated before the first change. Addresses are reserved before the kernel is touched, so the
+plan is complete and there is one thing to undo. ADD applies the plan or leaves nothing; CHECK compares the
+same plan with the kernel; DEL and GC take away all they can and report together what they could not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.plugin import Plugin
+from cni_plugins.engine import ipam as ipams
+from cni_plugins.engine.program import Program
+from cni_plugins.errors import CniError, InvalidNetworkConfig, KernelRefused, StateDrifted
+from cni_plugins.kernel import apply, observe, sandbox
+from cni_plugins.spec.fields import get
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result, encode, own_part
+
+
+def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
+    """Carry out one request of a main plugin; return what goes to stdout, which only ADD has."""
+    match request.command:
+        case "ADD":
+            return add(plugin, request, program)
+        case "DEL":
+            delete(plugin, request, program)
+        case "CHECK":
+            check(plugin, request, program)
+        case "GC":
+            collect(plugin, request, program)
+        case "STATUS":
+            status(plugin, request, program)
+    return b""
+
+
+def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
+    config = plugin.parse(request)
+    ipam = _ipam(plugin.ipam_type(config), request, program)
+    with sandbox.open_session(request) as session:
+        lease = ipam.reserve(request)
+        try:
+            _require_addresses(ipam, lease)
+            facts = observe.observe(session, plugin.asks(request, config))
+            plan = plugin.plan_add(request, config, lease, facts)
+            # Names and addresses are decided, not found out: the answer is there before the first change.
+            answer = encode(plugin.result(request, config, lease, facts), request.cni_version)
+            apply.apply(session, plan)
+            return answer
+        except BaseException as err:
+            _release_after(ipam, request, err)
+            raise
+
+
+def check(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    config = plugin.parse(request)
+    if request.prev_result is None:
+        raise InvalidNetworkConfig("required prevResult missing", "CHECK compares with the result of ADD")
+    ipam = _ipam(plugin.ipam_type(config), request, program)
+    with sandbox.open_session(request) as session:
+        ipam.check(request)
+        facts = observe.observe(session, plugin.asks(request, config))
+        lease = own_part(request.prev_result, request.ifname)
+        differences = apply.compare(session, plugin.plan_add(request, config, lease, facts))
+    if differences:
+        raise StateDrifted(differences[0], "; ".join(differences))
+
+
+def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    """Links and rules go before the addresses, so nobody else can be given one that is still in use."""
+    config = _parsed_if_possible(plugin, request)
+    with sandbox.open_session(request) as session:
+        facts = observe.observe(session, plugin.asks(request, config))
+        failures = apply.apply_all(session, plugin.plan_del(request, config, facts))
+    _attempt(failures, lambda: _ipam(_ipam_name(request), request, program).release(request))
+    _report(failures)
+
+
+def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    with sandbox.open_session(request) as session:
+        facts = observe.observe(session, plugin.asks(request, None))
+        failures = apply.apply_all(session, plugin.plan_gc(request, facts))
+    _attempt(failures, lambda: _ipam(_ipam_name(request), request, program).gc(request))
+    _report(failures)
+
+
+def status(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    config = plugin.parse(request)
+    with sandbox.open_session(request) as session:
+        plugin.status(request, config, observe.observe(session, plugin.asks(request, config)))
+    _ipam(plugin.ipam_type(config), request, program).status(request)
+
+
+def _ipam(name: str, request: Request, program: Program | None) -> Ipam:
+    return ipams.of(name, request, program) if name else ipams.none()
+
+
+def _ipam_name(request: Request) -> str:
+    """Read the one key DEL and GC need from a config that may be broken otherwise."""
+    section = get(request.conf, "ipam")
+    name = get(section, "type") if isinstance(section, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _require_addresses(ipam: Ipam, lease: Result) -> None:
+    if ipam.name and not lease.ips:
+        raise KernelRefused(
+            "IPAM plugin returned missing IP config", f"ipam.type is {ipam.name}, ips is empty"
+        )
+
+
+def _release_after(ipam: Ipam, request: Request, reason: BaseException) -> None:
+    try:
+        ipam.release(request)
+    except CniError as err:
+        reason.add_note(f"the addresses could not be released: {err.msg}")
+
+
+def _parsed_if_possible(plugin: Plugin[Any], request: Request) -> Any:  # noqa: ANN401 (the plugin's own model)
+    try:
+        return plugin.parse(request)
+    except CniError:
+        return None
+
+
+def _attempt(failures: list[CniError], deed: Callable[[], None]) -> None:
+    try:
+        deed()
+    except CniError as err:
+        failures.append(err)
+
+
+def _report(failures: list[CniError]) -> None:
+    """Raise the first failure, with the others as notes."""
+    if not failures:
+        return
+    first, *others = failures
+    for other in others:
+        first.add_note(f"{other.msg} ({other.full_details()})")
+    raise first

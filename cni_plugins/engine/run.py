@@ -1,0 +1,83 @@
+"""From environment and stdin to what goes to stdout, and an exit code."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from cni_plugins.engine import registry
+from cni_plugins.engine.program import Program
+from cni_plugins.errors import CniError
+from cni_plugins.spec import request as requests
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import encode
+from cni_plugins.spec.versions import LATEST
+
+
+class Outcome(NamedTuple):
+    """What the process edge prints and ends with; `trace` is for stderr, when something is wrong with us."""
+
+    stdout: bytes = b""
+    code: int = 0
+    trace: str = ""
+
+
+class _Stdin:
+    """Reads stdin once and remembers it, so that an error document can bear the config's version."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.seen = b""
+
+    def __call__(self, limit: int) -> bytes:
+        self.seen = self._read(limit)
+        return self.seen
+
+
+def run(
+    name: str, environment: Mapping[str, str], read_stdin: Callable[[int], bytes], program: Program | None
+) -> Outcome:
+    """Answer one request to the plugin of this name."""
+    stdin = _Stdin(read_stdin)
+    try:
+        request = requests.parse(environment, stdin)
+        return Outcome(_answer(name, request, program))
+    except CniError as err:
+        return Outcome(_document(err, stdin.seen), 1)
+    except Exception as err:  # noqa: BLE001 (the one place where what nobody foresaw becomes an error document)
+        import traceback
+
+        unforeseen = CniError(f"internal error: {err}", type(err).__name__)
+        return Outcome(_document(unforeseen, stdin.seen), 1, "".join(traceback.format_exception(err)))
+
+
+def _answer(name: str, request: Request, program: Program | None) -> bytes:
+    if request.command == "GC" and not request.lists_attachments:
+        return b""  # libcni leaves the list out when it has none; nobody has said that anything is stale
+    ipam = registry.ipam(name)
+    if ipam is None:
+        from cni_plugins.engine import (
+            lifecycle,  # and with it the kernel room, which an IPAM plugin does without
+        )
+
+        return lifecycle.run(registry.plugin(name), request, program)
+    match request.command:
+        case "ADD":
+            return encode(ipam.reserve(request), request.cni_version)
+        case "DEL":
+            ipam.release(request)
+        case "CHECK":
+            ipam.check(request)
+        case "GC":
+            ipam.gc(request)
+        case "STATUS":
+            ipam.status(request)
+    return b""
+
+
+def _document(err: CniError, stdin: bytes) -> bytes:
+    version = requests.reported_version(stdin) if stdin else LATEST
+    document = {"cniVersion": version, "code": err.code, "msg": err.msg}
+    details = err.full_details()
+    if details:
+        document["details"] = details
+    return json.dumps(document, indent=4).encode()

@@ -1,0 +1,114 @@
+"""Every failure a caller can see, one class per CNI error code.
+
+CniError                      999  anything nobody foresaw
+├── IncompatibleVersion         1  cniVersion not spoken, or too old for the command
+├── UnsupportedField            2  a key this kernel or build cannot serve; details name key and value
+├── BadEnvironment              4  CNI_* variables missing or malformed
+├── IoFailed                    5  stdin, or a file of ours, could not be read or written
+├── DecodingFailed              6  not JSON, or not an object
+├── InvalidNetworkConfig        7  a value in the config that can never work
+├── InvalidNetns                8  CNI_NETNS is no network namespace, or is the plugin's own
+├── TryAgainLater              11  the same call may succeed later
+├── NotAvailable               50  STATUS: an ADD would fail now
+├── LimitedConnectivity        51  STATUS: attached containers may lose their network
+├── KernelRefused             100  the kernel said no; details carry the errno text
+├── NameTaken                 101  an object of that name exists and is not ours to use
+├── PoolExhausted             102  no address left, or the requested one is taken
+├── StateDrifted              103  CHECK found a difference
+├── DelegateBroken            104  another plugin could not be run, or printed neither result nor error
+└── DelegateFailed            own  another plugin's error document, passed through with its own code
+
+Codes 1 to 99 are the specification's (SPEC.md, section "Error"), 100 and above are ours.
+"""
+
+
+class CniError(Exception):
+    """Something a runtime is told in an error document: one sentence, and details that name key and value."""
+
+    code = 999
+
+    def __init__(self, msg: str, details: str = "") -> None:
+        super().__init__(msg)
+        self.msg = msg
+        self.details = details
+
+    def full_details(self) -> str:
+        """Return the details together with the notes that were added on the way up."""
+        return "; ".join(part for part in (self.details, *getattr(self, "__notes__", ())) if part)
+
+
+class IncompatibleVersion(CniError):
+    code = 1
+
+
+class UnsupportedField(CniError):
+    code = 2
+
+
+class BadEnvironment(CniError):
+    code = 4
+
+
+class IoFailed(CniError):
+    code = 5
+
+
+class DecodingFailed(CniError):
+    code = 6
+
+
+class InvalidNetworkConfig(CniError):
+    code = 7
+
+
+class InvalidNetns(CniError):
+    code = 8
+
+
+class TryAgainLater(CniError):
+    code = 11
+
+
+class NotAvailable(CniError):
+    code = 50
+
+
+class LimitedConnectivity(CniError):
+    code = 51
+
+
+class KernelRefused(CniError):
+    """The kernel refused a step.
+
+    :param errno: the error number, for callers that react to one kind of refusal.
+    """
+
+    code = 100
+
+    def __init__(self, msg: str, details: str = "", errno: int = 0) -> None:
+        super().__init__(msg, details)
+        self.errno = errno
+
+
+class NameTaken(CniError):
+    code = 101
+
+
+class PoolExhausted(CniError):
+    code = 102
+
+
+class StateDrifted(CniError):
+    code = 103
+
+
+class DelegateBroken(CniError):
+    code = 104
+
+
+class DelegateFailed(CniError):
+    """An IPAM executable failed; its code, message and details are passed on as they came."""
+
+    def __init__(self, msg: str, details: str = "", code: int = 999) -> None:
+        super().__init__(msg, details)
+        self.code = code

@@ -1,0 +1,68 @@
+"""The process edge. VERSION and the usage line are answered before anything is imported."""
+
+import os
+import sys
+
+from cni_plugins.front.version import VERSION
+
+_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+
+
+def main() -> None:
+    """Answer one call and end the process."""
+    name = os.path.basename(sys.argv[0])
+    command = os.environ.get("CNI_COMMAND", "")
+    if not command:
+        _write(2, _usage(name))
+        _end(0)
+    if command == "VERSION":
+        listed = ",".join(f'"{version}"' for version in _VERSIONS)
+        _write(1, f'{{"cniVersion":"{_VERSIONS[-1]}","supportedVersions":[{listed}]}}\n'.encode())
+        _end(0)
+    _end(_serve(name))
+
+
+def _serve(name: str) -> int:
+    from cni_plugins.engine.program import Program
+    from cni_plugins.engine.run import run
+
+    program = None
+    if getattr(sys, "frozen", False):
+        status = os.stat(sys.executable)
+        program = Program(status.st_dev, status.st_ino)
+    outcome = run(name, dict(os.environ), _read, program)
+    if outcome.trace:
+        _write(2, outcome.trace.encode())
+    return outcome.code if _write(1, outcome.stdout) else 1
+
+
+def _usage(name: str) -> bytes:
+    return f"CNI {name} plugin {VERSION}\nCNI protocol versions supported: {', '.join(_VERSIONS)}\n".encode()
+
+
+def _read(limit: int) -> bytes:
+    """Read stdin to its end, but no more than the limit."""
+    parts: list[bytes] = []
+    while limit > 0 and (part := os.read(0, min(limit, 1 << 16))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def _write(fd: int, data: bytes) -> bool:
+    """Write all of it; say whether that was possible. A closed stderr is nobody's failure."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        return False
+    return True
+
+
+def _end(code: int) -> None:
+    """End without the interpreter's tidying up: everything is closed and nothing is buffered."""
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

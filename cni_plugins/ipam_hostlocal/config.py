@@ -1,0 +1,172 @@
+"""The host-local part of a network config, complete and checked. Refuses what can never work.
+
+Range sets come, in this order, from runtimeConfig.ipRanges, the old-style keys of `ipam`, and ipam.ranges;
+their position is the number in `last_reserved_ip.<n>`, so the order is the reference's.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, PlainValidator
+
+from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, load
+from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
+from cni_plugins.ipam_hostlocal import place
+from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, check_set, check_sets
+from cni_plugins.spec.args import parse_args
+from cni_plugins.spec.fields import IPAddress, get, parse_address, shown
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Route
+from cni_plugins.spec.versions import LISTS, at_least
+
+
+def requested_address(value: object) -> IPAddress:
+    """Read an address whose prefix length, if any, is not ours to follow: the range says it.
+
+    :raises ValueError: naming the value.
+    """
+    address = parse_address(value.partition("/")[0] if isinstance(value, str) else value)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+Requested = Annotated[IPAddress, PlainValidator(requested_address)]
+
+
+class Bounds(ConfigModel):
+    range_start: Gateway = None
+    range_end: Gateway = None
+    gateway: Gateway = None
+
+
+class RangeConf(Bounds):
+    subnet: Cidr
+
+
+class IpamConf(Bounds):
+    """The `ipam` object; its own subnet is the form from before range sets."""
+
+    subnet: Cidr | None = None
+    ranges: list[list[RangeConf]] = Field(default_factory=list)
+    routes: list[RouteField] = Field(default_factory=list)
+    resolv_conf: str = ""
+
+    def old_style(self) -> list[tuple[str, list[RangeConf]]]:
+        if self.subnet is None:
+            return []
+        # model_construct: these values have been through the same validators already.
+        conf = RangeConf.model_construct(
+            subnet=self.subnet, range_start=self.range_start, range_end=self.range_end, gateway=self.gateway
+        )
+        return [("ipam", [conf])]
+
+
+class RuntimeConf(ConfigModel):
+    ip_ranges: list[list[RangeConf]] = Field(default_factory=list)
+    ips: list[Requested] = Field(default_factory=list)
+
+
+class CniArgs(ConfigModel):
+    ips: list[Requested] = Field(default_factory=list)
+
+
+class Args(ConfigModel):
+    cni: CniArgs = CniArgs()
+
+
+class NetworkConf(ConfigModel):
+    ipam: IpamConf
+    runtime_config: RuntimeConf = RuntimeConf()
+    args: Args = Args()
+
+
+class HostLocal(NamedTuple):
+    """What one call needs to know; `requested` holds no address twice."""
+
+    data_dir: str
+    sets: tuple[RangeSet, ...]
+    requested: tuple[IPAddress, ...]
+    routes: tuple[Route, ...]
+    resolv_conf: str
+
+
+def parse(request: Request) -> HostLocal:
+    """Check the whole config of a request.
+
+    :raises InvalidNetworkConfig: naming the key and the value.
+    :raises BadEnvironment: for malformed CNI_ARGS.
+    """
+    if not isinstance(get(request.conf, "ipam"), dict):
+        raise InvalidNetworkConfig(
+            "IPAM config missing 'ipam' key", f"ipam is {shown(get(request.conf, 'ipam'))}"
+        )
+    conf = load(NetworkConf, request.conf)
+    return HostLocal(
+        data_dir=place.data_dir(request.conf),
+        sets=_range_sets(conf, request.cni_version),
+        requested=tuple(dict.fromkeys(_requested(conf, request.args))),
+        routes=tuple(conf.ipam.routes),
+        resolv_conf=conf.ipam.resolv_conf,
+    )
+
+
+def _requested(conf: NetworkConf, args: str) -> Iterator[IPAddress]:
+    value = parse_args(args).get("IP")
+    if value:
+        try:
+            yield requested_address(value)
+        except ValueError as err:
+            raise BadEnvironment(f"cannot understand ip: {err}", f"CNI_ARGS has IP={value}") from err
+    yield from conf.args.cni.ips
+    yield from conf.runtime_config.ips
+
+
+def _range_sets(conf: NetworkConf, version: str) -> tuple[RangeSet, ...]:
+    given = [
+        *((f"runtimeConfig.ipRanges[{n}]", ranges) for n, ranges in enumerate(conf.runtime_config.ip_ranges)),
+        *conf.ipam.old_style(),
+        *((f"ipam.ranges[{n}]", ranges) for n, ranges in enumerate(conf.ipam.ranges)),
+    ]
+    if not given:
+        raise InvalidNetworkConfig(
+            "no IP ranges specified", "ipam.ranges and ipam.subnet are absent or empty"
+        )
+    sets = tuple(_range_set(number, where, ranges) for number, (where, ranges) in enumerate(given))
+    _check_families(sets, version)
+    try:
+        check_sets(sets)
+    except ValueError as err:
+        raise InvalidNetworkConfig(
+            str(err), f"range sets are {', '.join(where for where, _ in given)}"
+        ) from err
+    return sets
+
+
+def _range_set(number: int, where: str, confs: Sequence[RangeConf]) -> RangeSet:
+    ranges: list[Range] = []
+    try:
+        ranges += (canonical(conf.subnet, conf.range_start, conf.range_end, conf.gateway) for conf in confs)
+        check_set(tuple(ranges))
+    except ValueError as err:
+        # Either one range is at fault, and `ranges` ends before it, or all are fine and the set is not.
+        at = f"{where}[{len(ranges)}]" if where != "ipam" and len(ranges) < len(confs) else where
+        raise InvalidNetworkConfig(
+            f"invalid range set {number}: {err}", f"{at}: {_shown(confs, len(ranges))}"
+        ) from err
+    return tuple(ranges)
+
+
+def _shown(confs: Sequence[RangeConf], number: int) -> str:
+    blamed = confs[number : number + 1] or confs
+    given = (conf.model_dump(by_alias=True, exclude_none=True) for conf in blamed)
+    return "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in given) or "[]"
+
+
+def _check_families(sets: tuple[RangeSet, ...], version: str) -> None:
+    families = [ranges[0].version for ranges in sets]
+    if len(families) > len(set(families)) and not at_least(version, LISTS):
+        raise InvalidNetworkConfig(
+            f"CNI version {version} does not support more than 1 address per family",
+            f"{families.count(4)} IPv4 and {families.count(6)} IPv6 range sets",
+        )

@@ -1,0 +1,124 @@
+"""Lease files, one by one: named by the address, holding container id, CR LF and ifname.
+
+The format is the reference's. Nothing here follows a symbolic link, waits for the writer of a fifo, or reads
+more than a lease can be long: whatever lies in the directory, it is at worst reported as no lease.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SEPARATOR = "\r\n"
+_LIMIT = 4096  # bytes
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITTEN = frozenset("0123456789abcdef.:")
+_DOTS = 3
+_PARTS = 2
+EMPTY = "is empty"
+_NEVER = 1 << 63  # a modification time later than any boot
+
+
+class LeaseFile(NamedTuple):
+    """What keeps an address from being given; without an owner it is no lease, and `fault` says why."""
+
+    name: str
+    owner: str
+    mtime: int = _NEVER
+    fault: str = ""
+
+
+def owner_of(container_id: str, ifname: str = "") -> str:
+    """Return what a lease file holds; releases before 0.7 wrote the container id alone."""
+    return f"{container_id}{SEPARATOR}{ifname}" if ifname else container_id
+
+
+def is_address(name: str) -> bool:
+    """Tell names of leases from `lock`, `last_reserved_ip.0` and whatever people leave there."""
+    return _WRITTEN.issuperset(name) and (":" in name or name.count(".") == _DOTS)
+
+
+def read(name: str, directory: int) -> LeaseFile | None:
+    """Return what is at an address, None when it is free."""
+    try:
+        fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        return LeaseFile(name, "", fault=f"cannot be opened ({err.strerror})")
+    try:
+        return _look(name, fd)
+    finally:
+        os.close(fd)
+
+
+def read_all(directory: int) -> Iterator[LeaseFile]:
+    for name in os.listdir(directory):
+        found = read(name, directory) if is_address(name) else None
+        if found is not None:
+            yield found
+
+
+def read_text(name: str, directory: int) -> str:
+    """Return the text of a small file, empty when there is none or it is no text."""
+    try:
+        fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
+    except OSError:
+        return ""
+    try:
+        return _text(os.read(fd, _LIMIT)) if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    finally:
+        os.close(fd)
+
+
+def write_new(name: str, text: str, directory: int) -> int:
+    """Write a file that must not exist, or leave none; return its modification time."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=directory)
+    try:
+        os.write(fd, text.encode())
+        return os.fstat(fd).st_mtime_ns
+    except OSError:
+        os.unlink(name, dir_fd=directory)
+        raise
+    finally:
+        os.close(fd)
+
+
+def overwrite(name: str, text: str, directory: int) -> None:
+    """Replace the text of a small file in place, keeping its block: a full disk does not refuse that."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=directory)
+    try:
+        os.truncate(fd, os.pwrite(fd, text.encode(), 0))
+    finally:
+        os.close(fd)
+
+
+def discard(name: str, directory: int) -> None:
+    """Remove whatever is at an address, except a directory that is not empty."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=directory)
+
+
+def _look(name: str, fd: int) -> LeaseFile:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return LeaseFile(name, "", fault="is no regular file")
+    data = os.read(fd, _LIMIT + 1)
+    if not data:
+        return LeaseFile(name, "", found.st_mtime_ns, EMPTY)
+    owner = _text(data) if len(data) <= _LIMIT else ""
+    parts = owner.split(SEPARATOR)
+    if len(parts) > _PARTS or not all(part and part.isprintable() for part in parts):
+        return LeaseFile(name, "", found.st_mtime_ns, "names no container")
+    return LeaseFile(name, owner, found.st_mtime_ns)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError:
+        return ""

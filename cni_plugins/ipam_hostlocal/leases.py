@@ -1,0 +1,214 @@
+"""What can be asked and changed about the leases of one network, while store.py holds its lock.
+
+A lease is recorded in the index before it becomes visible, and removed before its record is, so whenever this
+process is killed the index names every lease of ours. A lease becomes visible complete: written beside, then
+linked to its name, which fails if anybody has that name already.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+
+from cni_plugins.ipam_hostlocal import leasefile
+from cni_plugins.ipam_hostlocal.boot import Boot
+from cni_plugins.ipam_hostlocal.index import NOTHING, Entry, Index, key
+from cni_plugins.ipam_hostlocal.leasefile import LeaseFile
+
+_NEW = "new"
+_LAST = "last_reserved_ip."
+# Asking for one address is a system call, listing them costs a tenth of that each: after this many, list.
+_PROBES = 1024
+# No hard links: another file system below the network directory, or one that has none.
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+
+
+class Leases:
+    """The leases of one network, while its lock is held."""
+
+    def __init__(self, leases: int, side: int, now: Boot) -> None:
+        self._leases = leases
+        self._side = side
+        self._now = now
+        self._index = Index(side)
+        found = os.fstat(leases)
+        self._seal_time = found.st_mtime_ns
+        if not self._index.is_sealed(now.name, found):
+            self.rebuild()
+
+    def held(self, owner: str) -> tuple[str, ...]:
+        """Return the addresses an owner holds."""
+        return tuple(name for name in self._index.get(owner).names if self.owner(name) == owner)
+
+    def owner(self, name: str) -> str:
+        """Return who holds an address: empty when it is free, or taken by something that is no lease."""
+        found = leasefile.read(name, self._leases)
+        return found.owner if found else ""
+
+    def last_reserved(self, number: int) -> str:
+        return leasefile.read_text(f"{_LAST}{number}", self._leases)
+
+    def taken(self, but: Iterable[str] = ()) -> Callable[[str], bool]:
+        """Return the question whether an address is taken: asked often, it reads the whole list once.
+
+        :param but: names that do not count.
+        """
+        free, asked, listed = frozenset(but), 0, frozenset[str]()
+
+        def ask(name: str) -> bool:
+            nonlocal asked, listed
+            asked += 1
+            if asked == _PROBES:
+                listed = frozenset(os.listdir(self._leases))
+            return name not in free and (name in listed if asked >= _PROBES else self._exists(name))
+
+        return ask
+
+    def torn(self) -> tuple[LeaseFile, ...]:
+        """Return what keeps an address from being given and is no lease."""
+        return tuple(found for found in leasefile.read_all(self._leases) if not found.owner)
+
+    def check_writable(self) -> None:
+        """:raises OSError: when a lease could not be written now."""
+        self._write_beside("")
+        os.unlink(_NEW, dir_fd=self._side)
+        if not os.access(".", os.W_OK, dir_fd=self._leases):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".")
+
+    def reserve(self, owner: str, names: Sequence[str], last: Mapping[int, str]) -> None:
+        """Give free addresses to an owner, all or none.
+
+        :param last: what each range set remembers as given last.
+        """
+        before = self._index.get(owner)._replace(names=self.held(owner))
+        # What is undone is not sealed: should the undoing fail as well, the next call reads everything.
+        with ExitStack() as undo:
+            mtime = self._write_beside(owner)
+            undo.callback(self._index.put, owner, before)
+            self._index.put(owner, Entry(self._now.name, max(mtime, before.mtime), (*before.names, *names)))
+            for name in names:
+                self._publish(name, owner, mtime)
+                undo.callback(leasefile.discard, name, self._leases)
+            for number, name in last.items():
+                leasefile.overwrite(f"{_LAST}{number}", name, self._leases)
+            undo.pop_all()
+        # Too late to fail: what is left beside is removed by the next call.
+        with suppress(OSError):
+            os.unlink(_NEW, dir_fd=self._side)
+        self._seal()
+
+    def release(self, owner: str) -> bool:
+        """Free everything an owner holds; say whether there was anything."""
+        entry = self._index.get(owner)
+        if entry is NOTHING:
+            return False
+        held = [name for name in entry.names if self._belongs(name, owner)]
+        # An exit stack goes on to the next one after a refusal, and raises at the end.
+        with ExitStack() as every:
+            for name in held:
+                every.callback(leasefile.discard, name, self._leases)
+        self._index.drop(key(owner))
+        self._seal()
+        return bool(held)
+
+    def unwritten(self) -> tuple[str, ...]:
+        """Return addresses whose file is empty: its writer died, as whoever writes holds the lock."""
+        return tuple(found.name for found in self.torn() if found.fault == leasefile.EMPTY)
+
+    def discard_unwritten(self) -> None:
+        """Free what unwritten() finds; other things that are no leases are left to GC."""
+        for name in self.unwritten():
+            with suppress(OSError):
+                leasefile.discard(name, self._leases)
+        self._seal()
+
+    def collect(self, is_valid: Callable[[str], bool]) -> list[str]:
+        """Free every address without a valid owner, and return what could not be freed and why."""
+        kept, faults = [], []
+        for found in leasefile.read_all(self._leases):
+            if found.owner and is_valid(found.owner):
+                kept.append(found)
+                continue
+            try:
+                leasefile.discard(found.name, self._leases)
+            except OSError as err:
+                faults.append(f"{found.name} {found.fault or 'is leased'}: {err.strerror}")
+                kept.append(found)
+        self._record(kept, self._index.everything())
+        return faults
+
+    def rebuild(self) -> None:
+        """Read every lease and write the index anew; after a boot, remove what an earlier one left."""
+        known = self._index.everything()
+        found = list(leasefile.read_all(self._leases))
+        if self._index.boot() != self._now.name:
+            found = self._without_earlier_boots(found, known)
+        self._record(found, known)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._leases, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _belongs(self, name: str, owner: str) -> bool:
+        # Empty: where there are no hard links, a killed process may leave what it recorded but did not write.
+        found = leasefile.read(name, self._leases)
+        return found is not None and (found.owner == owner or found.fault == leasefile.EMPTY)
+
+    def _write_beside(self, owner: str) -> int:
+        # Never truncated: a killed process may have left it as a second name of a live lease.
+        with suppress(FileNotFoundError):
+            os.unlink(_NEW, dir_fd=self._side)
+        return leasefile.write_new(_NEW, owner, self._side)
+
+    def _publish(self, name: str, owner: str, mtime: int) -> None:
+        try:
+            os.link(_NEW, name, src_dir_fd=self._side, dst_dir_fd=self._leases, follow_symlinks=False)
+        except OSError as err:
+            if err.errno not in _NO_LINKS:
+                raise
+            leasefile.write_new(name, owner, self._leases)
+            os.utime(name, ns=(mtime, mtime), dir_fd=self._leases, follow_symlinks=False)
+
+    def _without_earlier_boots(
+        self, found: Sequence[LeaseFile], known: Mapping[str, Entry]
+    ) -> list[LeaseFile]:
+        recorded = {name: entry for entry in known.values() for name in entry.names}
+        kept = []
+        for lease in found:
+            if self._now.outlived_by(recorded.get(lease.name), lease.mtime):
+                leasefile.discard(lease.name, self._leases)
+            else:
+                kept.append(lease)
+        return kept
+
+    def _record(self, found: Iterable[LeaseFile], known: Mapping[str, Entry]) -> None:
+        owners: dict[str, list[LeaseFile]] = {}
+        for lease in found:
+            owners.setdefault(lease.owner, []).append(lease)
+        owners.pop("", None)
+        for owner, leases in owners.items():
+            entry = Entry(
+                self._now.name, max(one.mtime for one in leases), tuple(sorted(one.name for one in leases))
+            )
+            if known.get(key(owner)) != entry:
+                self._index.put(owner, entry)
+        for stale in known.keys() - {key(owner) for owner in owners}:
+            self._index.drop(stale)
+        self._choose_seal()
+
+    def _choose_seal(self) -> None:
+        # A whole second, for file systems without fractions; ten ago, so that no write to come can bear it.
+        self._seal_time = (int(time.time()) - 10) * 1_000_000_000
+        self._seal()
+        found = os.fstat(self._leases)
+        if found.st_mtime_ns == self._seal_time:
+            self._index.remember_seal(self._now.name, found)
+
+    def _seal(self) -> None:
+        # Refused, say in somebody else's directory, it costs speed only: the index is then not believed.
+        with suppress(OSError):
+            os.utime(self._leases, ns=(self._seal_time, self._seal_time))

@@ -1,0 +1,108 @@
+"""Opens the data directory. No other file does, and none of it is given out without the network's lock.
+
+    <dataDir>/<network>/10.1.0.2             the lease: who holds the address
+    <dataDir>/<network>/last_reserved_ip.0   where range set 0 goes on
+    <dataDir>/<network>/lock                 flock, shared with the reference
+    <dataDir>/.cni-plugins/<network>/        ours: see index.py; no network name begins with a dot
+
+The first three are the reference's format, byte by byte.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from cni_plugins.errors import IoFailed
+from cni_plugins.ipam_hostlocal import boot
+from cni_plugins.ipam_hostlocal.boot import Boot
+from cni_plugins.ipam_hostlocal.leases import Leases
+
+SIDE = ".cni-plugins"
+_LOCK = "lock"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@contextmanager
+def opened(data_dir: str, network: str, now: Boot | None = None) -> Iterator[Leases]:
+    """Hold the lock of a network, whose directory is made if need be.
+
+    :param now: the boot this is; asked of the kernel when not given.
+    :raises IoFailed: when the disk refuses anything, here and in the body.
+    """
+    with _disk_trouble(f"{data_dir}/{network}"), ExitStack() as closing:
+        own, directory = _directories(closing, data_dir, network, create=True)
+        yield Leases(directory, own, now or boot.current())
+
+
+@contextmanager
+def existing(data_dir: str, network: str) -> Iterator[Leases | None]:
+    """Hold the lock of a network, or give None when it has no directory.
+
+    :raises IoFailed: when the disk refuses anything, here and in the body.
+    """
+    with _disk_trouble(f"{data_dir}/{network}"), ExitStack() as closing:
+        try:
+            own, directory = _directories(closing, data_dir, network, create=False)
+        except FileNotFoundError:
+            leases = None
+        else:
+            leases = Leases(directory, own, boot.current())
+        yield leases
+
+
+def _directories(closing: ExitStack, data_dir: str, network: str, *, create: bool) -> tuple[int, int]:
+    """Open the side directory and the network's own, whose lock is then held."""
+    base = _base(data_dir, create=create)
+    closing.callback(os.close, base)
+    leases = _below(base, network, create=create)
+    closing.callback(os.close, leases)
+    closing.callback(os.close, _locked(leases))
+    side = _below(base, SIDE, create=True)
+    closing.callback(os.close, side)
+    own = _below(side, network, create=True)
+    closing.callback(os.close, own)
+    return own, leases
+
+
+def _base(data_dir: str, *, create: bool) -> int:
+    try:
+        return os.open(data_dir, _DIRECTORY)
+    except FileNotFoundError:
+        if not create:
+            raise
+        os.makedirs(data_dir, 0o755, exist_ok=True)
+        return os.open(data_dir, _DIRECTORY)
+
+
+def _below(parent: int, name: str, *, create: bool) -> int:
+    try:
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=parent)
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _locked(directory: int) -> int:
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(_LOCK, flags, 0o750, dir_fd=directory)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as err:
+        os.close(fd)
+        raise OSError(err.errno, err.strerror, _LOCK) from err
+    return fd
+
+
+@contextmanager
+def _disk_trouble(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        at = path if err.filename is None else f"{path}, {os.fsdecode(err.filename)}"
+        raise IoFailed(
+            f"leases in {path}: {err.strerror}", f"{at}: {err.strerror} (errno {err.errno})"
+        ) from err

@@ -1,0 +1,130 @@
+"""The static part of a network config, complete and checked. Refuses what can never work, with key and value.
+
+Addresses asked for at run time (args.cni.ips, then runtimeConfig.ips) replace those of the config; the
+gateways of the config stay, and serve every address whose subnet they lie in.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, NamedTuple, TypeVar
+
+from pydantic import Field, PlainValidator
+
+from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, load
+from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
+from cni_plugins.spec.args import parse_args
+from cni_plugins.spec.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import DNS, IPConfig, Route
+from cni_plugins.spec.versions import LISTS, at_least
+
+Parsed = TypeVar("Parsed")
+
+
+def _cidr_of(field: str) -> Callable[[object], IPInterface]:
+    def read(value: object) -> IPInterface:
+        try:
+            return parse_cidr(value)
+        except ValueError as err:
+            raise ValueError(
+                f"the '{field}' field is expected to be in CIDR notation, got: {shown(value)}"
+            ) from err
+
+    return read
+
+
+class AddressConf(ConfigModel):
+    address: Annotated[IPInterface, PlainValidator(_cidr_of("address"))]
+    gateway: Gateway = None
+
+
+class IpamConf(ConfigModel):
+    """The `ipam` object; `gateways` is ours, for addresses that are asked for at run time."""
+
+    addresses: list[AddressConf] = Field(default_factory=list)
+    gateways: list[Address] = Field(default_factory=list)
+    routes: list[RouteField] = Field(default_factory=list)
+    dns: DnsField = DNS()
+
+
+class Asked(ConfigModel):
+    ips: list[Annotated[IPInterface, PlainValidator(_cidr_of("ips"))]] = Field(default_factory=list)
+
+
+class Args(ConfigModel):
+    cni: Asked = Asked()
+
+
+class NetworkConf(ConfigModel):
+    ipam: IpamConf
+    runtime_config: Asked = Asked()
+    args: Args = Args()
+
+
+class Static(NamedTuple):
+    """What one call needs to know."""
+
+    ips: tuple[IPConfig, ...]
+    routes: tuple[Route, ...]
+    dns: DNS
+
+
+def parse(request: Request) -> Static:
+    """Check the whole config of a request.
+
+    :raises InvalidNetworkConfig: naming the key and the value.
+    :raises BadEnvironment: for malformed CNI_ARGS.
+    """
+    if not isinstance(get(request.conf, "ipam"), dict):
+        raise InvalidNetworkConfig(
+            "IPAM config missing 'ipam' key", f"ipam is {shown(get(request.conf, 'ipam'))}"
+        )
+    conf = load(NetworkConf, request.conf)
+    args = parse_args(request.args)
+    demanded = _listed(args.get("GATEWAY", ""), parse_address, "invalid gateway address: {}")
+    asked = _listed(
+        args.get("IP", ""), parse_cidr, "the 'ip' field is expected to be in CIDR notation, got: '{}'"
+    )
+    ips = tuple(_with_gateway(ip, demanded, conf.ipam) for ip in _ips(conf, asked))
+    _check_families(ips, request.cni_version)
+    return Static(ips, tuple(conf.ipam.routes), conf.ipam.dns)
+
+
+def _listed(text: str, read: Callable[[str], Parsed], refusal: str) -> list[Parsed]:
+    found = []
+    for item in text.split(",") if text else ():
+        try:
+            found.append(read(item.strip()))
+        except ValueError as err:
+            raise BadEnvironment(refusal.format(item), f"CNI_ARGS has {shown(text)}") from err
+    return found
+
+
+def _ips(conf: NetworkConf, asked: list[IPInterface]) -> Iterable[IPConfig]:
+    """Return every address once, with the gateway that is written beside it."""
+    replaced = conf.runtime_config.ips or conf.args.cni.ips
+    if replaced:
+        return [IPConfig(address) for address in dict.fromkeys(replaced)]
+    configured = [IPConfig(item.address, item.gateway) for item in conf.ipam.addresses]
+    found: dict[IPInterface, IPConfig] = {}
+    for ip in (*configured, *map(IPConfig, asked)):
+        found.setdefault(ip.address, ip)
+    return found.values()
+
+
+def _with_gateway(ip: IPConfig, demanded: list[IPAddress], ipam: IpamConf) -> IPConfig:
+    """Add the gateway: the one CNI_ARGS demands, the one written beside the address, or any of its subnet."""
+    beside = [item.gateway for item in ipam.addresses if item.gateway]
+    inside = (gateway for gateway in demanded if gateway in ip.address.network)
+    spare = (gateway for gateway in (*ipam.gateways, *beside) if gateway in ip.address.network)
+    # The last demand wins, as with the reference.
+    last = next(reversed([*inside]), None)
+    return ip._replace(gateway=last or ip.gateway or next(spare, None))
+
+
+def _check_families(ips: tuple[IPConfig, ...], version: str) -> None:
+    families = [ip.address.version for ip in ips]
+    if len(families) > len(set(families)) and not at_least(version, LISTS):
+        raise InvalidNetworkConfig(
+            f"CNI version {version} does not support more than 1 address per family",
+            f"{families.count(4)} IPv4 and {families.count(6)} IPv6 addresses",
+        )

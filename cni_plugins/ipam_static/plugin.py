@@ -1,0 +1,46 @@
+"""static: answers with the addresses it is given. Keeps no state, so DEL and GC have nothing to do."""
+
+from cni_plugins.contract.ipam import Ipam
+from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Result
+
+
+def _reserve(request: Request) -> Result:
+    from cni_plugins.ipam_static.config import parse
+
+    config = parse(request)
+    return Result(ips=config.ips, routes=config.routes, dns=config.dns)
+
+
+def _release(request: Request) -> None:
+    """Keep nothing, free nothing."""
+
+
+def _check(request: Request) -> None:
+    from cni_plugins.ipam_static.config import parse
+
+    config = parse(request)
+    if request.prev_result is None:
+        raise InvalidNetworkConfig("static: Required prevResult missing", "prevResult is absent")
+    gateways = {ip.address.ip: ip.gateway for ip in config.ips if ip.gateway}
+    for ip in request.prev_result.ips:
+        expected = gateways.get(ip.address.ip)
+        if expected and expected != ip.gateway:
+            raise StateDrifted(
+                f"static: Failed to match addr {ip.address.ip} on interface {request.ifname}",
+                f"gateway is {ip.gateway} in prevResult and {expected} in the config",
+            )
+
+
+def _gc(request: Request) -> None:
+    """Keep nothing, collect nothing."""
+
+
+def _status(request: Request) -> None:
+    from cni_plugins.ipam_static.config import parse
+
+    parse(request)
+
+
+IPAM = Ipam(name="static", reserve=_reserve, release=_release, check=_check, gc=_gc, status=_status)

@@ -1,0 +1,1 @@
+"""The only room that talks to the kernel: netlink, network namespaces, sysctls, nf_tables."""

@@ -1,0 +1,218 @@
+"""Carries plans out: forwards with everything taken back on refusal, or to the end whatever happens.
+
+`carry_out` and `differs` are the two places that know every step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cni_plugins.errors import CniError, KernelRefused
+from cni_plugins.kernel import addresses, iptables, link_checks, links, reference, rules, sysctl, vlans
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import Refused
+from cni_plugins.spec.attachment import Attachment
+from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, DelAddress, DelRoute, EnsureAddress
+from cni_plugins.steps.links import (
+    AddVeth,
+    Announce,
+    AttachPort,
+    AwaitUp,
+    DelIdleBridge,
+    DelLink,
+    EnsureBridge,
+    EnsureGatewayPort,
+    EnsurePromisc,
+    EnsureUp,
+    PinMac,
+    SetDown,
+    SetPortVlans,
+    SetVlanFiltering,
+)
+from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, may_be_half_done
+from cni_plugins.steps.rules import (
+    DelIptablesMasquerade,
+    DelOwnedRules,
+    DelReferenceRules,
+    DelStaleIptables,
+    DelStaleRules,
+    EnsureIptablesMasquerade,
+    EnsureMasquerade,
+    EnsureSourceGuard,
+)
+from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+
+
+def apply(session: Session, plan: Plan) -> None:
+    """Carry out every step, or none.
+
+    :raises KernelRefused: for the step that was refused, after the earlier ones were taken back; what could
+        not be taken back stands in the notes.
+    """
+    done: list[tuple[Step, str]] = []
+    try:
+        for step in plan:
+            if may_be_half_done(step):
+                done.append((step, ABSENT))
+            with refusals(session, step):
+                done.append((step, carry_out(session, step)))
+    except BaseException as err:
+        take_back(session, done, err)
+        raise
+
+
+def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
+    """Undo steps in reverse order; what cannot be undone becomes a note on the reason."""
+    for step, before in reversed(done):
+        undo = inverse(step, before)
+        if undo is None:
+            continue
+        try:
+            with refusals(session, undo):
+                carry_out(session, undo)
+        except CniError as err:
+            reason.add_note(f"could not be taken back: {err.msg} ({err.details})")
+
+
+def apply_all(session: Session, plan: Plan) -> list[CniError]:
+    """Carry out every step that can be; return what could not."""
+    failed = []
+    for step in plan:
+        try:
+            with refusals(session, step):
+                carry_out(session, step)
+        except CniError as err:
+            failed.append(err)
+    return failed
+
+
+def compare(session: Session, plan: Plan) -> list[str]:
+    """Return a sentence for every step whose effect is not in the kernel."""
+    found = []
+    for step in plan:
+        with refusals(session, step):
+            found.append(differs(session, step))
+    return [text for text in found if text]
+
+
+@contextmanager
+def refusals(session: Session, step: Step) -> Iterator[None]:
+    """Translate what the operating system says into one error that names the deed."""
+    try:
+        yield
+    except OSError as err:
+        hint = err.hint if isinstance(err, Refused) else (err.filename or "")
+        details = f"errno {err.errno}" + (f", {hint}" if hint else "")
+        raise KernelRefused(f"{_phrase(session, step)}: {err.strerror}", details, err.errno or 0) from err
+
+
+def _phrase(session: Session, step: Step) -> str:
+    """Return a step as words: its name split at capitals, then its first fields."""
+    name = "".join(f" {char.lower()}" if char.isupper() else char for char in type(step).__name__).strip()
+    fields = [value.ifname if isinstance(value, Attachment) else str(value) for value in step[:3]]
+    place = f" (sandbox {session.path})" if session.path else ""
+    return f"{name} {' '.join(fields)}{place}"
+
+
+def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one arm per word)
+    """Carry out one step; return what was there before (see steps.plan)."""
+    match step:
+        case EnsureBridge():
+            return links.ensure_bridge(session, step)
+        case SetVlanFiltering(name, on):
+            links.set_vlan_filtering(session, name, on=on)
+        case DelIdleBridge(name):
+            links.del_idle_bridge(session, name)
+        case EnsureUp(where, link):
+            return links.set_up(session, where, link, up=True)
+        case SetDown(where, link):
+            return links.set_up(session, where, link, up=False)
+        case EnsurePromisc(link, on):
+            return links.set_promisc(session, link, on=on)
+        case PinMac(bridge):
+            links.pin_mac(session, bridge)
+        case AddVeth():
+            links.add_veth(session, step)
+        case DelLink(where, link):
+            links.delete(session, where, link)
+        case AttachPort():
+            links.attach_port(session, step)
+        case SetPortVlans():
+            vlans.set_port_vlans(session, step)
+        case EnsureGatewayPort():
+            return links.ensure_gateway_port(session, step)
+        case AwaitUp(link):
+            links.await_up(session, link)
+        case Announce(where, link):
+            links.announce(session, where, link)
+        case EnsureAddress():
+            return addresses.ensure_address(session, step)
+        case DelAddress():
+            return addresses.del_address(session, step)
+        case AddRoute():
+            addresses.add_route(session, step)
+        case DelRoute():
+            addresses.del_route(session, step)
+        case AwaitAddresses():
+            addresses.await_addresses(session, step)
+        case EnsureSysctl():
+            return sysctl.ensure(session, step)
+        case EnableForwarding():
+            return sysctl.enable_forwarding(session, step)
+        case EnsureMasquerade():
+            rules.ensure_masquerade(session, step)
+        case EnsureIptablesMasquerade():
+            iptables.ensure(step)
+        case DelIptablesMasquerade():
+            iptables.delete(step)
+        case EnsureSourceGuard():
+            rules.ensure_source_guard(session, step)
+        case DelOwnedRules():
+            rules.delete_owned(session, step)
+        case DelStaleRules():
+            rules.delete_stale(session, step)
+        case DelStaleIptables():
+            iptables.delete_stale(step)
+        case DelReferenceRules():
+            reference.delete(session, step)
+    return ABSENT
+
+
+def differs(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0912 (one arm per word)
+    """Say how the kernel differs from what the step makes; empty when it does not."""
+    match step:
+        case EnsureBridge():
+            return link_checks.bridge_differs(session, step)
+        case EnsureUp(where, link):
+            return link_checks.up_differs(session, where, link)
+        case EnsurePromisc(link, on):
+            return link_checks.promisc_differs(session, link, on=on)
+        case AddVeth():
+            return link_checks.veth_differs(session, step)
+        case AttachPort():
+            return link_checks.port_differs(session, step)
+        case SetPortVlans():
+            return vlans.differs(session, step)
+        case EnsureGatewayPort():
+            return link_checks.gateway_port_differs(session, step)
+        case EnsureAddress():
+            return addresses.address_differs(session, step)
+        case AddRoute():
+            return addresses.route_differs(session, step)
+        case EnsureSysctl():
+            return sysctl.differs(session, step)
+        case EnableForwarding():
+            return sysctl.forwarding_differs(session, step)
+        case EnsureMasquerade():
+            return rules.masquerade_differs(session, step)
+        case EnsureIptablesMasquerade():
+            return iptables.differs(step)
+        case EnsureSourceGuard():
+            return rules.source_guard_differs(session, step)
+        case AwaitUp(link):
+            return link_checks.operational_differs(session, link)
+        case SetVlanFiltering() | PinMac() | AwaitAddresses() | Announce():
+            return ""  # leave nothing behind that another step does not check
+        case SetDown() | DelIdleBridge() | DelLink() | DelAddress() | DelRoute() | DelIptablesMasquerade():
+            return ""  # take things away; a plan that makes an attachment has none of them
+        case DelOwnedRules() | DelStaleRules() | DelStaleIptables() | DelReferenceRules():
+            return ""  # likewise

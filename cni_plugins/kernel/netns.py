@@ -1,0 +1,85 @@
+"""Network namespaces: opened, recognised, entered and left again."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from cni_plugins.errors import InvalidNetns
+
+OWN = "/proc/thread-self/ns/net"
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def open_own() -> int:
+    return os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_sandbox(path: str) -> int:
+    """Open the namespace a runtime names.
+
+    :raises InvalidNetns: when nothing is there, or when it is something else.
+    """
+    try:
+        # O_NONBLOCK: a hostile or broken path may be a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as err:
+        reason = err.strerror if isinstance(err, OSError) else str(err)
+        raise InvalidNetns(f'failed to open netns "{path}": {reason}', f"CNI_NETNS is {path!r}") from err
+    kind = None
+    with suppress(OSError):
+        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    if kind != _CLONE_NEWNET:
+        os.close(fd)
+        raise InvalidNetns(f'"{path}" is not a network namespace', f"CNI_NETNS is {path!r}")
+    return fd
+
+
+def refuse_own(fd: int, path: str) -> None:
+    """:raises InvalidNetns: when the namespace is the plugin's own; the descriptor is closed then."""
+    if os.path.samestat(os.fstat(fd), os.stat(OWN)):
+        os.close(fd)
+        raise InvalidNetns(
+            "plugin's netns and netns from CNI_NETNS should not be the same", f"CNI_NETNS is {path!r}"
+        )
+
+
+@contextmanager
+def entered(fd: int, back: int) -> Iterator[None]:
+    """Run a block with the calling thread in another network namespace."""
+    _setns(fd)
+    try:
+        yield
+    finally:
+        _setns(back)
+
+
+@contextmanager
+def throw_away(back: int) -> Iterator[None]:
+    """Run a block in a new, empty network namespace that ends with it."""
+    _libc_call("unshare", _CLONE_NEWNET)
+    try:
+        yield
+    finally:
+        _setns(back)
+
+
+def _setns(fd: int) -> None:
+    if hasattr(os, "setns"):  # Python 3.12
+        os.setns(fd, _CLONE_NEWNET)
+    else:
+        _libc_call("setns", fd, _CLONE_NEWNET)
+
+
+def _libc_call(name: str, *args: int) -> None:
+    import ctypes
+
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*args) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+
+
+def identity(fd: int) -> str:
+    status = os.fstat(fd)
+    return f"{status.st_dev}:{status.st_ino}"

@@ -1,0 +1,325 @@
+"""Our nf_tables objects: one table a family, rules over sets, set elements that name their owner.
+
+A rule is made once for a network and matches a set; an attachment only adds elements, so both an ADD and a
+packet cost the same however many containers there are. Ownership stands in the elements' comments, which
+`nft list ruleset` shows. When the last element of a set goes, its rule goes, and with the last set the table.
+That clean-up is guarded by the ruleset's generation number: if anybody changed anything since we looked, the
+kernel refuses it and we look again.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+from cni_plugins.errors import TryAgainLater
+from cni_plugins.kernel import nft_wire as wire
+from cni_plugins.kernel.nft_wire import attr, message
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import (
+    NLM_F_ACK,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    Refused,
+    attributes,
+)
+
+TABLE = "cni_plugins"
+_FAMILIES = (wire.INET, wire.BRIDGE)
+_TRIES = 50
+_HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
+_SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
+_RULE_MARK = "cni-plugins "
+_ACCEPT = 1
+
+
+class Chain(NamedTuple):
+    """A base chain: where in the packet's way it hooks in."""
+
+    name: str
+    kind: str
+    hook: int
+    priority: int
+
+
+class Set(NamedTuple):
+    """A named set; key type as nft(8) numbers its data types, length in bytes.
+
+    `host_order` tells nft(8), not the kernel, how to read the key: names of links are in host order to it.
+    """
+
+    name: str
+    key_type: int
+    key_length: int
+    comment: str
+    host_order: bool = False
+
+
+class Objects(NamedTuple):
+    """What one attachment needs in one table: a rule over sets, and its own elements (set name, key)."""
+
+    family: int
+    chain: Chain
+    sets: tuple[Set, ...]
+    expressions: bytes
+    elements: tuple[tuple[str, bytes], ...]
+
+    @property
+    def mark(self) -> str:
+        """The rule's comment: by the names of its sets it is found again."""
+        return _RULE_MARK + " ".join(item.name for item in self.sets)
+
+
+class Element(NamedTuple):
+    """One element of a set of ours, with its owner's comment."""
+
+    set_name: str
+    key: bytes
+    comment: str
+
+
+def ensure(session: Session, objects: Objects, comment: str) -> None:
+    """Add the elements, and whatever they need that is not there yet, in one transaction.
+
+    An element that somebody else left under the same key is replaced: the address is ours now.
+    """
+    building: list[bytearray] = []
+    generation = None
+    for _ in range(_TRIES):
+        add = [
+            _element(objects, item, wire.NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, comment)
+            for item in objects.elements
+        ]
+        try:
+            session.nft().transact(wire.batch([*building, *add], generation))
+        except Refused as err:
+            if err.errno == errno.EEXIST:
+                _evict(session, objects)
+            elif err.errno == errno.ENOENT or _changed(err):
+                generation = _generation(session)
+                building = _build(session, objects)
+            else:
+                raise
+        else:
+            return
+    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {TABLE}, {_TRIES} tries")
+
+
+def missing(session: Session, objects: Objects, tag: str) -> str:
+    """Say what of the objects is not in the kernel, or is not owned by the tag; empty when all is well."""
+    if objects.mark not in {text for _, text in _rules(session, objects.family, objects.chain.name)}:
+        return f"the rule in chain {objects.chain.name} of table {TABLE}"
+    for item in objects.elements:
+        query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
+        try:
+            answers = session.nft().call(query)
+        except Refused as err:
+            if err.errno != errno.ENOENT:
+                raise
+            answers = []
+        found = [element for answer in answers for element in _elements(answer.data)]
+        if not any(element.comment.startswith(tag) for element in found):
+            return f"the element of set {item[0]} of table {TABLE}"
+    return ""
+
+
+def remove(session: Session, doomed: Callable[[Element], bool]) -> None:
+    """Remove the elements that a predicate names, and all that has no element left because of it."""
+    for family in _FAMILIES:
+        for attempt in range(_TRIES):
+            if _remove_once(session, family, doomed, tidy=attempt < _TRIES - 1):
+                break
+
+
+def usable(session: Session) -> bool:
+    """Say whether this kernel has nf_tables."""
+    try:
+        _generation(session)
+    except OSError:
+        return False
+    return True
+
+
+def rules_of(session: Session, family: int, table: str, chain: str) -> list[tuple[bytes, str]]:
+    """Return (handle, comment) of the rules of any chain, an absent one included."""
+    return _rules(session, family, chain, table)
+
+
+# ---------------------------------------------------------------------------------------------- adding
+
+
+def _build(session: Session, objects: Objects) -> list[bytearray]:
+    """Return the messages that make table, chain, sets and rule, the rule only where it is missing."""
+    family, chain = objects.family, objects.chain
+    hook = [attr(1, chain.hook), attr(2, chain.priority)]
+    messages = [
+        message(wire.NEWTABLE, family, NLM_F_CREATE, attr(1, TABLE)),
+        message(
+            wire.NEWCHAIN,
+            family,
+            NLM_F_CREATE,
+            attr(1, TABLE),
+            attr(3, chain.name),
+            attr(4, hook),
+            attr(5, _ACCEPT),
+            attr(7, chain.kind),
+        ),
+        *(_new_set(family, item, number) for number, item in enumerate(objects.sets, 1)),
+    ]
+    if objects.mark not in {text for _, text in _rules(session, family, chain.name)}:
+        messages.append(
+            message(
+                wire.NEWRULE,
+                family,
+                NLM_F_CREATE | NLM_F_APPEND,
+                attr(1, TABLE),
+                attr(2, chain.name),
+                attr(4, [objects.expressions]),
+                attr(7, wire.comment(objects.mark)),
+            )
+        )
+    return messages
+
+
+def _new_set(family: int, item: Set, number: int) -> bytearray:
+    return message(
+        wire.NEWSET,
+        family,
+        NLM_F_CREATE,
+        attr(1, TABLE),
+        attr(2, item.name),
+        attr(3, 0),
+        attr(4, item.key_type),
+        attr(5, item.key_length),
+        attr(10, number),
+        attr(13, (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)),
+    )
+
+
+def _element(
+    objects: Objects, item: tuple[str, bytes], kind: int, flags: int, comment: str = ""
+) -> bytearray:
+    set_name, key = item
+    userdata = [attr(6, wire.comment(comment))] if comment else []
+    entry = attr(1, [attr(1, [attr(1, key)]), *userdata])
+    return message(kind, objects.family, flags, attr(1, TABLE), attr(2, set_name), attr(3, [entry]))
+
+
+def _evict(session: Session, objects: Objects) -> None:
+    """Remove what stands under our keys, one by one, as only some of them may be taken."""
+    for item in objects.elements:
+        try:
+            session.nft().transact(wire.batch([_element(objects, item, wire.DELSETELEM, 0)]))
+        except Refused as err:
+            if err.errno != errno.ENOENT:
+                raise
+
+
+# ---------------------------------------------------------------------------------------------- removing
+
+
+def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool], *, tidy: bool) -> bool:
+    """Look and remove; say whether that is settled, or must be tried again because the ruleset changed."""
+    generation = _generation(session)
+    kept: dict[str, int] = {}
+    messages: list[bytearray] = []
+    for set_name in _set_names(session, family):
+        elements = _dump_elements(session, family, set_name)
+        going = [element for element in elements if doomed(element)]
+        kept[set_name] = len(elements) - len(going)
+        messages += [_removal(family, element) for element in going]
+    if not messages:
+        return True
+    empty = {name for name, count in kept.items() if count == 0}
+    guarded = tidy and bool(empty)
+    if guarded:
+        messages = _tidied(session, family, messages, empty, everything=len(empty) == len(kept))
+    try:
+        session.nft().transact(wire.batch(messages, generation if guarded else None))
+    except Refused as err:
+        if err.errno == errno.ENOENT or _changed(err):
+            return False
+        raise
+    return True
+
+
+def _tidied(
+    session: Session, family: int, messages: list[bytearray], empty: set[str], *, everything: bool
+) -> list[bytearray]:
+    if everything:
+        return [message(wire.DELTABLE, family, 0, attr(1, TABLE))]
+    for chain in _chain_names(session, family):
+        for handle, text in _rules(session, family, chain):
+            if text.startswith(_RULE_MARK) and empty & set(text.removeprefix(_RULE_MARK).split()):
+                messages.append(
+                    message(wire.DELRULE, family, 0, attr(1, TABLE), attr(2, chain), attr(3, handle))
+                )
+    return messages + [
+        message(wire.DELSET, family, 0, attr(1, TABLE), attr(2, name)) for name in sorted(empty)
+    ]
+
+
+def _removal(family: int, element: Element) -> bytearray:
+    entry = attr(1, [attr(1, [attr(1, element.key)])])
+    return message(wire.DELSETELEM, family, 0, attr(1, TABLE), attr(2, element.set_name), attr(3, [entry]))
+
+
+# ---------------------------------------------------------------------------------------------- looking
+
+
+def _changed(err: Refused) -> bool:
+    """Say whether a batch was refused because the generation moved on."""
+    return err.errno in (errno.ERESTART, errno.EINTR)
+
+
+def _generation(session: Session) -> int:
+    (answer,) = session.nft().call(message(wire.GETGEN, 0, NLM_F_ACK))
+    return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])
+
+
+def _dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]:
+    """Dump objects; of a table or chain that does not exist there are none."""
+    try:
+        return [answer.data for answer in session.nft().dump(message(kind, family, NLM_F_DUMP, *attrs))]
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return []
+        raise
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _set_names(session: Session, family: int) -> list[str]:
+    return [_text(wire.fields(data)[2]) for data in _dump(session, wire.GETSET, family, attr(1, TABLE))]
+
+
+def _chain_names(session: Session, family: int) -> list[str]:
+    found = [wire.fields(data) for data in _dump(session, wire.GETCHAIN, family)]
+    return [_text(item[3]) for item in found if _text(item[1]) == TABLE]
+
+
+def _rules(session: Session, family: int, chain: str, table: str = TABLE) -> list[tuple[bytes, str]]:
+    found = [
+        wire.fields(data) for data in _dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+    ]
+    return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def _dump_elements(session: Session, family: int, set_name: str) -> list[Element]:
+    listed = _dump(session, wire.GETSETELEM, family, attr(1, TABLE), attr(2, set_name))
+    return [element for data in listed for element in _elements(data)]
+
+
+def _elements(data: bytes) -> list[Element]:
+    top = wire.fields(data)
+    set_name = _text(top[2])
+    found = []
+    for _, entry in attributes(top.get(3, b"")):
+        item = dict(attributes(entry))
+        key = dict(attributes(item[1]))[1]
+        found.append(Element(set_name, key, wire.comment_text(item.get(6, b""))))
+    return found

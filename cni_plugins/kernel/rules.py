@@ -1,0 +1,135 @@
+"""Masquerading and source checks as nf_tables objects of an attachment."""
+
+import socket
+from collections.abc import Callable
+from ipaddress import collapse_addresses, ip_network
+from typing import cast
+
+from cni_plugins.kernel import nft
+from cni_plugins.kernel import nft_wire as wire
+from cni_plugins.kernel.nft import Chain, Element, Objects, Set
+from cni_plugins.kernel.session import Session
+from cni_plugins.spec.attachment import Attachment, digest, network_tag
+from cni_plugins.spec.fields import IPInterface, IPNetwork
+from cni_plugins.steps.rules import (
+    DelOwnedRules,
+    DelStaleRules,
+    EnsureIptablesMasquerade,
+    EnsureMasquerade,
+    EnsureSourceGuard,
+)
+
+# Hooks and priorities: linux/netfilter_ipv4.h (NF_IP_PRI_NAT_SRC), linux/netfilter_bridge.h
+# (NF_BR_PRI_NAT_DST_BRIDGED).
+_MASQUERADE = Chain("masq_postrouting", "nat", 4, 100)
+_SOURCE_GUARD = Chain("source_guard", "filter", 0, -300)
+_IPV4_ADDRESS, _IPV6_ADDRESS, _ETHER_ADDRESS, _IFNAME = 7, 8, 9, 41  # nft(8) data types
+_CONCATENATION = 6  # bits by which nft(8) shifts each part's type
+_NO_LINK = "-"
+_MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
+_GUARDED = Set("guarded", _IFNAME, 16, "links whose source addresses are checked", host_order=True)
+_PAIR = _IFNAME << _CONCATENATION | _ETHER_ADDRESS
+_ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by it")
+
+
+def ensure_masquerade(session: Session, step: EnsureMasquerade) -> None:
+    for objects in _masquerade(step):
+        nft.ensure(session, objects, _comment(step.attachment, step.link))
+
+
+def masquerade_differs(session: Session, step: EnsureMasquerade) -> str:
+    gaps = (nft.missing(session, objects, step.attachment.tag) for objects in _masquerade(step))
+    gap = next(filter(None, gaps), "")
+    return f"masquerade: {gap} is missing" if gap else ""
+
+
+def ensure_source_guard(session: Session, step: EnsureSourceGuard) -> None:
+    nft.ensure(session, _source_guard(step), _comment(step.attachment, step.link))
+
+
+def source_guard_differs(session: Session, step: EnsureSourceGuard) -> str:
+    gap = nft.missing(session, _source_guard(step), step.attachment.tag)
+    return f"source address check of {step.link}: {gap} is missing" if gap else ""
+
+
+def delete_owned(session: Session, step: DelOwnedRules) -> None:
+    """Remove the attachment's elements, and those of this network whose link went without a DEL of ours."""
+    tag, network = step.attachment.tag, network_tag(step.attachment.network)
+    nft.remove(session, lambda item: _owned_by(item, tag) or (_owned_by(item, network) and _orphaned(item)))
+
+
+def delete_stale(session: Session, step: DelStaleRules) -> None:
+    nft.remove(session, stale(step.network, step.valid_tags))
+
+
+def stale(network: str, valid_tags: frozenset[str]) -> Callable[[Element], bool]:
+    """Return the predicate "of this network, and of no valid attachment"."""
+    start = network_tag(network)
+    return lambda item: item.comment.startswith(start) and item.comment.split(" ", 1)[0] not in valid_tags
+
+
+def exclusions(step: EnsureMasquerade | EnsureIptablesMasquerade, address: IPInterface) -> list[IPNetwork]:
+    """Return where an address goes unchanged: its own subnet, multicast, and what the config excludes."""
+    chosen = [net for net in step.exclude if net.version == address.version]
+    everything = [address.network, _MULTICAST[address.version], *chosen]
+    return cast("list[IPNetwork]", list(collapse_addresses(everything)))  # type: ignore[type-var] # one family
+
+
+def _owned_by(element: Element, start: str) -> bool:
+    return element.comment.startswith(start)
+
+
+def _comment(attachment: Attachment, link: str) -> str:
+    """The link comes right after the tag: an element whose link is gone can be told by it."""
+    tag, rest = attachment.comment.split(" ", 1)
+    return f"{tag} {link or _NO_LINK} {rest}"
+
+
+def _orphaned(element: Element) -> bool:
+    link = (element.comment.split(" ", 2)[1:] or [_NO_LINK])[0]
+    if link == _NO_LINK:
+        return False
+    try:
+        socket.if_nametoindex(link)
+    except OSError:
+        return True
+    return False
+
+
+def _masquerade(step: EnsureMasquerade) -> list[Objects]:
+    """Return one rule and set for each address family and list of exclusions; usually one for each family."""
+    groups: dict[tuple[int, tuple[IPNetwork, ...]], list[IPInterface]] = {}
+    for address in step.addresses:
+        groups.setdefault((address.version, tuple(exclusions(step, address))), []).append(address)
+    return [_masquerade_group(step, *key, addresses) for key, addresses in groups.items()]
+
+
+def _masquerade_group(
+    step: EnsureMasquerade, version: int, excluded: tuple[IPNetwork, ...], addresses: list[IPInterface]
+) -> Objects:
+    """The set's name tells the rule's content, so a changed config makes a new rule beside the old one."""
+    content = digest(f"{' '.join(map(str, excluded))} {step.random_fully}", 8)
+    name = f"masq{version}_{network_tag(step.attachment.network)}_{content}"
+    key_type = _IPV4_ADDRESS if version == 4 else _IPV6_ADDRESS  # noqa: PLR2004 (the version)
+    return Objects(
+        family=wire.INET,
+        chain=_MASQUERADE,
+        sets=(Set(name, key_type, wire.Layout.LENGTH[version], f"net: {step.attachment.network}"),),
+        expressions=wire.is_family(version)
+        + wire.source_in(version, name)
+        + b"".join(wire.destination_outside(network) for network in excluded)
+        + wire.masquerade(random_fully=step.random_fully),
+        elements=tuple((name, address.ip.packed) for address in addresses),
+    )
+
+
+def _source_guard(step: EnsureSourceGuard) -> Objects:
+    link = step.link.encode().ljust(16, b"\0")
+    mac = bytes.fromhex(step.mac.replace(":", "")).ljust(8, b"\0")
+    return Objects(
+        family=wire.BRIDGE,
+        chain=_SOURCE_GUARD,
+        sets=(_GUARDED, _ALLOWED),
+        expressions=wire.port_in(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop(),
+        elements=((_GUARDED.name, link), (_ALLOWED.name, link + mac)),
+    )

@@ -1,0 +1,108 @@
+"""One request's hold on the kernel: the host's and the sandbox's namespaces, sockets opened on first use."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import Self
+
+from cni_plugins.errors import InvalidNetns
+from cni_plugins.kernel import netns
+from cni_plugins.kernel.wire import Socket
+from cni_plugins.steps.places import SANDBOX, Place
+
+_NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
+_LOCK_PATIENCE = 2.0  # seconds
+_LOCK_PAUSE = 0.005
+
+
+class Session:
+    """Holds descriptors for one request; a context manager, so none outlives it.
+
+    :param sandbox: an open namespace, or None where there is none (any more).
+    """
+
+    def __init__(self, sandbox: int | None, path: str = "") -> None:
+        self.host = netns.open_own()
+        self.sandbox = sandbox
+        self.path = path
+        self._sockets: dict[tuple[int, Place], Socket] = {}
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for item in self._sockets.values():
+            item.close()
+        for fd in (self.host, self.sandbox, self._lock):
+            if fd is not None:
+                os.close(fd)
+
+    def inside(self, where: Place) -> AbstractContextManager[None]:
+        """Return a block that runs in the place's network namespace."""
+        return netns.entered(self._sandbox(), self.host) if where == SANDBOX else nullcontext()
+
+    def fd(self, where: Place) -> int:
+        return self._sandbox() if where == SANDBOX else self.host
+
+    def rtnl(self, where: Place) -> Socket:
+        return self._socket(_NETLINK_ROUTE, where)
+
+    def nft(self) -> Socket:
+        return self._socket(_NETLINK_NETFILTER, "host")
+
+    def _socket(self, protocol: int, where: Place) -> Socket:
+        found = self._sockets.get((protocol, where))
+        if found is None:
+            with self.inside(where):
+                found = self._sockets[protocol, where] = Socket(protocol)
+        return found
+
+    def _sandbox(self) -> int:
+        if self.sandbox is None:
+            raise InvalidNetns(
+                "this needs a network namespace, and there is none", f"CNI_NETNS is {self.path!r}"
+            )
+        return self.sandbox
+
+    def share_host(self) -> None:
+        """Hold the host against removal of shared objects, such as idle bridges, until the session ends.
+
+        The lock is flock(2) on the host's network namespace itself: no file, no directory, and every host of
+        a test bed has its own. Sharers do not wait for each other.
+        """
+        if self._lock is None:
+            self._lock = netns.open_own()
+        _take_lock(self._lock, fcntl.LOCK_SH)
+
+    @contextmanager
+    def host_alone(self) -> Iterator[bool]:
+        """Yield whether nobody else is in the middle of an ADD, and keep others out until the block ends."""
+        held = self._lock
+        fd = netns.open_own() if held is None else held
+        try:
+            yield _take_lock(fd, fcntl.LOCK_EX)
+        finally:
+            if held is None:
+                os.close(fd)
+            else:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _take_lock(fd: int, kind: int) -> bool:
+    """Take a lock within the patience there is; say whether it was had."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return True

@@ -1,0 +1,67 @@
+"""Settings under /proc/sys/net of the calling thread's network namespace."""
+
+from cni_plugins.kernel.session import Session
+from cni_plugins.steps.places import HOST, SANDBOX
+from cni_plugins.steps.plan import UNCHANGED
+from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+
+_FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
+
+
+def ensure(session: Session, step: EnsureSysctl) -> str:
+    """Write the value where it differs; return the old one."""
+    with session.inside(step.where):
+        before = _read(step.key, optional=step.optional)
+        if before is None or before == step.value:
+            return UNCHANGED
+        _write(step.key, step.value)
+        return before
+
+
+def differs(session: Session, step: EnsureSysctl) -> str:
+    with session.inside(step.where):
+        value = _read(step.key, optional=True)
+    if value is None and not step.optional:
+        return f"sysctl net.{'.'.join(step.key)} does not exist in the {step.where}"
+    if value is None or value == step.value:
+        return ""
+    return f"sysctl net.{'.'.join(step.key)} is {value}, not {step.value}"
+
+
+def enable_forwarding(session: Session, step: EnableForwarding) -> str:
+    for family in step.families:
+        ensure(session, _forwarding(family))
+    return UNCHANGED
+
+
+def forwarding_differs(session: Session, step: EnableForwarding) -> str:
+    return next(filter(None, (differs(session, _forwarding(family)) for family in step.families)), "")
+
+
+def has_ipv6(session: Session, link: str) -> bool:
+    """Say whether a link of the sandbox takes IPv6 addresses."""
+    with session.inside(SANDBOX):
+        return _read(("ipv6", "conf", link, "disable_ipv6"), optional=True) == "0"
+
+
+def _forwarding(family: int) -> EnsureSysctl:
+    return EnsureSysctl(HOST, _FORWARDING[family], "1")
+
+
+def _path(key: tuple[str, ...]) -> str:
+    return "/proc/sys/net/" + "/".join(key)
+
+
+def _read(key: tuple[str, ...], *, optional: bool) -> str | None:
+    try:
+        with open(_path(key)) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        if optional:
+            return None
+        raise
+
+
+def _write(key: tuple[str, ...], value: str) -> None:
+    with open(_path(key), "w") as file:
+        file.write(value)

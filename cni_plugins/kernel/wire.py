@@ -1,0 +1,217 @@
+"""Netlink sockets: encoded messages out in one datagram, acknowledgements and answers back.
+
+pyroute2 supplies the message classes, this module the transport: one blocking socket per namespace and
+protocol, many messages per system call, no event loop. pyroute2's own sockets need asyncio, and its package
+`__init__` imports every protocol it knows (110 ms), so the package is registered without running that.
+"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple, cast
+
+
+def _register_bare_package(name: str) -> None:
+    """Let submodules be imported without the package's own code."""
+    if name in sys.modules:
+        return
+    spec = find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError(f"{name} is not installed")
+    package = ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations)
+    package.__spec__ = spec
+    sys.modules[name] = package
+
+
+_register_bare_package("pyroute2")
+
+# linux/netlink.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_REPLACE = 0x200, 0x400, 0x800, 0x100
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_DUMP_INTR, _NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x10, 0x200, 0x100
+_SOL_NETLINK, _EXT_ACK, _CAP_ACK, _STRICT_CHECK = 270, 11, 10, 12
+_NLMSGERR_ATTR_MSG = 1
+_HEADER = struct.Struct("=IHHII")
+_RECEIVE = 1 << 17  # bytes; the kernel never fills more than 32 KiB per datagram of a dump
+_DUMP_TRIES = 5
+
+
+class Refused(OSError):
+    """The kernel answered a message with an error; `hint` is its own explanation, where it gave one.
+
+    :param position: which message of the batch was refused.
+    """
+
+    def __init__(self, number: int, hint: str, position: int) -> None:
+        super().__init__(number, os.strerror(number))
+        self.hint = hint
+        self.position = position
+
+
+class Answer(NamedTuple):
+    """One message from the kernel, header included, as pyroute2's classes want it."""
+
+    kind: int
+    data: bytes
+
+
+class _Error(NamedTuple):
+    number: int
+    hint: str
+    sequence: int
+
+
+def encoded(message: Any, kind: int, flags: int) -> bytearray:  # noqa: ANN401 (any pyroute2 message)
+    """Return a pyroute2 message as bytes; the sequence number is filled in when it is sent."""
+    message["header"]["type"] = kind
+    message["header"]["flags"] = flags | NLM_F_REQUEST
+    message.encode()
+    return cast("bytearray", message.data)
+
+
+class Socket:
+    """A netlink socket bound to the network namespace it was opened in."""
+
+    def __init__(self, protocol: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        for option in (_EXT_ACK, _CAP_ACK, _STRICT_CHECK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def call(self, *messages: bytearray) -> list[Answer]:
+        """Send messages that ask for an acknowledgement each, and return what came besides those.
+
+        :raises Refused: for the first message the kernel refused; later ones may have been carried out.
+        """
+        first = self._number(messages)
+        self._socket.sendto(b"".join(messages), (0, 0))
+        waiting = {first + n for n, message in enumerate(messages) if _flags(message) & NLM_F_ACK}
+        answers: list[Answer] = []
+        failed: Refused | None = None
+        while waiting:
+            for item in self._receive(first):
+                if not isinstance(item, _Error):
+                    answers.append(item)
+                    continue
+                waiting.discard(item.sequence)
+                if item.number and failed is None:
+                    failed = Refused(item.number, item.hint, item.sequence - first)
+        if failed is not None:
+            raise failed
+        return answers
+
+    def transact(self, messages: list[bytearray]) -> None:
+        """Send an nf_tables batch: all of it takes effect, or none.
+
+        The kernel acknowledges each message only when it is asked to, and may refuse the whole batch by an
+        error on its first message.
+        """
+        first = self._number(messages)
+        self._socket.sendto(b"".join(messages), (0, 0))
+        last = first + max(n for n, message in enumerate(messages) if _flags(message) & NLM_F_ACK)
+        while True:
+            for item in self._receive(first):
+                if isinstance(item, _Error) and item.number:
+                    self._drain()
+                    raise Refused(item.number, item.hint, item.sequence - first)
+                if isinstance(item, _Error) and item.sequence == last:
+                    return
+
+    def dump(self, message: bytearray) -> list[Answer]:
+        """Return every answer to a dump request, asked again when the tables changed meanwhile."""
+        for attempt in range(_DUMP_TRIES):
+            answers, consistent = self._dump_once(message)
+            if consistent or attempt == _DUMP_TRIES - 1:
+                return answers
+        raise AssertionError("unreachable")
+
+    def _dump_once(self, message: bytearray) -> tuple[list[Answer], bool]:
+        first = self._number([message])
+        self._socket.sendto(message, (0, 0))
+        answers: list[Answer] = []
+        consistent = True
+        while True:
+            for item in self._receive(first):
+                if isinstance(item, _Error):
+                    if item.number:
+                        raise Refused(item.number, item.hint, 0)
+                    return answers, consistent
+                consistent &= not _flags(item.data) & _NLM_F_DUMP_INTR
+                if item.kind == _NLMSG_DONE:
+                    return answers, consistent
+                answers.append(item)
+
+    def _number(self, messages: tuple[bytearray, ...] | list[bytearray]) -> int:
+        first = self._sequence + 1
+        for number, message in enumerate(messages, first):
+            struct.pack_into("=I", message, 8, number)
+        self._sequence += len(messages)
+        return first
+
+    def _receive(self, first: int) -> Iterator[Answer | _Error]:
+        """Yield the messages of one datagram that belong to requests from number `first` on."""
+        data = self._socket.recv(_RECEIVE)
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+            message = data[offset : offset + length]
+            offset += max(_HEADER.size, (length + 3) & ~3)
+            if sequence < first:
+                continue  # the tail of an earlier call that ended in an error
+            if kind == _NLMSG_ERROR:
+                yield _error(message, flags, sequence)
+            else:
+                yield Answer(kind, message)
+
+    def _drain(self) -> None:
+        """Throw away what the kernel still has to say about a batch it refused."""
+        self._socket.settimeout(0)
+        try:
+            while True:
+                self._socket.recv(_RECEIVE)
+        except BlockingIOError:
+            pass
+        finally:
+            self._socket.settimeout(None)
+
+
+def _flags(message: bytes | bytearray) -> int:
+    return cast("int", struct.unpack_from("=H", message, 6)[0])
+
+
+def _error(message: bytes, flags: int, sequence: int) -> _Error:
+    number = -cast("int", struct.unpack_from("=i", message, _HEADER.size)[0])
+    if not flags & _NLM_F_ACK_TLVS:
+        return _Error(number, "", sequence)
+    offset = _HEADER.size + 4 + _HEADER.size
+    if not flags & _NLM_F_CAPPED:
+        (original,) = struct.unpack_from("=I", message, _HEADER.size + 4)
+        offset = _HEADER.size + 4 + ((original + 3) & ~3)
+    texts = [value for kind, value in attributes(message, offset) if kind == _NLMSGERR_ATTR_MSG]
+    return _Error(number, texts[0].rstrip(b"\0").decode(errors="replace") if texts else "", sequence)
+
+
+def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (type, value) of netlink attributes from an offset to the end, flags of the type left out."""
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:  # noqa: PLR2004 (the attribute's own header)
+            return
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def is_absent(err: OSError) -> bool:
+    """Say whether the kernel refused because the object does not exist."""
+    return err.errno in (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)

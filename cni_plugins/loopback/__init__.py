@@ -1,0 +1,1 @@
+"""The loopback plugin: brings `lo` up in a sandbox."""

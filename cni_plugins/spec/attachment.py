@@ -1,0 +1,59 @@
+"""One attachment (network, container id, ifname) and the names that follow from it.
+
+Everything the suite makes for an attachment bears a name or tag computed here, so DEL, CHECK and GC find it
+without a state file and without the sandbox.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+# Linux: IFNAMSIZ is 16 with the NUL; "veth" and 8 hexadecimal digits is also the form the reference uses.
+HOST_END_PREFIX = "veth"
+ALIAS_PREFIX = "cni-plugins:"
+ALIAS_LIMIT = 255
+
+
+def digest(text: str, length: int = 16) -> str:
+    """Return the first `length` hexadecimal digits of SHA-512, as the reference abbreviates names."""
+    return hashlib.sha512(text.encode()).hexdigest()[:length]
+
+
+class Attachment(NamedTuple):
+    """What one ADD makes and the matching DEL removes."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    @property
+    def tag(self) -> str:
+        """33 characters: digest of the network, dash, digest of interface and container."""
+        return f"{network_tag(self.network)}-{digest(f'{self.ifname}:{self.container_id}')}"
+
+    @property
+    def comment(self) -> str:
+        """The tag with a readable rest, for aliases and nf_tables comments; cut where those end."""
+        return f"{self.tag} net: {self.network}, if: {self.ifname}, id: {self.container_id}"
+
+    @property
+    def alias(self) -> str:
+        return f"{ALIAS_PREFIX}{self.comment}"[:ALIAS_LIMIT]
+
+    @property
+    def host_end(self) -> str:
+        """Name of the veth end that stays in the host."""
+        return HOST_END_PREFIX + digest("\0".join(self), 8)
+
+    def mac(self, end: str) -> str:
+        """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet)."""
+        return mac_from("\0".join((*self, end)))
+
+
+def network_tag(network: str) -> str:
+    return digest(network)
+
+
+def mac_from(seed: str) -> str:
+    raw = bytearray.fromhex(digest(seed, 12))
+    raw[0] = (raw[0] & 0xFC) | 0x02
+    return raw.hex(":")

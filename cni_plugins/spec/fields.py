@@ -1,0 +1,86 @@
+"""Reading JSON as the reference does: keys match whatever their case, null means absent.
+
+Every reader here names the path and the value when a type is wrong, so an error is one sentence.
+"""
+
+from collections.abc import Mapping
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
+from typing import Any
+
+Conf = Mapping[str, Any]
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+
+_SHOWN = 80  # characters of a value that an error repeats
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def get(conf: Conf, key: str) -> Any:  # noqa: ANN401 (JSON is anything until a reader below has looked at it)
+    """Return the value of a key in any case, the exact spelling preferred; None when absent or null."""
+    if key in conf:
+        return conf[key]
+    folded = key.lower()
+    return next((value for name, value in conf.items() if name.lower() == folded), None)
+
+
+def rest(conf: Conf, known: tuple[str, ...]) -> dict[str, Any]:
+    """Return what `known` does not name, to be handed on untouched."""
+    folded = {key.lower() for key in known}
+    return {key: value for key, value in conf.items() if key.lower() not in folded}
+
+
+def typed(conf: Conf, key: str, kind: type, where: str) -> Any:  # noqa: ANN401 (the kind says what)
+    """Return a value of one JSON kind, or that kind's empty value when absent.
+
+    :raises ValueError: when the value is of another kind.
+    """
+    value = get(conf, key)
+    if value is None:
+        return kind()
+    if type(value) is not kind:
+        raise ValueError(f"{where}{key}: expected {_KINDS[kind]}, got {shown(value)}")
+    return value
+
+
+def shown(value: object) -> str:
+    """Return a value as it may stand in an error: short, one line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def parse_address(value: object, where: str = "") -> IPAddress:
+    """Parse an IP address without prefix or zone.
+
+    :raises ValueError: naming the value.
+    """
+    if isinstance(value, str) and "%" not in value:
+        try:
+            return ip_address(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{where}{': ' if where else ''}{shown(value)} is not an IP address")
+
+
+def parse_cidr(value: object, where: str = "") -> IPInterface:
+    """Parse `address/prefix length`, host bits kept.
+
+    :raises ValueError: naming the value.
+    """
+    if isinstance(value, str) and "%" not in value and value.count("/") == 1:
+        address, length = value.split("/")
+        if length.isascii() and length.isdigit():
+            try:
+                return ip_interface(f"{address}/{length}")
+            except ValueError:
+                pass
+    raise ValueError(f"{where}{': ' if where else ''}{shown(value)} is not an address in CIDR notation")

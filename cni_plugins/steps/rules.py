@@ -1,0 +1,69 @@
+"""Words for packet filter and translation rules; every one belongs to an attachment."""
+
+from typing import NamedTuple
+
+from cni_plugins.spec.attachment import Attachment
+from cni_plugins.spec.fields import IPInterface, IPNetwork
+
+
+class EnsureMasquerade(NamedTuple):
+    """Packets from these addresses leave as the host's, unless bound for their own subnet or `exclude`.
+
+    `link` is the host link whose absence shows that the attachment is gone, if there is one.
+    """
+
+    attachment: Attachment
+    addresses: tuple[IPInterface, ...]
+    exclude: tuple[IPNetwork, ...]
+    random_fully: bool
+    link: str = ""
+
+
+class EnsureIptablesMasquerade(NamedTuple):
+    """The same through the iptables executables, with the reference's chain names."""
+
+    attachment: Attachment
+    addresses: tuple[IPInterface, ...]
+    exclude: tuple[IPNetwork, ...]
+    random_fully: bool
+
+
+class DelIptablesMasquerade(NamedTuple):
+    """No iptables rule of the attachment is left."""
+
+    attachment: Attachment
+
+
+class EnsureSourceGuard(NamedTuple):
+    """Frames that enter the host by `link` with any other source address are dropped."""
+
+    attachment: Attachment
+    link: str
+    mac: str
+
+
+class DelOwnedRules(NamedTuple):
+    """No nf_tables element of the attachment is left, in any of our tables."""
+
+    attachment: Attachment
+
+
+class DelStaleRules(NamedTuple):
+    """GC: no nf_tables element of the network is left, but for the attachments with these tags."""
+
+    network: str
+    valid_tags: frozenset[str]
+
+
+class DelStaleIptables(NamedTuple):
+    """GC: the same for the iptables chains of these attachments' network."""
+
+    network: str
+    valid: tuple[tuple[str, str], ...]
+
+
+class DelReferenceRules(NamedTuple):
+    """What the reference bridge left for the attachment is gone: masquerade and source checks."""
+
+    attachment: Attachment
+    addresses: tuple[IPInterface, ...]

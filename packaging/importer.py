@@ -1,0 +1,153 @@
+"""Find and load the frozen modules: PyInstaller's bootstrap, cut down to what this program needs.
+
+The bootloader runs this before the entry script. It replaces PyInstaller's own import hooks, which pull in
+struct, zlib, zipimport and a path-based search: a quarter of the start-up of a program that lives twenty
+milliseconds. Here a module name is looked up in one dict, its code is read from the executable with one
+pread, and nothing is searched on disk: a module that is not in the executable cannot be slipped in from
+elsewhere. Extension modules are unpacked one by one when they are imported: writing out pydantic's five
+megabytes is not for VERSION to pay.
+
+What dataclasses and namedtuple would compile at every start was compiled when the program was frozen:
+rehearse.py.
+
+The archive is `size of the index (8 bytes) | index | code`; see suite.spec for the writer.
+"""
+
+import marshal
+import posix
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+from builtins import eval as _eval
+from builtins import exec as _exec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.abc import Loader
+    from types import CodeType, ModuleType
+
+    Entry = tuple[str, int, int]  # kind, offset, length
+else:
+    Loader = object
+
+PACKAGE, EXTENSION = "package", "extension"
+REHEARSED = "the table rehearse.py made"
+
+
+class Archive(Loader):
+    """Finder and loader in one. The archive stays open, so that an upgrade in place cannot mix versions."""
+
+    def __init__(self, path: str, offset: int, home: str) -> None:
+        self._fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        size = int.from_bytes(posix.pread(self._fd, 8, offset), "little")
+        self._index: dict[str, Entry] = marshal.loads(posix.pread(self._fd, size, offset + 8))  # noqa: S302 - our own file
+        self._start = offset + 8 + size
+        self._home = home
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        entry = self._index.get(name)
+        if entry is None:
+            return None
+        if entry[0] == EXTENSION:
+            file = self._unpack(name, entry)
+            return ModuleSpec(name, ExtensionFileLoader(name, file), origin=file)
+        where = f"{self._home}/{name.replace('.', '/')}"
+        if entry[0] == PACKAGE:
+            spec = ModuleSpec(name, self, origin=f"{where}/__init__.py", is_package=True)
+            spec.submodule_search_locations = [where]
+        else:
+            spec = ModuleSpec(name, self, origin=f"{where}.py")
+        spec.has_location = True
+        return spec
+
+    def _unpack(self, name: str, entry: "Entry") -> str:
+        file, (_, offset, left) = f"{self._home}/{name}.so", entry
+        try:
+            target = posix.open(file, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o700)
+        except FileExistsError:  # find_spec() asked before, the module not imported since
+            return file
+        while left and (sent := posix.sendfile(target, self._fd, self._start + offset, left)):
+            offset, left = offset + sent, left - sent
+        posix.close(target)
+        return file
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Let the import system make an ordinary module object."""
+
+    def exec_module(self, module: "ModuleType") -> None:
+        _exec(self.get_code(module.__name__), module.__dict__)  # noqa: S102 - that is what a loader is
+
+    def get_code(self, name: str) -> "CodeType":
+        _, offset, length = self._index[name]
+        code: CodeType = marshal.loads(posix.pread(self._fd, length, self._start + offset))  # noqa: S302 - our own file
+        return code
+
+    def rehearsed(self) -> "dict[tuple[str, str], CodeType]":
+        _, offset, length = self._index[REHEARSED]
+        return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # type: ignore[no-any-return] # noqa: S302
+
+    def get_source(self, _name: str) -> None:
+        """There is none: inspect and traceback ask, and take no for an answer."""
+
+    def is_package(self, name: str) -> bool:
+        return self._index[name][0] == PACKAGE
+
+    def directory(self, path: str) -> "Directory":
+        """The path hook: pkgutil lists packages with it, and pyroute2 its link kinds with pkgutil."""
+        if not path.startswith(self._home):
+            raise ImportError(path)
+        return Directory(self._index, path[len(self._home) + 1 :].replace("/", "."))
+
+
+class Directory:
+    """What pkgutil.iter_modules wants to know of one package."""
+
+    def __init__(self, index: "dict[str, Entry]", package: str) -> None:
+        self._index, self._package = index, package
+
+    def find_spec(self, _name: str, _target: object = None) -> None:
+        """Nothing is imported by path; the archive is asked by name before."""
+
+    def iter_modules(self, prefix: str = "") -> "Iterator[tuple[str, bool]]":
+        for name, entry in self._index.items():
+            parent, _, last = name.rpartition(".")
+            if parent == self._package:
+                yield prefix + last, entry[0] == PACKAGE
+
+
+_table: "dict[tuple[str, str], CodeType]" = {}
+
+
+def _compiled(mode: str, text: str) -> "str | CodeType":
+    if not _table:
+        _table.update(sys.meta_path[-1].rehearsed())  # type: ignore[attr-defined]
+    return _table.get((mode, text), text)
+
+
+def execute(text: str, *spaces: "dict[str, object]") -> None:
+    """The exec() of dataclasses."""
+    _exec(_compiled("exec", text), *spaces)  # noqa: S102 - dataclasses would
+
+
+def evaluate(text: str, *spaces: "dict[str, object]") -> object:
+    """The eval() of collections."""
+    return _eval(_compiled("eval", text), *spaces)  # noqa: S307 - namedtuple would
+
+
+class NoSignature:
+    """The inspect of dataclasses: without docstrings every dataclass would compute one from its signature."""
+
+    @staticmethod
+    def signature(_class: type) -> str:
+        return "()"
+
+
+def install() -> None:
+    path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - the bootloader's gift
+    archive = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, archive]
+    sys.path_hooks[:] = [archive.directory]
+    sys.path_importer_cache.clear()
+    sys.path[:] = []
+    sys.frozen = True  # type: ignore[attr-defined]

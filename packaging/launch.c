@@ -1,0 +1,200 @@
+/*
+ * Unpack where it is allowed, clean up after the dead, and stay one process.
+ *
+ * PyInstaller's one-file bootloader unpacks into $TMPDIR or /tmp, forks, and runs Python in the child. That is wrong
+ * for a CNI plugin three times over: /tmp may be mounted noexec; a runtime that loses patience SIGKILLs the only pid
+ * it knows, so the parent dies and the child goes on changing the kernel; and nobody removes the directory. This file
+ * is compiled into the bootloader (freeze.py puts every C file of packaging/ beside its sources). Its constructor
+ * runs before main(), unpacks by itself and sets the bootloader's own variables so that main() takes this process for
+ * the child already started. There is no parent: signals and the exit code need no forwarding, SIGKILL leaves nobody
+ * behind, TMPDIR stays as it was, and a start saves a fork, an exec and LD_LIBRARY_PATH.
+ *
+ * The directory is <place>/cni-plugins/_MEI<pid><random>, 0700, and holds a flock as long as we live. Every start
+ * removes what it finds there unlocked: the leftovers of the killed. exit() and _exit() remove our own.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/file.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "pyi_archive.h"
+
+#define LAUNCH_PRIORITY 200 /* a constructor that can answer without Python belongs before this one */
+#define SWEEP_LIMIT 64      /* entries looked at per start: one start must not pay for a thousand dead ones */
+#define NAME_LENGTH 18      /* "_MEI", eight digits, six letters: main() refuses any other name */
+#define ROOM (32 << 20)     /* the interpreter now, extension modules as they are imported (importer.py) */
+
+static pid_t owner;   /* who made the directory: a forked child must not remove it */
+static int base = -1; /* <place>/cni-plugins */
+static char name[NAME_LENGTH + 1];
+
+static void each_entry(int at, const char *path, void (*visit)(int, const char *), int limit)
+{
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *entry;
+
+    while (dir && limit-- > 0 && (entry = readdir(dir)))
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+            visit(fd, entry->d_name);
+    if (dir)
+        closedir(dir);
+}
+
+/* Removes a file or a whole directory; a symbolic link is removed, never followed. */
+static void remove_tree(int at, const char *path)
+{
+    if (unlinkat(at, path, 0) < 0 && errno == EISDIR) {
+        each_entry(at, path, remove_tree, 4096);
+        unlinkat(at, path, AT_REMOVEDIR);
+    }
+}
+
+/* A directory nobody holds the lock of belongs to a process that was killed. */
+static void sweep(int at, const char *path)
+{
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        remove_tree(at, path);
+    close(fd);
+}
+
+__attribute__((destructor)) static void leave(void)
+{
+    if (name[0] && getpid() == owner)
+        remove_tree(base, name);
+    name[0] = 0;
+}
+
+/* Python's os._exit() ends here instead of in libc: taking an interpreter apart costs more than a whole VERSION. */
+void _exit(int status)
+{
+    leave();
+    syscall(SYS_exit_group, status);
+    __builtin_unreachable();
+}
+
+/* Opens <place>/cni-plugins if nobody else can write there, and puts its path into home. NULL, or why not. */
+static const char *open_base(const char *place, char *home)
+{
+    struct statvfs fs;
+    struct stat st;
+    int turn;
+
+    if (place[0] != '/' || strlen(place) > PATH_MAX / 2 || statvfs(place, &fs) < 0 || stat(place, &st) < 0)
+        return "missing";
+    if (fs.f_flag & (ST_NOEXEC | ST_RDONLY))
+        return fs.f_flag & ST_NOEXEC ? "mounted noexec" : "mounted read-only";
+    if ((unsigned long long)fs.f_bavail * fs.f_frsize < ROOM)
+        return "no space left";
+    /* Whoever owns the place or writes there could swap our directory. 65534 is root seen from a user namespace. */
+    if ((st.st_uid != 0 && st.st_uid != 65534 && st.st_uid != geteuid()) ||
+        ((st.st_mode & 022) && !(st.st_mode & S_ISVTX)))
+        return "writable by others";
+    sprintf(home, "%s/cni-plugins", place);
+    for (turn = 0; turn < 2; turn++) {
+        mkdir(home, 0700);
+        base = open(home, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (base >= 0 && fstat(base, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 077))
+            return NULL;
+        close(base);
+        /* Another user was first. A name per user and user namespace does not collide by accident. */
+        if (stat("/proc/self/ns/user", &st) == 0)
+            sprintf(home, "%s/cni-plugins-%lu-%u", place, (unsigned long)st.st_ino, (unsigned)geteuid());
+    }
+    return "not writable";
+}
+
+/* Makes and locks a directory of our own. A sweep that sees it before the lock does may win: then make another. */
+static int make_home(char *home)
+{
+    struct stat mine, found;
+    size_t length = strlen(home);
+    int tries, lock;
+
+    for (tries = 0; tries < 8; tries++) {
+        sprintf(home + length, "/_MEI%08xXXXXXX", (unsigned)getpid());
+        if (!mkdtemp(home))
+            break;
+        lock = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open for as long as we live */
+        if (lock >= 0 && flock(lock, LOCK_EX) == 0 && fstat(lock, &mine) == 0 &&
+            fstatat(base, home + length + 1, &found, 0) == 0 && mine.st_ino == found.st_ino) {
+            memcpy(name, home + length + 1, sizeof(name));
+            return 0;
+        }
+    }
+    return -1;
+}
+
+/* Writes out the files; the bootloader's own way costs twice as much, in writes of a page each. */
+static int unpack(const struct ARCHIVE *archive, const char *home)
+{
+    int in = open(archive->filename, O_RDONLY | O_CLOEXEC), out, rc = in < 0 ? -1 : 0;
+    const struct TOC_ENTRY *entry = archive->toc;
+    char path[2 * PATH_MAX], *slash;
+
+    for (; rc == 0 && entry < archive->toc_end; entry = pyi_archive_next_toc_entry(archive, entry)) {
+        off_t from = (off_t)(archive->pkg_offset + entry->offset), end = from + entry->length;
+
+        if (entry->typecode != ARCHIVE_ITEM_BINARY && entry->typecode != ARCHIVE_ITEM_DATA)
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", home, entry->name);
+        for (slash = path + strlen(home) + 1; (slash = strchr(slash, '/')); *slash++ = '/')
+            *slash = 0, mkdir(path, 0700);
+        out = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
+        while (out >= 0 && from < end && sendfile(out, in, &from, (size_t)(end - from)) > 0) {}
+        rc = out < 0 || from < end ? -1 : close(out);
+        /* What our extension modules are linked with must be there before them: no LD_LIBRARY_PATH is set. */
+        if (rc == 0 && entry->typecode == ARCHIVE_ITEM_BINARY && strcmp(entry->name, archive->python_libname))
+            dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    }
+    return close(in) | rc;
+}
+
+__attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
+{
+    const char *places[] = {getenv("TMPDIR"), "/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib"}, *why;
+    char exe[PATH_MAX], home[PATH_MAX], details[512] = "";
+    struct ARCHIVE *archive = NULL;
+    size_t i;
+
+    for (i = 0; i < 3; i++) /* a file of ours in the place of a closed stdout would receive the Result */
+        if (fcntl((int)i, F_GETFD) < 0)
+            open("/dev/null", O_RDWR);
+    if (realpath("/proc/self/exe", exe) || realpath((const char *)getauxval(AT_EXECFN), exe))
+        archive = pyi_archive_open(exe);
+    if (!archive)
+        return; /* main() has further ways to find itself, and then starts as PyInstaller does */
+    for (i = 0, owner = getpid(); i < sizeof(places) / sizeof(*places); i++) {
+        if (!places[i] || !*places[i])
+            continue;
+        if (!(why = open_base(places[i], home))) {
+            each_entry(base, ".", sweep, SWEEP_LIMIT);
+            if (make_home(home) == 0 && unpack(archive, home) == 0) {
+                setenv("_PYI_ARCHIVE_FILE", exe, 1);
+                setenv("_PYI_APPLICATION_HOME_DIR", home, 1);
+                setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* "your parent has unpacked" */
+                unsetenv("_PYI_LINUX_PROCESS_NAME");
+                unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
+                return;
+            }
+            why = strerror(errno);
+            leave();
+            close(base);
+        }
+        sprintf(strchr(details, 0), "%s%s: %.40s", *details ? ", " : "", i ? places[i] : "TMPDIR", why);
+    }
+    printf("{\"cniVersion\":\"1.1.0\",\"code\":5,\"msg\":\"no directory to unpack into\",\"details\":\"%s\"}\n", details);
+    exit(1);
+}

@@ -1,0 +1,80 @@
+"""Two stories side by side.
+
+`python -m tests.differential.compare LEFT RIGHT [case …]` prints every difference between two suites,
+intended or not; LEFT and RIGHT are `debian`, `v1.9` or `ours`.
+"""
+
+import fnmatch
+import sys
+from dataclasses import dataclass
+
+from tests.differential import cases, story, suites, world
+
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One leaf on which two suites do not agree."""
+
+    case: str
+    path: str
+    theirs: str
+    ours: str
+
+    def __str__(self) -> str:
+        return f"{self.case} | {self.path} | {self.theirs} | {self.ours}"
+
+
+def differences(name: str, theirs: story.Story, ours: story.Story) -> list[Difference]:
+    """Every difference; a thing one side lacks altogether is told once, at its top."""
+    found = [
+        Difference(name, path, theirs.get(path, ABSENT), ours.get(path, ABSENT))
+        for path in dict.fromkeys((*theirs, *ours))
+        if theirs.get(path) != ours.get(path)
+    ]
+    return _folded(found, theirs, ours)
+
+
+def _folded(found: list[Difference], theirs: story.Story, ours: story.Story) -> list[Difference]:
+    """Leaves below a thing that only one side has become one difference."""
+    folded: dict[str, Difference] = {}
+    for difference in found:
+        top = difference.path
+        if ABSENT in (difference.theirs, difference.ours):
+            other = theirs if difference.theirs == ABSENT else ours
+            top = _top_of_absence(difference.path, other)
+        if top == difference.path:
+            folded[top] = difference
+        else:
+            here, gone = "present", ABSENT
+            sides = (gone, here) if difference.theirs == ABSENT else (here, gone)
+            folded[top] = Difference(difference.case, top, *sides)
+    return list(folded.values())
+
+
+def _top_of_absence(path: str, other: story.Story) -> str:
+    """The highest ancestor of which the other side knows nothing."""
+    parts = path.split(story.SEPARATOR)
+    for depth in range(2, len(parts)):
+        top = story.SEPARATOR.join(parts[:depth])
+        if not any(known == top or known.startswith(f"{top}{story.SEPARATOR}") for known in other):
+            return top
+    return path
+
+
+def main(left: str, right: str, patterns: list[str]) -> None:
+    """Print the table of differences."""
+    known = {suite.label: suite for suite in (suites.debian(), suites.newest(), suites.ours())}
+    for case in cases.load():
+        if patterns and not any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns):
+            continue
+        if world.lacks(case.needs) or not all(known[label].speaks(case.version) for label in (left, right)):
+            continue
+        stories = [story.tell(known[label], case) for label in (left, right)]
+        for difference in differences(case.name, *stories):
+            sys.stdout.write(f"{difference}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,42 @@
+"""Which differences were intended: each one met is looked up, and in the end each entry must be met."""
+
+import fnmatch
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.differential import intended
+from tests.differential.compare import Difference
+from tests.differential.intended import Intended
+
+
+def matches(entry: Intended, difference: Difference, reference: str) -> bool:
+    """Whether the entry speaks of this difference."""
+    return (
+        fnmatch.fnmatchcase(reference, entry.against)
+        and any(fnmatch.fnmatchcase(difference.case, pattern) for pattern in entry.cases)
+        and fnmatch.fnmatchcase(difference.path, entry.where)
+        and fnmatch.fnmatchcase(difference.theirs, entry.theirs)
+        and fnmatch.fnmatchcase(difference.ours, entry.ours)
+    )
+
+
+@dataclass
+class Ledger:
+    """The account of one test session."""
+
+    met: Counter[Intended] = field(default_factory=Counter)
+    compared: set[tuple[str, str]] = field(default_factory=set)
+
+    def unlisted(self, reference: str, case: str, found: list[Difference]) -> list[Difference]:
+        """The differences nobody intended; the others are entered."""
+        self.compared.add((reference, case))
+        return [difference for difference in found if not self._enter(reference, difference)]
+
+    def _enter(self, reference: str, difference: Difference) -> bool:
+        entries = [entry for entry in intended.DIFFERENCES if matches(entry, difference, reference)]
+        self.met.update(entries)
+        return bool(entries)
+
+    def stale(self) -> list[Intended]:
+        """Entries that no difference answers to any more."""
+        return [entry for entry in intended.DIFFERENCES if not self.met[entry]]

@@ -1,0 +1,111 @@
+"""What traffic does: the effect of a rule is compared, never its text."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from tests.differential import netns
+from tests.differential.world import HOST_ADDRESSES, OUTSIDE_ADDRESSES, World
+
+PATIENCE = 0.6  # seconds; below the second that IPv6 duplicate address detection takes
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ETHERTYPE = 0x88B5  # IEEE 802 local experimental
+_FORGED = bytes.fromhex("02000000dead")
+
+Addresses = dict[str, list[str]]
+Outcome = dict[str, str]
+
+
+def masquerade(world: World, addresses: Addresses) -> Outcome:
+    """Whose address does the outside see when a box talks to it?"""
+    outside = world.outside()
+    return {
+        f"{box} {address}": _seen_outside(world.box(box), outside, address)
+        for box, own in addresses.items()
+        for address in own
+    }
+
+
+def neighbours(world: World, addresses: Addresses) -> Outcome:
+    """Does what one box sends reach the other, and under which source address?"""
+    outcome = {}
+    for box, own in addresses.items():
+        for other, theirs in addresses.items():
+            for target in theirs if other != box else ():
+                source = next((address for address in own if _family(address) == _family(target)), None)
+                seen = _exchange(world.box(box), source, world.box(other), target)
+                outcome[f"{box} to {target}"] = "own address" if seen == source else seen or "nothing"
+    return outcome
+
+
+def spoof(world: World, _addresses: Addresses) -> Outcome:
+    """Does a frame with the box's own MAC address reach the bridge, and one with a forged address?"""
+    return {name: _frame_arrives(world, forged=name == "forged") for name in ("genuine", "forged")}
+
+
+PROBES: dict[str, Callable[[World, Addresses], Outcome]] = {
+    "masquerade": masquerade,
+    "neighbours": neighbours,
+    "spoof": spoof,
+}
+
+
+def settle(world: World, seconds: float = 4.0) -> None:
+    """Wait until no address of the host is tentative any more."""
+    deadline = time.monotonic() + seconds
+    with netns.entered(world.host):
+        while time.monotonic() < deadline and netns.run("ip", "-6", "-o", "address", "show", "tentative"):
+            time.sleep(0.05)
+
+
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _seen_outside(box: str, outside: str, address: str) -> str:
+    family = _family(address)
+    seen = _exchange(box, address, outside, OUTSIDE_ADDRESSES[family])
+    names = {HOST_ADDRESSES[family]: "host", address: "box", None: "nothing"}
+    return names.get(seen, "stranger")
+
+
+def _exchange(sender: str, source: str | None, receiver: str, target: str) -> str | None:
+    """Send a datagram and tell the source address it arrives with, or None."""
+    with (
+        _datagrams(receiver, _family(target), target) as inbox,
+        _datagrams(sender, _family(target), source) as outbox,
+    ):
+        inbox.settimeout(PATIENCE)
+        with contextlib.suppress(OSError):
+            outbox.sendto(b"cni", (target, inbox.getsockname()[1]))
+            return str(inbox.recvfrom(16)[1][0])
+    return None
+
+
+@contextlib.contextmanager
+def _datagrams(name: str, family: int, address: str | None) -> Iterator[socket.socket]:
+    with netns.entered(name):
+        opened = socket.socket(_FAMILIES[family], socket.SOCK_DGRAM)
+    with opened:
+        if address is not None:
+            with contextlib.suppress(OSError):
+                opened.bind((address, 0))
+        yield opened
+
+
+def _frame_arrives(world: World, *, forged: bool) -> str:
+    with netns.entered(world.host):
+        inbox = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE))
+        inbox.bind(("cni0", _ETHERTYPE))
+    with netns.entered(world.box("box1")):
+        outbox = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        outbox.bind(("eth0", 0))
+    with inbox, outbox:
+        inbox.settimeout(0.2)
+        own: bytes = outbox.getsockname()[4]
+        outbox.send(b"\xff" * 6 + (_FORGED if forged else own) + _ETHERTYPE.to_bytes(2, "big") + b"\0" * 46)
+        with contextlib.suppress(TimeoutError):
+            inbox.recv(128)
+            return "arrives"
+    return "dropped"

@@ -1,0 +1,1 @@
+"""The lab of the end-to-end tier: simulated hosts, runtimes in them, a virtual machine."""

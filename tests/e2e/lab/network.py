@@ -1,0 +1,40 @@
+"""The network that the runtimes are given, and what a namespace outside of it serves and sees."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.e2e.lab.host import Host
+from tests.e2e.lab.plugin import Json
+
+NAME = "cnienet"
+OUTSIDE = "192.0.2.2"
+HOST_AS_SEEN_OUTSIDE = "192.0.2.1"
+ASK_WHO = ("wget", "-qO-", f"http://{OUTSIDE}/cgi-bin/who")
+WHO = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s\\n' \"$REMOTE_ADDR\"\n"
+
+
+def conflist(name: str, bridge: str, *subnets: str, **main: Json) -> dict[str, Any]:
+    """A bridge network with masquerading; containerd 1.6 and podman 4 know nothing newer than 1.0.0."""
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": subnet}] for subnet in subnets],
+        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets],
+    }
+    plugin = {"type": "bridge", "bridge": bridge, "isGateway": True, "ipMasq": True, "ipam": ipam, **main}
+    return {"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}
+
+
+def install(host: Host, *conflists: dict[str, Any]) -> None:
+    """Put the conflists where runtimes look, in this order."""
+    for number, conf in enumerate(conflists):
+        host.write(f"/etc/cni/net.d/{number + 10}-{conf['name']}.conflist", json.dumps(conf))
+
+
+def serve_outside(host: Host) -> None:
+    """Make the outside, with a web server at http://192.0.2.2/cgi-bin/who that answers with whom it sees."""
+    host.outside()
+    script = host.write("/var/cnie/cgi-bin/who", WHO)
+    script.chmod(0o755)
+    host.run("ip", "netns", "exec", "outside", "busybox", "httpd", "-p", f"{OUTSIDE}:80", "-h", "/var/cnie")

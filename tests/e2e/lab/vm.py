@@ -1,0 +1,187 @@
+"""
+Run a shell script under the distribution's own kernel, in qemu.
+
+All the guest has lies in its initramfs: busybox, the programs named, with the libraries they load, kernel
+modules and files; no disk, no network, no share of the machine's file system. Its second serial port is the
+way back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.lab.tools import kernel_image, program
+
+INIT = r"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
+mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
+mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; mkdir -p /run/netns /run/lock /root /var/lib/cni
+ln -s /proc/self/fd /dev/fd
+while read -r module; do insmod "$module" || echo "insmod $module failed"; done </modules
+ip link set lo up
+stty -F /dev/ttyS1 raw
+sh /script </dev/null >/dev/ttyS1 2>&1
+echo 'END' >/dev/ttyS1
+reboot -f
+"""
+KVM_IN_CPUINFO = re.compile(r"\s(vmx|svm)\s")
+HEADER = "070701" + "%08X" * 13
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a machine is made of."""
+
+    script: str
+    programs: Sequence[str]
+    modules: Sequence[str]
+    files: Mapping[str, Path | str]
+    """By the name in the guest: a file of the machine, executable if that is, or a text."""
+
+    def run(self, work: Path, timeout: float) -> str:
+        """Boot, run the script, and give what it wrote to stdout and stderr."""
+        kernel = kernel_image()
+        assert kernel is not None
+        (work / "initramfs").write_bytes(b"".join(_archive(self._entries(kernel))))
+        output, console = work / "output", work / "console"
+        done = subprocess.run(
+            _qemu(kernel, work / "initramfs", console, output),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        text = output.read_text(errors="replace").replace("\r\n", "\n") if output.exists() else ""
+        if not text.endswith("END\n"):
+            told = console.read_text(errors="replace")[-3000:] if console.exists() else ""
+            raise AssertionError(f"the guest did not finish: {done.stderr}\n{told}\n{text}")
+        return text.removesuffix("END\n")
+
+    def _entries(self, kernel: Path) -> Iterator[Entry]:
+        modules = _with_dependencies(self.modules, kernel.name.removeprefix("vmlinuz-"))
+        yield Entry("init", INIT.encode(), executable=True)
+        yield Entry("script", self.script.encode())
+        yield Entry("modules", "".join(f"{path}\n" for path in modules).encode())
+        for directory in ("dev", "proc", "sys", "tmp", "run"):
+            yield Entry(directory, None)
+        paths = {path: Path(path) for path in modules} | {"bin/busybox": Path(program("busybox") or "")}
+        executables = [Path(program(name) or name) for name in self.programs]
+        paths |= {f"usr/bin/{path.name}": path for path in executables}
+        given = {name: path for name, path in self.files.items() if isinstance(path, Path)}
+        for library in _libraries([*executables, *given.values()]):
+            paths[str(library)] = library
+        yield from _with_hard_links(paths | given)
+        for name, content in self.files.items():
+            if isinstance(content, str):
+                yield Entry(name, content.encode())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the archive, or, without data, a directory."""
+
+    name: str
+    data: bytes | None
+    executable: bool = False
+    inode: int = 0
+    """The same on every name of one file; the first of them has the data."""
+    names: int = 1
+
+
+def _qemu(kernel: Path, initramfs: Path, console: Path, output: Path) -> list[str]:
+    # A KVM device on a CPU without virtualisation flags is a paravirtual one: no stock kernel boots on it.
+    has_flags = KVM_IN_CPUINFO.search(Path("/proc/cpuinfo").read_text())
+    kvm = has_flags and os.access("/dev/kvm", os.R_OK | os.W_OK)
+    engine, cpu = ("kvm", "host") if kvm else ("tcg,thread=multi", "max,la57=off")
+    return [
+        program("qemu-system-x86_64") or "",
+        *("-accel", engine, "-cpu", cpu),
+        *("-machine", "q35,graphics=off", "-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config"),
+        *("-display", "none", "-no-reboot", "-net", "none", "-device", "virtio-rng-pci"),
+        *("-kernel", str(kernel), "-initrd", str(initramfs)),
+        *("-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on audit=0"),
+        *("-serial", f"file:{console}", "-serial", f"file:{output}"),
+    ]
+
+
+def _with_dependencies(modules: Iterable[str], release: str) -> list[str]:
+    """Paths of the modules in an order in which they can be inserted."""
+    order: dict[str, None] = {}
+    for module in modules:
+        listed = subprocess.run(
+            [program("modprobe") or "", "-S", release, "--show-depends", module],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        insertions = (line.split() for line in listed.stdout.splitlines())
+        order |= dict.fromkeys(words[1] for words in insertions if words[0] == "insmod")
+    return list(order)
+
+
+def _libraries(executables: Iterable[Path]) -> set[Path]:
+    """
+    The shared libraries of the executables, by their names as the loader looks them up.
+
+    A frozen program carries its own but for those of the C library, some of which only what it carries loads.
+    """
+    found: set[Path] = set()
+    for executable in executables:
+        listed = subprocess.run(["ldd", str(executable)], capture_output=True, text=True, check=False).stdout
+        found |= {Path(path) for path in re.findall(r"(/\S+) \(0x", listed)}
+    for directory in {path.parent for path in found if path.name.startswith("libc.so")}:
+        for name in ("libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libz.so.1"):
+            found |= {path for path in [directory / name] if path.exists()}
+    return found
+
+
+def _with_hard_links(paths: Mapping[str, Path]) -> Iterator[Entry]:
+    inodes: dict[tuple[int, int], int] = {}
+    times: dict[tuple[int, int], int] = {}
+    identities = {name: (path.stat().st_dev, path.stat().st_ino) for name, path in paths.items()}
+    for identity in identities.values():
+        times[identity] = times.get(identity, 0) + 1
+    for name, path in paths.items():
+        identity = identities[name]
+        data = b"" if identity in inodes else path.read_bytes()
+        inode = inodes.setdefault(identity, 1_000_000 + len(inodes))
+        yield Entry(name, data, bool(path.stat().st_mode & stat.S_IXUSR), inode, times[identity])
+
+
+def _archive(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """A cpio archive, as the kernel's buffer-format.rst has it, with the directories its files need."""
+    made: set[str] = set()
+    number = 1
+    for entry in [*entries, Entry("TRAILER!!!", b"")]:
+        name = entry.name.lstrip("/")
+        parents = [str(parent) for parent in reversed(Path(name).parents[:-1])]
+        directories = [parent for parent in parents if parent not in made]
+        made |= set(directories)
+        for directory in directories:
+            yield _member(Entry(directory, None), number)
+            number += 1
+        if name not in made:
+            yield _member(Entry(name, entry.data, entry.executable, entry.inode, entry.names), number)
+            made |= {name} if entry.data is None else set()
+            number += 1
+
+
+def _member(entry: Entry, number: int) -> bytes:
+    kind = stat.S_IFDIR if entry.data is None else stat.S_IFREG
+    mode = kind | (0o755 if entry.executable or entry.data is None else 0o644)
+    data, name = entry.data or b"", entry.name.encode() + b"\0"
+    fields = (entry.inode or number, mode, 0, 0, entry.names, 0, len(data), 0, 0, 0, 0, len(name), 0)
+    head = (HEADER % fields).encode() + name
+    return _padded(head) + _padded(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)

@@ -1,0 +1,142 @@
+"""containerd and runc run real containers on our network: through `ctr run --cni` and through the CRI."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.lab import containerd, image, network
+from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.state import State, assert_unchanged, observe
+
+if TYPE_CHECKING:
+    from tests.e2e.lab.cri import Cri
+
+pytestmark = pytest.mark.needs("containerd", "ctr", "runc", "busybox", "nft")
+
+CONF = network.conflist(network.NAME, "cniebr0", "10.88.0.0/24", "fd00:88::/64")
+SERVE = ["httpd", "-f", "-p", "80", "-h", "/www"]
+Execute = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def host(dist: Path, busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host with containerd, our network and an outside."""
+    log = tmp_path_factory.mktemp("containerd") / "log"
+    with raise_host(dist, runtimes=True) as up:
+        network.install(up, CONF)
+        network.serve_outside(up)
+        with containerd.running(up, busybox, log):
+            yield up
+
+
+@pytest.fixture
+def idle(host: Host) -> State:
+    """The state to come back to: after a first container, so with the bridge, which stays by design."""
+    with _ctr_container(host, "cniefirst", "true"):
+        pass
+    state = observe(host)
+    assert state["leases"] == []
+    return state
+
+
+def test_two_containers_of_ctr_reach_each_other_and_the_outside(host: Host, idle: State) -> None:
+    with (
+        _ctr_container(host, "cniea", *SERVE) as execute_a,
+        _ctr_container(host, "cnieb", *SERVE) as execute_b,
+    ):
+        a, b = _address_of(execute_a), _address_of(execute_b)
+        assert a != b
+        execute_a("ping", "-c1", "-W3", b)
+        execute_b("ping", "-c1", "-W3", a)
+        assert execute_a("wget", "-qO-", f"http://{b}/") == image.PAGE
+        assert _seen_outside(execute_a) == network.HOST_AS_SEEN_OUTSIDE
+    assert_unchanged(host, idle)
+
+
+@pytest.mark.needs("python:grpc")
+def test_two_pods_reach_each_other_and_the_outside(host: Host, idle: State) -> None:
+    with _cri(host) as cri, _pod(cri, "cniea") as (a, execute_a), _pod(cri, "cnieb") as (b, execute_b):
+        assert not set(a) & set(b)
+        for address in ("127.0.0.1", *b):
+            execute_a("ping", "-c1", "-W3", address)
+        assert execute_b("wget", "-qO-", f"http://{a[0]}/") == image.PAGE
+        assert _seen_outside(execute_a) == network.HOST_AS_SEEN_OUTSIDE
+    assert_unchanged(host, idle)
+
+
+@contextmanager
+def _cri(host: Host) -> Iterator[Cri]:
+    from tests.e2e.lab.cri import Cri
+
+    cri = Cri(str(host.path(containerd.SOCKET)))
+    try:
+        yield cri
+    finally:
+        cri.close()
+
+
+@contextmanager
+def _pod(cri: Cri, name: str) -> Iterator[tuple[list[str], Execute]]:
+    """A pod with one container; removed as a kubelet does, so every DEL but the first lacks the netns."""
+    pod = cri.run_pod(name)
+    try:
+        container = cri.run_container(pod, SERVE)
+
+        def execute(*command: str) -> str:
+            code, output = cri.execute(container, *command)
+            assert code == 0, output
+            return output
+
+        yield pod.addresses, execute
+    finally:
+        cri.stop_pod(pod)
+        cri.stop_pod(pod)
+        cri.remove_pod(pod)
+
+
+@contextmanager
+def _ctr_container(host: Host, name: str, *command: str) -> Iterator[Execute]:
+    """A container in the foreground of `ctr run --cni`; at its end ctr calls DEL with an empty CNI_NETNS."""
+
+    def execute(*inside: str) -> str:
+        return host.run("ctr", "tasks", "exec", "--exec-id", f"x{time.monotonic_ns()}", name, *inside).stdout
+
+    run = ("ctr", "run", "--rm", "--cni", image.NAME, name, *command)
+    with host.start(*run, log=subprocess.PIPE) as process:
+        try:
+            if command != ("true",):
+                _wait_for_network(process, execute)
+            yield execute
+        finally:
+            host.run("ctr", "tasks", "kill", "-s", "KILL", name, check=False)
+            out, _ = process.communicate(timeout=30)
+    assert host.run("ctr", "containers", "list", "-q").stdout.split().count(name) == 0, out.decode()
+
+
+def _wait_for_network(process: subprocess.Popen[bytes], execute: Execute) -> None:
+    """The task is started after the network is set up, so a first answer is enough."""
+    for _ in range(100):
+        assert process.poll() is None, process.communicate()[0].decode()
+        try:
+            execute("true")
+        except AssertionError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the container does not come up")
+
+
+def _address_of(execute: Execute) -> str:
+    words = execute("ip", "-4", "-o", "addr", "show", "dev", "eth0").split()
+    return words[words.index("inet") + 1].split("/")[0]
+
+
+def _seen_outside(execute: Execute) -> str:
+    return execute(*network.ASK_WHO).strip()

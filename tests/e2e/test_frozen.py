@@ -1,0 +1,326 @@
+"""What the executable does before Python starts and after it ends: where it unpacks, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.lab.tools import REPOSITORY
+
+pytestmark = pytest.mark.needs("unshare", "mount")
+
+NAMES = ("bridge", "host-local", "static", "loopback")
+LIMIT = 20_000_000
+PLACES = ("/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib")
+# The program is copied to /mnt: /tmp, where a test's files usually are, is among what gets mounted over.
+STAGE = """
+mount -t tmpfs tmpfs /mnt
+cp "$PROGRAM" /mnt/bridge
+cd /
+"""
+NOEXEC = STAGE + "".join(f"mount -t tmpfs -o noexec tmpfs {place}\n" for place in PLACES)
+VERSION = 'env -i CNI_COMMAND=VERSION "$@" /mnt/bridge\n'
+
+
+@pytest.fixture
+def program(dist: Path, tmp_path: Path) -> Path:
+    """A copy of our own, so that no other test's processes are taken for ours."""
+    copy = tmp_path / "bridge"
+    shutil.copy(dist / "bridge", copy)
+    return copy
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory to unpack into, given as TMPDIR; it is tried first."""
+    directory = tmp_path / "place"
+    directory.mkdir()
+    return directory
+
+
+def run(program: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+    )
+
+
+def on_a_host(script: str, program: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where its mounts are its own."""
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script]
+    environment = {"PROGRAM": str(program), "PATH": os.environ["PATH"]}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+
+
+def is_version(answer: str) -> bool:
+    return "1.1.0" in json.loads(answer)["supportedVersions"]
+
+
+def unpacked(place: Path) -> list[Path]:
+    return [*place.glob("cni-plugins*/*"), *place.glob("_MEI*")]
+
+
+def processes(program: Path) -> list[int]:
+    """The processes that run exactly this file."""
+    found = []
+    for exe in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            if exe.readlink() == program:
+                found.append(int(exe.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def waiting(program: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """An ADD that has unpacked and waits for its configuration."""
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "frozen",
+        "CNI_IFNAME": "eth0",
+        "CNI_NETNS": "/proc/self/ns/net",
+        "CNI_PATH": "/nowhere",
+        "TMPDIR": str(place),
+    }
+    process = subprocess.Popen(
+        [program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert wait_for(lambda: unpacked(place), 10)
+    time.sleep(0.3)
+    assert process.poll() is None
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_all_names_are_one_small_file(dist: Path) -> None:
+    files = [(dist / name).stat() for name in NAMES]
+    assert len({file.st_ino for file in files}) == 1
+    assert files[0].st_size <= LIMIT
+    assert all(file.st_mode & 0o777 == 0o755 for file in files)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_version_needs_nothing_but_the_command(dist: Path, name: str) -> None:
+    answer = run(dist / name, CNI_COMMAND="VERSION")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+def test_no_command_prints_usage(dist: Path) -> None:
+    answer = run(dist / "bridge")
+    assert (answer.returncode, answer.stdout) == (0, "")
+    assert answer.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_closed_descriptor_does_no_harm(program: Path, closed: str) -> None:
+    command = ["sh", "-c", f'exec "$0" {closed}', program]
+    answer = subprocess.run(
+        command,
+        env={"CNI_COMMAND": "VERSION"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+def test_with_every_descriptor_closed_the_exit_code_remains(program: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" <&- >&- 2>&-', program]
+    done = subprocess.run(command, env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_exit_code_is_the_programs(program: Path) -> None:
+    answer = run(program, CNI_COMMAND="NONSENSE")
+    assert answer.returncode == 1
+    assert json.loads(answer.stdout)["code"]
+
+
+@pytest.mark.parametrize("good", PLACES)
+def test_it_finds_the_one_directory_that_allows_execution(program: Path, good: str) -> None:
+    script = f"{NOEXEC}mount -o remount,exec {good}\n{VERSION}ls -A {good}/cni-plugins >&2\n"
+    answer = on_a_host(script, program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+def test_tmpdir_comes_first_if_it_fits(program: Path) -> None:
+    script = f"{NOEXEC}mkdir /mnt/fits\nset -- TMPDIR=/mnt/fits\n{VERSION}ls -A /mnt/fits >&2\n"
+    answer = on_a_host(script, program)
+    assert answer.returncode == 0
+    assert answer.stderr == "cni-plugins\n"
+    assert is_version(answer.stdout)
+
+
+def test_nowhere_to_unpack_is_one_error_document(program: Path) -> None:
+    answer = on_a_host(f"{NOEXEC}set -- TMPDIR=/nowhere\n{VERSION}", program)
+    assert (answer.returncode, answer.stderr) == (1, "")
+    document = json.loads(answer.stdout)
+    assert document["cniVersion"] == "1.1.0"
+    assert document["code"] == 5
+    assert document["msg"]
+    assert all(f"{place}: mounted noexec" in document["details"] for place in PLACES)
+
+
+def test_a_read_only_root_with_one_tmpfs_is_enough(program: Path) -> None:
+    script = f"{STAGE}mount -t tmpfs tmpfs /run\nmount -t tmpfs -o ro tmpfs /dev/shm\n"
+    script += f"mount --bind / /\nmount -o remount,bind,ro /\n! touch /read-only 2> /mnt/refused\n{VERSION}"
+    answer = on_a_host(script, program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+def test_a_full_directory_is_passed_over(program: Path) -> None:
+    script = f"{STAGE}mount -t tmpfs -o size=1m tmpfs /run\nmount -t tmpfs tmpfs /dev/shm\n{VERSION}"
+    script += "test ! -e /run/cni-plugins\n"
+    answer = on_a_host(script, program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+@pytest.mark.parametrize("squat", ["mkdir -m 777", "install -d -o 12345 -m 700", "ln -s /var/lib", "touch"])
+def test_a_directory_somebody_else_made_is_not_used(program: Path, squat: str) -> None:
+    script = f"{NOEXEC}mount -o remount,exec /tmp\n{squat} /tmp/cni-plugins\n{VERSION}"
+    answer = on_a_host(script + "ls -A /tmp/cni-plugins/ 2> /mnt/refused >&2 || true\n", program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert is_version(answer.stdout)
+
+
+def test_a_directory_others_may_swap_is_not_used(program: Path) -> None:
+    answer = on_a_host(f"{NOEXEC}mount -o remount,exec /run\nchmod 777 /run\n{VERSION}", program)
+    assert answer.returncode == 1
+    assert "/run: writable by others" in json.loads(answer.stdout)["details"]
+
+
+def test_it_cleans_up_after_itself(program: Path, place: Path) -> None:
+    assert run(program, CNI_COMMAND="VERSION", TMPDIR=str(place)).returncode == 0
+    assert (place / "cni-plugins").is_dir()
+    assert unpacked(place) == []
+
+
+def test_sigkill_leaves_no_process_and_the_next_run_no_directory(
+    program: Path, place: Path, waiting: subprocess.Popen[bytes]
+) -> None:
+    assert waiting.pid in processes(program)
+    waiting.kill()
+    assert wait_for(lambda: not processes(program), 1)
+    assert run(program, CNI_COMMAND="VERSION", TMPDIR=str(place)).returncode == 0
+    assert unpacked(place) == []
+
+
+def test_sigterm_ends_the_program_and_not_only_a_parent(
+    program: Path, place: Path, waiting: subprocess.Popen[bytes]
+) -> None:
+    waiting.terminate()
+    assert waiting.wait(5) in {-signal.SIGTERM, 1}
+    assert wait_for(lambda: not processes(program), 1)
+    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    assert unpacked(place) == []
+
+
+def test_the_sweep_spares_the_living(program: Path, place: Path, waiting: subprocess.Popen[bytes]) -> None:
+    before = unpacked(place)
+    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    assert unpacked(place) == before
+    waiting.communicate(b"nonsense", timeout=10)
+    assert waiting.returncode == 1
+    assert unpacked(place) == []
+
+
+def test_the_sweep_follows_no_link(program: Path, place: Path, tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.mkdir()
+    (treasure / "file").touch()
+    leftover = place / "cni-plugins" / "_MEI00000001abcdef"
+    leftover.mkdir(parents=True)
+    leftover.parent.chmod(0o700)
+    (leftover / "link").symlink_to(treasure)
+    (leftover.parent / "_MEI00000002abcdef").symlink_to(treasure)
+    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    assert not leftover.exists()
+    assert (treasure / "file").exists()
+
+
+def test_twenty_at_once_leave_nothing(program: Path, place: Path) -> None:
+    environment = {"CNI_COMMAND": "VERSION", "TMPDIR": str(place)}
+    crowd = [
+        subprocess.Popen([program], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(20)
+    ]
+    answers = [process.communicate(timeout=30)[0] for process in crowd]
+    assert [process.returncode for process in crowd] == [0] * 20
+    assert all(map(is_version, answers))
+    assert unpacked(place) == []
+
+
+def test_a_delegate_sees_the_environment_of_the_call(program: Path, place: Path, tmp_path: Path) -> None:
+    """LD_LIBRARY_PATH above all: the IPAM plugin of somebody else must not load our libraries."""
+    spy = tmp_path / "spy"
+    spy.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\n")
+    spy.chmod(0o755)
+    environment = {
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": "frozen",
+        "CNI_IFNAME": "eth0",
+        "CNI_NETNS": "",
+        "CNI_PATH": str(tmp_path),
+        "TMPDIR": str(place),
+        "LD_LIBRARY_PATH": "/of/the/caller",
+    }
+    conf = {
+        "cniVersion": "1.0.0",
+        "name": "frozen",
+        "type": "bridge",
+        "bridge": "cniefrz0",
+        "ipam": {"type": "spy"},
+    }
+    subprocess.run(
+        ["unshare", "-n", program],
+        env=environment,
+        input=json.dumps(conf).encode(),
+        capture_output=True,
+        timeout=20,
+    )
+    seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines())
+    assert seen["TMPDIR"] == str(place)
+    assert seen["LD_LIBRARY_PATH"] == "/of/the/caller"
+    assert set(seen) - set(environment) <= {"PWD", "_", "SHLVL", "OLDPWD"}
+
+
+def test_install_replaces_whole_files_only(dist: Path, tmp_path: Path) -> None:
+    target = tmp_path / "opt" / "cni" / "bin"
+    command = [sys.executable, REPOSITORY / "packaging" / "install.py", dist, target]
+    inodes = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        assert {path.name for path in target.iterdir()} >= set(NAMES)
+        assert not [path for path in target.iterdir() if path.name.startswith(".")]
+        inodes.append({(target / name).stat().st_ino for name in NAMES})
+    assert len(inodes[0]) == len(inodes[1]) == 1
+    assert inodes[0] != inodes[1]
+    assert is_version(run(target / "bridge", CNI_COMMAND="VERSION").stdout)

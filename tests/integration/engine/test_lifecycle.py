@@ -1,0 +1,98 @@
+"""The order of things: what is checked before the first change, and what a runtime may get wrong."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_a_netns_that_is_gone(bed: Any) -> None:
+    conf = bed.conf(ipam=bed.host_local("10.1.0.0/24"))
+    before = bed.state()
+    for command in ("ADD", "CHECK"):
+        code, error = bed.call(command, {**conf, "prevResult": {"cniVersion": "1.1.0"}}, "/run/netns/gone")
+        assert (code, error["code"]) == (1, 8)
+    assert bed.state() == before
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "fifo", "symlink"])
+def test_a_netns_that_is_something_else(bed: Any, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "netns"
+    makers: dict[str, Any] = {
+        "file": path.touch,
+        "directory": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+        "symlink": lambda: path.symlink_to("/proc/self/ns/uts"),
+    }
+    makers[kind]()
+    conf = bed.conf(ipam=bed.host_local("10.1.0.0/24"))
+    before = bed.state()
+    code, error = bed.call("ADD", conf, str(path))
+    assert (code, error["code"]) == (1, 8)
+    assert error["msg"] == f'"{path}" is not a network namespace'
+    assert bed.state() == before
+    assert bed.call("DEL", conf, str(path)) == (0, None)
+
+
+def test_the_plugins_own_netns_is_refused_before_anything_happens(bed: Any) -> None:
+    conf = bed.conf(ipam=bed.host_local("10.1.0.0/24"))
+    before = bed.state()
+    for command in ("ADD", "DEL"):
+        code, error = bed.call(command, conf, bed.host.path)
+        assert (code, error["code"]) == (1, 8)
+        assert error["msg"] == "plugin's netns and netns from CNI_NETNS should not be the same"
+    assert bed.state() == before
+
+
+def test_the_plugins_own_netns_can_be_allowed(bed: Any) -> None:
+    conf = {"cniVersion": "1.1.0", "name": "lo", "type": "loopback"}
+    assert bed.call("ADD", conf, bed.host.path, CNI_NETNS_OVERRIDE="True")[0] == 0
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+def test_every_version_answers_and_fails_in_its_own_shape(bed: Any, version: str) -> None:
+    conf = bed.conf(cniVersion=version, ipam=bed.host_local("10.1.0.0/24"))
+    sandbox = bed.sandbox()
+    result = bed.add(conf, sandbox)
+    assert result["cniVersion"] == version
+    assert ("ip4" in result) is (version < "0.3.0")
+    code, error = bed.call("ADD", conf, sandbox)
+    assert (code, error["cniVersion"]) == (1, version)
+    assert bed.call("DEL", {**conf, "prevResult": result}, sandbox) == (0, None)
+
+
+def test_a_layer_2_network_fails_whole_where_the_version_wants_an_address(bed: Any) -> None:
+    """The shape of 0.2.0 cannot say "no address": that must show before the kernel is touched."""
+    before = bed.state()
+    code, error = bed.call("ADD", bed.conf(cniVersion="0.2.0"), bed.sandbox())
+    assert (code, error["code"]) == (1, 7)
+    assert bed.state() == before
+
+
+def test_descriptors_are_closed(bed: Any) -> None:
+    conf = bed.conf(isGateway=True, ipMasq=True, ipam=bed.host_local("10.1.0.0/24"))
+    sandbox = bed.sandbox()
+    bed.add(conf, sandbox)
+    bed.call("DEL", conf, sandbox)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        bed.add(conf, sandbox)
+        bed.call("ADD", conf, sandbox)
+        bed.call("DEL", conf, sandbox)
+        bed.call("GC", {**conf, "cni.dev/valid-attachments": []})
+        bed.call("STATUS", {**conf, "vlan": 5})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_gc_without_a_list_of_attachments_takes_nothing(bed: Any) -> None:
+    conf = bed.conf(ipMasq=True, ipam=bed.host_local("10.1.0.0/24"))
+    bed.add(conf, bed.sandbox())
+    before = bed.state()
+    assert bed.call("GC", conf) == (0, None)
+    assert bed.state() == before
+
+
+def test_a_name_that_is_no_plugin_of_ours(bed: Any) -> None:
+    code, error = bed.call("ADD", bed.conf(type="nothing"), bed.sandbox())
+    assert (code, error["code"], error["msg"]) == (1, 7, "this program has no plugin nothing")

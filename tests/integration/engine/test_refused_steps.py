@@ -1,0 +1,92 @@
+"""Whichever step of a plan is refused, the host is as it was, and the addresses are free again."""
+
+from typing import Any
+
+import pytest
+
+from cni_plugins.bridge.plugin import PLUGIN
+from cni_plugins.engine import lifecycle
+from cni_plugins.errors import KernelRefused
+from cni_plugins.spec import request as requests
+from cni_plugins.steps.places import HOST
+from cni_plugins.steps.settings import EnsureSysctl
+
+REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
+FULL = {
+    "isDefaultGateway": True,
+    "ipMasq": True,
+    "macspoofchk": True,
+    "promiscMode": True,
+    "portIsolation": True,
+    "mtu": 1400,
+}
+CONFIGS = {
+    "plain": {},
+    "everything over nf_tables": FULL,
+    "everything over iptables": {**FULL, "ipMasqBackend": "iptables"},
+    "waiting for DAD": {"isGateway": True, "enabledad": True, "hairpinMode": True},
+}
+
+
+class Refusing:
+    """Plans as the bridge plugin does, up to a step that no kernel can carry out."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.reached = False
+
+    def plan(self, *arguments: Any) -> Any:
+        plan = PLUGIN.plan_add(*arguments)
+        self.reached = self.position < len(plan)
+        return (*plan[: self.position], REFUSED)
+
+
+def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refusing:
+    import json
+
+    refusing = Refusing(position)
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": sandbox.path,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(bed.bin),
+    }
+    request = requests.parse(environment, lambda _: json.dumps(conf).encode())
+    plugin = PLUGIN._replace(plan_add=refusing.plan)
+    with bed.inside(), pytest.raises(KernelRefused):
+        lifecycle.run(plugin, request, bed.program)
+    return refusing
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_refused_step_leaves_nothing(bed: Any, name: str, needs: Any) -> None:
+    if "iptables" in name:
+        needs("iptables-restore")
+    conf = bed.conf(**CONFIGS[name], ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64"))
+    sandbox = bed.sandbox()
+    if "iptables" in name:  # its base chains come with the first rule of anybody, and stay
+        warming = {**conf, "removeIdleBridge": True}
+        bed.add(warming, sandbox)
+        assert bed.call("DEL", warming, sandbox) == (0, None)
+    before = bed.state()
+    position = 0
+    while attempt(bed, conf, sandbox, position).reached:
+        after = bed.state()
+        changed = {key: (before[key], after[key]) for key in before if after[key] != before[key]}
+        assert not changed, f"after step {position} was refused"
+        assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+        position += 1
+    assert position > 8
+
+
+def test_a_refused_step_leaves_a_bridge_of_others_as_it_was(bed: Any) -> None:
+    bed.host.run("ip", "link", "add", "br0", "type", "bridge")
+    conf = bed.conf(**FULL, ipam=bed.host_local("10.1.0.0/24"))
+    sandbox = bed.sandbox()
+    before = bed.state()
+    position = 0
+    while attempt(bed, conf, sandbox, position).reached:
+        assert bed.state() == before, f"after step {position} was refused"
+        position += 1

@@ -1,0 +1,83 @@
+"""What each road loads: a module that sneaks in costs every pod its milliseconds."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import os, sys
+sys.argv[0] = "/opt/cni/bin/{name}"
+before = set(sys.modules)
+real = os._exit
+def end(code):
+    os.write(2, "\\n".join(sorted(set(sys.modules) - before)).encode())
+    real(code)
+os._exit = end
+from cni_plugins.front.main import main
+main()
+"""
+CONF = {"cniVersion": "1.1.0", "name": "n", "type": "bridge", "cni.dev/valid-attachments": []}
+NEVER = (
+    "asyncio",
+    "argparse",
+    "netaddr",
+    "pyroute2.requests",
+    "pyroute2.iproute",
+    "subprocess",
+    "ssl",
+)
+
+
+def loaded(command: str, name: str = "bridge", conf: Any = CONF) -> set[str]:
+    environment = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c",
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": "/nowhere",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import sys; sys.path[:0] = " + repr(sys.path) + PROGRAM.format(name=name),
+        ],
+        input=json.dumps(conf).encode(),
+        capture_output=True,
+        env={key: value for key, value in {**os.environ, **environment}.items() if value},
+    )
+    return set(done.stderr.decode().splitlines())
+
+
+def test_version_loads_nothing() -> None:
+    assert loaded("VERSION") == {
+        "cni_plugins",
+        "cni_plugins.front",
+        "cni_plugins.front.main",
+        "cni_plugins.front.version",
+    }
+
+
+def test_the_usage_line_loads_nothing() -> None:
+    assert not {name for name in loaded("") if not name.startswith(("cni_plugins", "CNI "))} - {""}
+
+
+def test_a_malformed_request_is_cheap() -> None:
+    modules = loaded("NONSENSE")
+    assert not {"pydantic", "pyroute2", "ctypes"} & modules
+
+
+@pytest.mark.parametrize("command", ["DEL", "STATUS", "GC"])
+def test_no_road_loads_what_it_does_not_need(command: str) -> None:
+    modules = loaded(command)
+    assert "cni_plugins.kernel.apply" in modules
+    assert not [name for name in NEVER if name in modules]
+
+
+def test_releasing_an_address_loads_neither_pydantic_nor_the_kernel_room() -> None:
+    modules = loaded("DEL", "host-local", {**CONF, "type": "host-local", "ipam": {"type": "host-local"}})
+    assert not {"pydantic", "pyroute2", "cni_plugins.kernel"} & modules
