@@ -36,10 +36,10 @@ $(DIST)/bridge: $(VENV)/.stamp $(SOURCES)
 freeze: $(DIST)/bridge ## build the single-file executables in dist/
 
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
-	$(BIN)/python -m pytest -q tests/e2e tests/differential
+	$(BIN)/python -m pytest -q tests/e2e tests/differential tests/bench
 
-demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left (root)
-	$(BIN)/python packaging/demo.py
+demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
+	$(ASROOT) $(BIN)/python packaging/demo.py
 
 install: freeze ## put the executables into DESTDIR (default /opt/cni/bin)
 	$(BIN)/python packaging/install.py $(DIST) $(DESTDIR)

@@ -12,7 +12,7 @@ from cni_plugins.ipam_hostlocal.allocate import AlreadyHeld, Choice, Pool, choos
 from cni_plugins.ipam_hostlocal.leasefile import SEPARATOR, owner_of
 from cni_plugins.ipam_hostlocal.leases import Leases
 from cni_plugins.ipam_hostlocal.ranges import RangeSet, described
-from cni_plugins.ipam_hostlocal.store import existing, opened
+from cni_plugins.ipam_hostlocal.store import check_can_be_made, existing, opened
 from cni_plugins.spec.fields import IPAddress, parse_address
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Result
@@ -78,7 +78,10 @@ def _status(request: Request) -> None:
     config = parse(request)
     try:
         resolv.read(config.resolv_conf)
-        with opened(config.data_dir, request.network) as leases:
+        with existing(config.data_dir, request.network) as leases:
+            if leases is None:  # nothing is reserved yet, and asking makes no directories
+                check_can_be_made(config.data_dir)
+                return
             leases.check_writable()
             full = [number for number, ranges in enumerate(config.sets) if _is_full(number, ranges, leases)]
     except IoFailed as err:

@@ -51,6 +51,20 @@ def existing(data_dir: str, network: str) -> Iterator[Leases | None]:
         yield leases
 
 
+def check_can_be_made(data_dir: str) -> None:
+    """Say whether an ADD could make the data directory, without making anything.
+
+    :raises IoFailed: when the nearest directory that exists cannot be written.
+    """
+    nearest = data_dir
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise IoFailed(
+            f"leases in {data_dir}: cannot be made", f"{nearest} is not a directory that can be written"
+        )
+
+
 def _directories(closing: ExitStack, data_dir: str, network: str, *, create: bool) -> tuple[int, int]:
     """Open the side directory and the network's own, whose lock is then held."""
     base = _base(data_dir, create=create)

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -186,8 +187,15 @@ class Bed:
             namespace.close()
 
 
+_TOOLS = {"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping", "nsenter": "util-linux"}
+
+
 @pytest.fixture
 def bed(tmp_path: Path) -> Iterator[Bed]:
+    """Build the bed, or say which tool of the test's own is not installed."""
+    lacking = [f"{tool} ({package})" for tool, package in _TOOLS.items() if not shutil.which(tool)]
+    if lacking:
+        pytest.skip(f"not installed: {', '.join(lacking)}")
     made = Bed(tmp_path)
     yield made
     made.close()
@@ -198,7 +206,7 @@ def needs() -> Callable[[str], None]:
     """Skip where a tool is not installed, with its name in sight."""
 
     def check(tool: str) -> None:
-        if not any(os.access(os.path.join(part, tool), os.X_OK) for part in os.environ["PATH"].split(":")):
+        if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
 
     return check

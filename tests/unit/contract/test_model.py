@@ -1,0 +1,80 @@
+"""Configs as the reference reads JSON, errors that name every fault."""
+
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from cni_plugins.contract.model import Address, Cidr, ConfigModel, DnsField, Gateway, RouteField, load
+from cni_plugins.errors import InvalidNetworkConfig
+
+
+class Inner(ConfigModel):
+    subnet: Cidr
+    gateway: Gateway = None
+
+
+class Outer(ConfigModel):
+    some_number: int = 0
+    flag: bool = False
+    inner: list[list[Inner]] = Field(default=[])
+    server: Address | None = None
+    dns: DnsField | None = None
+    routes: list[RouteField] = Field(default=[])
+
+
+def test_keys_fold_null_is_absent_and_strangers_are_ignored() -> None:
+    loaded = load(Outer, {"SOMENUMBER": 5, "Flag": None, "stranger": {"flag": "x"}})
+    assert (loaded.some_number, loaded.flag) == (5, False)
+
+
+def test_the_exact_spelling_wins() -> None:
+    assert load(Outer, {"someNumber": 1, "SOMENUMBER": 2}).some_number == 1
+    assert load(Outer, {"SOMENUMBER": 2, "someNumber": 1}).some_number == 1
+
+
+def test_values_arrive_parsed() -> None:
+    conf = {
+        "inner": [[{"subnet": "10.0.0.0/8", "gateway": ""}]],
+        "server": "192.0.2.1",
+        "dns": {"domain": "example.org"},
+        "routes": [{"dst": "0.0.0.0/0", "gw": "192.0.2.1"}],
+    }
+    loaded = load(Outer, conf)
+    assert loaded.inner[0][0].subnet == ip_interface("10.0.0.0/8")
+    assert loaded.inner[0][0].gateway is None
+    assert loaded.server == ip_address("192.0.2.1")
+    assert loaded.dns is not None
+    assert loaded.dns.domain == "example.org"
+    assert loaded.routes[0].gw == ip_address("192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("conf", "fault"),
+    [
+        ({"someNumber": "5"}, "someNumber: input should be a valid integer, got '5'"),
+        ({"someNumber": 5.0}, "someNumber: input should be a valid integer, got 5.0"),
+        ({"flag": 0}, "flag: input should be a valid boolean, got 0"),
+        ({"inner": [[{}]]}, "inner[0][0].subnet: field required"),
+        (
+            {"inner": [[{"subnet": "10.0.0.0"}]]},
+            "inner[0][0].subnet: '10.0.0.0' is not an address in CIDR notation",
+        ),
+        ({"inner": [["x"]]}, "inner[0][0]: input should be"),
+        ({"server": "x"}, "server: 'x' is not an IP address"),
+        ({"dns": []}, "dns: expected an object, got []"),
+        ({"routes": [5]}, "routes[0]: route: expected an object, got 5"),
+        ({"routes": [{"dst": "x"}]}, "routes[0]: route.dst: 'x' is not an address in CIDR notation"),
+    ],
+)
+def test_each_fault_names_path_and_value(conf: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Outer, conf)
+    assert fault in caught.value.details
+    assert caught.value.msg.startswith("invalid network config: ")
+
+
+def test_what_is_not_an_object_at_all() -> None:
+    with pytest.raises(InvalidNetworkConfig, match="invalid network config: input should be"):
+        load(Outer, [])  # type: ignore[arg-type]
