@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, mod
 from pydantic.alias_generators import to_camel
 
 from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.spec.decode import parse_dns, parse_route
 from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
-from cni_plugins.spec.result import DNS, Route, parse_dns, parse_route
+from cni_plugins.spec.result import DNS, Route
 
 Address = Annotated[IPAddress, PlainValidator(parse_address)]
 Cidr = Annotated[IPInterface, PlainValidator(parse_cidr)]

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 
 from cni_plugins.errors import CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
+from cni_plugins.spec.decode import parse_result
 from cni_plugins.spec.fields import shown
 from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result, parse_result
+from cni_plugins.spec.result import Result
 from cni_plugins.spec.versions import SUPPORTED
 
 _BUSY_TRIES = 5  # an executable being replaced refuses to start (ETXTBSY); the reference waits as long

@@ -14,9 +14,10 @@ from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import CniError, InvalidNetworkConfig, KernelRefused, StateDrifted
 from cni_plugins.kernel import apply, observe, sandbox
+from cni_plugins.spec.encode import encode
 from cni_plugins.spec.fields import get
 from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result, encode, own_part
+from cni_plugins.spec.result import Result, own_part
 
 
 def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:

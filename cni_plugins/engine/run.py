@@ -8,8 +8,8 @@ from cni_plugins.engine import registry
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import CniError
 from cni_plugins.spec import request as requests
+from cni_plugins.spec.encode import encode
 from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import encode
 from cni_plugins.spec.versions import LATEST
 
 

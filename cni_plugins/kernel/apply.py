@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cni_plugins.errors import CniError, KernelRefused
-from cni_plugins.kernel import addresses, iptables, link_checks, links, reference, rules, sysctl, vlans
+from cni_plugins.kernel import (
+    addresses,
+    bridges,
+    iptables,
+    link_checks,
+    links,
+    reference,
+    rules,
+    sysctl,
+    vlans,
+)
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import Attachment
@@ -117,11 +127,11 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
     """Carry out one step; return what was there before (see steps.plan)."""
     match step:
         case EnsureBridge():
-            return links.ensure_bridge(session, step)
+            return bridges.ensure_bridge(session, step)
         case SetVlanFiltering(name, on):
-            links.set_vlan_filtering(session, name, on=on)
+            bridges.set_vlan_filtering(session, name, on=on)
         case DelIdleBridge(name):
-            links.del_idle_bridge(session, name)
+            bridges.del_idle_bridge(session, name)
         case EnsureUp(where, link):
             return links.set_up(session, where, link, up=True)
         case SetDown(where, link):
@@ -135,13 +145,13 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case DelLink(where, link):
             links.delete(session, where, link)
         case AttachPort():
-            links.attach_port(session, step)
+            bridges.attach_port(session, step)
         case SetPortVlans():
             vlans.set_port_vlans(session, step)
         case EnsureGatewayPort():
-            return links.ensure_gateway_port(session, step)
+            return bridges.ensure_gateway_port(session, step)
         case AwaitUp(link):
-            links.await_up(session, link)
+            bridges.await_up(session, link)
         case Announce(where, link):
             links.announce(session, where, link)
         case EnsureAddress():

@@ -10,23 +10,22 @@ kernel refuses it and we look again.
 import errno
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from cni_plugins.errors import TryAgainLater
+from cni_plugins.kernel import nft_look as look
 from cni_plugins.kernel import nft_wire as wire
+from cni_plugins.kernel.nft_look import TABLE, Element
 from cni_plugins.kernel.nft_wire import attr, message
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
     NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
-    NLM_F_DUMP,
     NLM_F_EXCL,
     Refused,
-    attributes,
 )
 
-TABLE = "cni_plugins"
 _FAMILIES = (wire.INET, wire.BRIDGE)
 _TRIES = 50
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
@@ -72,14 +71,6 @@ class Objects(NamedTuple):
         return _RULE_MARK + " ".join(item.name for item in self.sets)
 
 
-class Element(NamedTuple):
-    """One element of a set of ours, with its owner's comment."""
-
-    set_name: str
-    key: bytes
-    comment: str
-
-
 def ensure(session: Session, objects: Objects, comment: str) -> None:
     """Add the elements, and whatever they need that is not there yet, in one transaction.
 
@@ -98,7 +89,7 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
             if err.errno == errno.EEXIST:
                 _evict(session, objects)
             elif err.errno == errno.ENOENT or _changed(err):
-                generation = _generation(session)
+                generation = look.generation(session)
                 building = _build(session, objects)
             else:
                 raise
@@ -109,7 +100,7 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
 
 def missing(session: Session, objects: Objects, tag: str) -> str:
     """Say what of the objects is not in the kernel, or is not owned by the tag; empty when all is well."""
-    if objects.mark not in {text for _, text in _rules(session, objects.family, objects.chain.name)}:
+    if objects.mark not in {text for _, text in look.rules(session, objects.family, objects.chain.name)}:
         return f"the rule in chain {objects.chain.name} of table {TABLE}"
     for item in objects.elements:
         query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
@@ -119,7 +110,7 @@ def missing(session: Session, objects: Objects, tag: str) -> str:
             if err.errno != errno.ENOENT:
                 raise
             answers = []
-        found = [element for answer in answers for element in _elements(answer.data)]
+        found = [element for answer in answers for element in look.elements_of(answer.data)]
         if not any(element.comment.startswith(tag) for element in found):
             return f"the element of set {item[0]} of table {TABLE}"
     return ""
@@ -131,20 +122,6 @@ def remove(session: Session, doomed: Callable[[Element], bool]) -> None:
         for attempt in range(_TRIES):
             if _remove_once(session, family, doomed, tidy=attempt < _TRIES - 1):
                 break
-
-
-def usable(session: Session) -> bool:
-    """Say whether this kernel has nf_tables."""
-    try:
-        _generation(session)
-    except OSError:
-        return False
-    return True
-
-
-def rules_of(session: Session, family: int, table: str, chain: str) -> list[tuple[bytes, str]]:
-    """Return (handle, comment) of the rules of any chain, an absent one included."""
-    return _rules(session, family, chain, table)
 
 
 # ---------------------------------------------------------------------------------------------- adding
@@ -168,7 +145,7 @@ def _build(session: Session, objects: Objects) -> list[bytearray]:
         ),
         *(_new_set(family, item, number) for number, item in enumerate(objects.sets, 1)),
     ]
-    if objects.mark not in {text for _, text in _rules(session, family, chain.name)}:
+    if objects.mark not in {text for _, text in look.rules(session, family, chain.name)}:
         messages.append(
             message(
                 wire.NEWRULE,
@@ -222,11 +199,11 @@ def _evict(session: Session, objects: Objects) -> None:
 
 def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool], *, tidy: bool) -> bool:
     """Look and remove; say whether that is settled, or must be tried again because the ruleset changed."""
-    generation = _generation(session)
+    generation = look.generation(session)
     kept: dict[str, int] = {}
     messages: list[bytearray] = []
-    for set_name in _set_names(session, family):
-        elements = _dump_elements(session, family, set_name)
+    for set_name in look.set_names(session, family):
+        elements = look.elements(session, family, set_name)
         going = [element for element in elements if doomed(element)]
         kept[set_name] = len(elements) - len(going)
         messages += [_removal(family, element) for element in going]
@@ -250,8 +227,8 @@ def _tidied(
 ) -> list[bytearray]:
     if everything:
         return [message(wire.DELTABLE, family, 0, attr(1, TABLE))]
-    for chain in _chain_names(session, family):
-        for handle, text in _rules(session, family, chain):
+    for chain in look.chain_names(session, family):
+        for handle, text in look.rules(session, family, chain):
             if text.startswith(_RULE_MARK) and empty & set(text.removeprefix(_RULE_MARK).split()):
                 messages.append(
                     message(wire.DELRULE, family, 0, attr(1, TABLE), attr(2, chain), attr(3, handle))
@@ -266,60 +243,6 @@ def _removal(family: int, element: Element) -> bytearray:
     return message(wire.DELSETELEM, family, 0, attr(1, TABLE), attr(2, element.set_name), attr(3, [entry]))
 
 
-# ---------------------------------------------------------------------------------------------- looking
-
-
 def _changed(err: Refused) -> bool:
     """Say whether a batch was refused because the generation moved on."""
     return err.errno in (errno.ERESTART, errno.EINTR)
-
-
-def _generation(session: Session) -> int:
-    (answer,) = session.nft().call(message(wire.GETGEN, 0, NLM_F_ACK))
-    return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])
-
-
-def _dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]:
-    """Dump objects; of a table or chain that does not exist there are none."""
-    try:
-        return [answer.data for answer in session.nft().dump(message(kind, family, NLM_F_DUMP, *attrs))]
-    except Refused as err:
-        if err.errno == errno.ENOENT:
-            return []
-        raise
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
-
-
-def _set_names(session: Session, family: int) -> list[str]:
-    return [_text(wire.fields(data)[2]) for data in _dump(session, wire.GETSET, family, attr(1, TABLE))]
-
-
-def _chain_names(session: Session, family: int) -> list[str]:
-    found = [wire.fields(data) for data in _dump(session, wire.GETCHAIN, family)]
-    return [_text(item[3]) for item in found if _text(item[1]) == TABLE]
-
-
-def _rules(session: Session, family: int, chain: str, table: str = TABLE) -> list[tuple[bytes, str]]:
-    found = [
-        wire.fields(data) for data in _dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
-    ]
-    return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
-
-
-def _dump_elements(session: Session, family: int, set_name: str) -> list[Element]:
-    listed = _dump(session, wire.GETSETELEM, family, attr(1, TABLE), attr(2, set_name))
-    return [element for data in listed for element in _elements(data)]
-
-
-def _elements(data: bytes) -> list[Element]:
-    top = wire.fields(data)
-    set_name = _text(top[2])
-    found = []
-    for _, entry in attributes(top.get(3, b"")):
-        item = dict(attributes(entry))
-        key = dict(attributes(item[1]))[1]
-        found.append(Element(set_name, key, wire.comment_text(item.get(6, b""))))
-    return found

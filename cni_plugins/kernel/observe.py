@@ -3,7 +3,7 @@
 import struct
 
 from cni_plugins.contract.facts import Asks, Facts, LinkFacts
-from cni_plugins.kernel import addresses, iptables, links, netns, nft, sysctl
+from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
 from cni_plugins.kernel.messages import rtmsg
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused, encoded
@@ -26,7 +26,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         owned=_owned(session) if asks.owned else (),
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
-        nf_tables=not asks.nf_tables or nft.usable(session),
+        nf_tables=not asks.nf_tables or nft_look.usable(session),
         iptables=not asks.iptables or iptables.installed(),
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
         host_seed=_host_seed(session),

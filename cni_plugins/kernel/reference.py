@@ -4,7 +4,7 @@ Only asked for when a sandbox's host end does not bear our name. Objects are fou
 the reference gives them: masquerade rules of both its backends, and the chains of its source address checks.
 """
 
-from cni_plugins.kernel import iptables, nft
+from cni_plugins.kernel import iptables, nft_look
 from cni_plugins.kernel import nft_wire as wire
 from cni_plugins.kernel.nft_wire import attr, message
 from cni_plugins.kernel.session import Session
@@ -22,7 +22,7 @@ def delete(session: Session, step: DelReferenceRules) -> None:
 
 def _delete_masquerade(session: Session, step: DelReferenceRules) -> None:
     """The reference's comments begin with a tag like ours: digest of network, dash, digest of the rest."""
-    listed = nft.rules_of(session, wire.INET, _MASQUERADE_TABLE, _MASQUERADE_CHAIN)
+    listed = nft_look.rules(session, wire.INET, _MASQUERADE_CHAIN, _MASQUERADE_TABLE)
     going = [handle for handle, text in listed if text.startswith(step.attachment.tag)]
     messages = [_rule_removal(wire.INET, _MASQUERADE_TABLE, _MASQUERADE_CHAIN, handle) for handle in going]
     if messages:
@@ -34,14 +34,14 @@ def _delete_source_guard(session: Session, step: DelReferenceRules) -> None:
     _, container_id, ifname = step.attachment
     outer = f"cni-br-iface-{container_id}-{ifname}"
     chains = [outer, f"{outer}-mac"]
-    entry = nft.rules_of(session, wire.BRIDGE, _GUARD_TABLE, _GUARD_CHAIN)
+    entry = nft_look.rules(session, wire.BRIDGE, _GUARD_CHAIN, _GUARD_TABLE)
     going = [
         (_GUARD_CHAIN, handle) for handle, text in entry if text == f"macspoofchk-{container_id}-{ifname}"
     ]
     going += [
         (chain, handle)
         for chain in chains
-        for handle, _ in nft.rules_of(session, wire.BRIDGE, _GUARD_TABLE, chain)
+        for handle, _ in nft_look.rules(session, wire.BRIDGE, chain, _GUARD_TABLE)
     ]
     messages = [_rule_removal(wire.BRIDGE, _GUARD_TABLE, chain, handle) for chain, handle in going]
     if messages:

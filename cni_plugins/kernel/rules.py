@@ -7,7 +7,8 @@ from typing import cast
 
 from cni_plugins.kernel import nft
 from cni_plugins.kernel import nft_wire as wire
-from cni_plugins.kernel.nft import Chain, Element, Objects, Set
+from cni_plugins.kernel.nft import Chain, Objects, Set
+from cni_plugins.kernel.nft_look import Element
 from cni_plugins.kernel.session import Session
 from cni_plugins.spec.attachment import Attachment, digest, network_tag
 from cni_plugins.spec.fields import IPInterface, IPNetwork

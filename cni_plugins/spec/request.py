@@ -18,9 +18,10 @@ from cni_plugins.errors import (
 )
 from cni_plugins.spec import versions
 from cni_plugins.spec.attachment import Attachment
+from cni_plugins.spec.decode import parse_result
 from cni_plugins.spec.fields import Conf, get, shown
 from cni_plugins.spec.ifnames import ifname_fault
-from cni_plugins.spec.result import NOTHING, Result, parse_result
+from cni_plugins.spec.result import NOTHING, Result
 
 STDIN_LIMIT = 1 << 20  # bytes; a conflist with its prevResult is a few kilobytes
 

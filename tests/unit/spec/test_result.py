@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import DecodingFailed, InvalidNetworkConfig
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route, encode, own_part, parse_result
+from cni_plugins.spec.decode import parse_result
+from cni_plugins.spec.encode import encode
+from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route, own_part
 
 FULL = Result(
     interfaces=(

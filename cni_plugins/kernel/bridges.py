@@ -1,0 +1,148 @@
+"""Bridges and their ports."""
+
+import errno
+import time
+from typing import Any
+
+from cni_plugins.errors import KernelRefused, NameTaken, UnsupportedField
+from cni_plugins.kernel import links
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import Refused
+from cni_plugins.steps.links import BRIDGE_ALIAS, AttachPort, EnsureBridge, EnsureGatewayPort
+from cni_plugins.steps.places import HOST
+from cni_plugins.steps.plan import ABSENT, UNCHANGED
+
+_NO_VLANS = "this kernel's bridges cannot filter VLANs"
+_AWAIT_UP = 5.0  # seconds, as long as the reference waits in all
+_FIRST_PAUSE = 0.0005
+
+
+def ensure_bridge(session: Session, step: EnsureBridge) -> str:
+    """Make the bridge, or switch VLAN filtering on where an existing one lacks it."""
+    session.share_host()
+    before = _made_or_found(session, step)
+    if step.vlan_filtering:
+        link = links.get(session, HOST, step.name)
+        if link.vlan_filtering is None:
+            _take_back_new(session, step.name, before)
+            raise UnsupportedField(_NO_VLANS, "vlan or vlanTrunk is set")
+        if not link.vlan_filtering:
+            set_vlan_filtering(session, step.name, on=True)
+            return "off"
+    return before
+
+
+def _made_or_found(session: Session, step: EnsureBridge) -> str:
+    found = links.find(session, HOST, step.name)
+    if found is None:
+        data = [("IFLA_BR_VLAN_FILTERING", 1)] if step.vlan_filtering else []
+        attrs: list[tuple[str, Any]] = [
+            ("IFLA_IFNAME", step.name),
+            ("IFLA_ADDRESS", step.mac),
+            ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": data})]}),
+        ]
+        try:
+            size = [("IFLA_MTU", step.mtu)] if step.mtu else []
+            links.add_named(session, attrs + size, step.name, BRIDGE_ALIAS)
+        except Refused as err:
+            if err.errno == errno.EOPNOTSUPP and step.vlan_filtering:
+                raise UnsupportedField(_NO_VLANS, "vlan or vlanTrunk is set") from err
+            if err.errno != errno.EEXIST:  # another ADD was faster
+                raise
+            found = links.get(session, HOST, step.name)
+        else:
+            return ABSENT
+    if found.kind != "bridge":
+        raise NameTaken(
+            f'"{step.name}" already exists but is not a bridge', f"its kind is {found.kind or 'a device'}"
+        )
+    return UNCHANGED
+
+
+def _take_back_new(session: Session, name: str, before: str) -> None:
+    if before == ABSENT:
+        del_idle_bridge(session, name)
+
+
+def set_vlan_filtering(session: Session, name: str, *, on: bool) -> None:
+    info = [
+        ("IFLA_INFO_KIND", "bridge"),
+        ("IFLA_INFO_DATA", {"attrs": [("IFLA_BR_VLAN_FILTERING", int(on))]}),
+    ]
+    links.modify(
+        session, links.change([("IFLA_LINKINFO", {"attrs": info})], links.get(session, HOST, name).ifindex)
+    )
+
+
+def del_idle_bridge(session: Session, name: str) -> None:
+    """Remove a bridge that we made and nobody uses, with its gateway ports.
+
+    Nobody else may be between making the bridge and plugging into it, hence the lock; if that cannot be had,
+    the bridge stays, as it is in use.
+    """
+    if _idle_ports(session, name) is None:
+        return
+    with session.host_alone() as alone:
+        ports = _idle_ports(session, name)
+        if alone and ports is not None:
+            for link in (*ports, name):
+                links.delete(session, HOST, link)
+
+
+def _idle_ports(session: Session, name: str) -> list[str] | None:
+    """Return the gateway ports of a bridge of ours that has no others, None when it is to be left alone."""
+    bridge = links.find(session, HOST, name)
+    if bridge is None or bridge.alias != BRIDGE_ALIAS:
+        return None
+    ports = links.every(session, HOST, master=bridge.ifindex)
+    return [port.name for port in ports] if all(port.alias == BRIDGE_ALIAS for port in ports) else None
+
+
+def ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
+    """Make the pair whose one end bears a VLAN's gateway address, and plug the other into the bridge."""
+    if links.find(session, HOST, step.name) is not None:
+        return UNCHANGED
+    try:
+        links.add_pair(
+            session,
+            (step.port, "", BRIDGE_ALIAS),
+            [("IFLA_IFNAME", step.name), ("IFLA_ADDRESS", step.mac)],
+            0,
+        )
+    except Refused as err:
+        if err.errno == errno.EEXIST:  # another ADD was faster
+            return UNCHANGED
+        raise
+    try:
+        attach_port(session, AttachPort(step.port, step.bridge, hairpin=False, isolated=False))
+        links.set_up(session, HOST, step.name, up=True)
+    except OSError:
+        links.delete(session, HOST, step.name)
+        raise
+    return ABSENT
+
+
+def attach_port(session: Session, step: AttachPort) -> None:
+    """Put the host end into the bridge: membership first, then port flags and up, in one datagram."""
+    bridge, link = links.get(session, HOST, step.bridge), links.get(session, HOST, step.link)
+    flags = [("IFLA_BRPORT_MODE", int(step.hairpin)), ("IFLA_BRPORT_ISOLATED", int(step.isolated))]
+    info = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": flags})]
+    links.modify(
+        session,
+        links.change([("IFLA_MASTER", bridge.ifindex)], link.ifindex),
+        links.change(
+            [("IFLA_LINKINFO", {"attrs": info})], link.ifindex, flags=links.IFF_UP, mask=links.IFF_UP
+        ),
+    )
+
+
+def await_up(session: Session, name: str) -> None:
+    """:raises KernelRefused: when the link's operational state does not become up in time."""
+    deadline, pause = time.monotonic() + _AWAIT_UP, _FIRST_PAUSE
+    while not ((link := links.get(session, HOST, name)).operstate == links.OPER_UP and link.forwarding):
+        if time.monotonic() > deadline:
+            raise KernelRefused(
+                f"bridge port {name} is not up", f"operational state {link.operstate} of RFC 2863"
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)

@@ -1,0 +1,80 @@
+"""What there is in nf_tables: generation, sets, chains, rules, elements. Nothing here changes anything."""
+
+import errno
+import struct
+from typing import NamedTuple, cast
+
+from cni_plugins.kernel import nft_wire as wire
+from cni_plugins.kernel.nft_wire import attr, message
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Refused, attributes
+
+TABLE = "cni_plugins"
+
+
+class Element(NamedTuple):
+    """One element of a set of ours, with its owner's comment."""
+
+    set_name: str
+    key: bytes
+    comment: str
+
+
+def usable(session: Session) -> bool:
+    """Say whether this kernel has nf_tables."""
+    try:
+        generation(session)
+    except OSError:
+        return False
+    return True
+
+
+def generation(session: Session) -> int:
+    (answer,) = session.nft().call(message(wire.GETGEN, 0, NLM_F_ACK))
+    return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])
+
+
+def dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]:
+    """Dump objects; of a table or chain that does not exist there are none."""
+    try:
+        return [answer.data for answer in session.nft().dump(message(kind, family, NLM_F_DUMP, *attrs))]
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return []
+        raise
+
+
+def text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def set_names(session: Session, family: int) -> list[str]:
+    return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, TABLE))]
+
+
+def chain_names(session: Session, family: int) -> list[str]:
+    found = [wire.fields(data) for data in dump(session, wire.GETCHAIN, family)]
+    return [text(item[3]) for item in found if text(item[1]) == TABLE]
+
+
+def rules(session: Session, family: int, chain: str, table: str = TABLE) -> list[tuple[bytes, str]]:
+    found = [
+        wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+    ]
+    return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def elements(session: Session, family: int, set_name: str) -> list[Element]:
+    listed = dump(session, wire.GETSETELEM, family, attr(1, TABLE), attr(2, set_name))
+    return [element for data in listed for element in elements_of(data)]
+
+
+def elements_of(data: bytes) -> list[Element]:
+    top = wire.fields(data)
+    set_name = text(top[2])
+    found = []
+    for _, entry in attributes(top.get(3, b"")):
+        item = dict(attributes(entry))
+        key = dict(attributes(item[1]))[1]
+        found.append(Element(set_name, key, wire.comment_text(item.get(6, b""))))
+    return found
