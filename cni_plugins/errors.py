@@ -37,6 +37,11 @@ class CniError(Exception):
         return "; ".join(part for part in (self.details, *getattr(self, "__notes__", ())) if part)
 
 
+def foreseen(err: Exception) -> CniError:
+    """Return the error itself if it is one of ours, else one that says what nobody foresaw."""
+    return err if isinstance(err, CniError) else CniError(f"internal error: {err}", type(err).__name__)
+
+
 class IncompatibleVersion(CniError):
     code = 1
 

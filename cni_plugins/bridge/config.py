@@ -7,12 +7,13 @@ from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 from cni_plugins.contract.model import ConfigModel, DnsField, load
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.spec.args import parse_args
-from cni_plugins.spec.fields import IPNetwork, parse_cidr, shown
+from cni_plugins.spec.fields import IPNetwork, get, parse_cidr, shown
 from cni_plugins.spec.ifnames import ifname_fault
 from cni_plugins.spec.macs import parse_mac
 from cni_plugins.spec.request import Request
 
 AUTO = "auto"
+DEFAULT_BRIDGE = "cni0"
 _SMALLEST_MTU, _LARGEST_MTU = 68, 65535  # RFC 791; veth's own limit
 _LARGEST_VLAN = 4094  # IEEE 802.1Q
 
@@ -41,6 +42,14 @@ def _vlan(value: object) -> int:
     if type(value) is int and 0 <= value <= _LARGEST_VLAN:
         return value
     raise ValueError(f"invalid VLAN ID {shown(value)} (must be between 0 and {_LARGEST_VLAN})")
+
+
+def _dns(value: object) -> object:
+    """As in the reference, a list counts even when empty, a domain does not: then the IPAM's DNS stays."""
+    if not isinstance(value, dict):
+        return value
+    lists = (get(value, key) is not None for key in ("nameservers", "search", "options"))
+    return value if any(lists) or get(value, "domain") else None
 
 
 def _masquerade(value: object) -> object:
@@ -93,7 +102,7 @@ class _Args(ConfigModel):
 class BridgeConfig(ConfigModel):
     """The network config; `mac` is filled from its three sources by `parse`."""
 
-    bridge: Annotated[str, BeforeValidator(_link_name)] = "cni0"
+    bridge: Annotated[str, BeforeValidator(_link_name)] = DEFAULT_BRIDGE
     is_gateway: bool = False
     is_default_gateway: bool = False
     force_address: bool = False
@@ -111,7 +120,7 @@ class BridgeConfig(ConfigModel):
     port_isolation: bool = False
     remove_idle_bridge: bool = False
     ipam: Ipam = Ipam()
-    dns: DnsField | None = None
+    dns: Annotated[DnsField | None, BeforeValidator(_dns)] = None
     args: _Args = _Args()
     runtime_config: _Mac = _Mac()
     mac: Mac = Field(default="", alias="\0mac")

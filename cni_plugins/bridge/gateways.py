@@ -5,12 +5,12 @@ from ipaddress import ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.facts import Facts
-from cni_plugins.errors import NameTaken
+from cni_plugins.errors import InvalidNetworkConfig, NameTaken
 from cni_plugins.spec.attachment import digest
 from cni_plugins.spec.fields import IPAddress, IPInterface
 from cni_plugins.spec.result import IPConfig, Route
 from cni_plugins.steps.addresses import DelAddress, EnsureAddress
-from cni_plugins.steps.links import EnsureGatewayPort, PortVlan, SetPortVlans
+from cni_plugins.steps.links import EnsureGatewayPort
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import Step
 
@@ -26,7 +26,12 @@ def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig,
 
 
 def _first_address(address: IPInterface) -> IPAddress:
-    return address.network.network_address + 1
+    """:raises InvalidNetworkConfig: when the network has no such address but the container's own."""
+    network = address.network
+    last = int(network.network_address) == (1 << network.max_prefixlen) - 1
+    if last or network.network_address + 1 == address.ip:
+        raise InvalidNetworkConfig(f"{address} has no gateway and leaves none to take", "isGateway is set")
+    return network.network_address + 1
 
 
 def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
@@ -44,22 +49,20 @@ def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, 
 
 
 def gateway_addresses(
-    config: BridgeConfig, mac: str, ips: tuple[IPConfig, ...], facts: Facts
+    config: BridgeConfig, mac: str, ips: tuple[IPConfig, ...], facts: Facts, *, checking: bool
 ) -> Iterator[Step]:
-    """Give the bridge a gateway address for each subnet.
+    """Give the bridge a gateway address for each subnet; when checking, other addresses are nobody's fault.
 
     :raises NameTaken: when one of its addresses overlaps without being the same, unless `forceAddress`.
     """
     link = config.gateway_link
     wanted = list(dict.fromkeys(ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in ips))
-    present = facts.host[link].addresses if link in facts.host else ()
+    present = facts.host[link].addresses if link in facts.host and not checking else ()
     if config.vlan:
-        yield EnsureGatewayPort(link, mac, gateway_port(config), config.bridge)
-        yield SetPortVlans(
-            gateway_port(config), (PortVlan(config.vlan, config.vlan, access=True),), exclusive=True
-        )
+        yield EnsureGatewayPort(link, mac, gateway_port(config), config.bridge, config.vlan)
     for address in wanted:
-        for other in _conflicts(address, present, wanted):
+        # Last first: with the first address of a subnet the kernel would remove the others.
+        for other in reversed(_conflicts(address, present, wanted)):
             if not config.force_address:
                 raise NameTaken(
                     f'"{link}" already has an IP address different from {address}',
@@ -76,6 +79,8 @@ def _conflicts(
 
     IPv4 follows the reference, which takes a second address for a mistake; one plan may have several.
     """
+    if address in present:
+        return []
     others = (
         other
         for other in present

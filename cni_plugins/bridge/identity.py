@@ -59,7 +59,9 @@ def _recorded(request: Request, config: BridgeConfig, facts: Facts) -> Identity:
 
     :raises InvalidNetworkConfig: when prevResult is absent or does not know the interface.
     """
-    listed = request.prev_result.interfaces if request.prev_result else ()
+    if request.prev_result is None:
+        raise InvalidNetworkConfig("required prevResult missing", "CHECK compares with the result of ADD")
+    listed = request.prev_result.interfaces
     own = next((item for item in listed if item.name == request.ifname and item.sandbox), None)
     if own is None or own.sandbox != request.netns:
         raise InvalidNetworkConfig(

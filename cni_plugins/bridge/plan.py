@@ -47,10 +47,10 @@ def add(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> 
             identity.mtu,
             identity.host_end,
             identity.host_mac,
-            request.attachment.alias,
+            request.attachment.alias if identity.ours else "",
         ),
         *_port(config, identity),
-        *(gateway_addresses(config, identity.gateway_mac, ips, facts) if config.is_gw else ()),
+        *_gateways(request, config, identity, ips, facts),
         *_source_guard(request, config, identity),
         *_sandbox(request, config, identity, ips, routes(config, ips, lease.routes)),
         *_masquerade(request, config, identity, ips),
@@ -108,6 +108,14 @@ def _ranges(ids: Iterable[int]) -> Iterator[PortVlan]:
     return (PortVlan(first, last) for first, last in zip(starts, ends, strict=True))
 
 
+def _gateways(
+    request: Request, config: BridgeConfig, identity: Identity, ips: tuple[IPConfig, ...], facts: Facts
+) -> Iterator[Step]:
+    if config.is_gw:
+        checking = request.command == "CHECK"
+        yield from gateway_addresses(config, identity.gateway_mac, ips, facts, checking=checking)
+
+
 def _source_guard(request: Request, config: BridgeConfig, identity: Identity) -> Iterator[Step]:
     if config.macspoofchk and identity.ours:
         yield EnsureSourceGuard(request.attachment, identity.host_end, identity.mac)
@@ -163,7 +171,9 @@ def _route(link: str, route: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
     if gateway is None and (route.scope or 0) < _SCOPE_LINK:
         gateway = next((ip.gateway for ip in family if ip.gateway), None)
     reachable = (
-        gateway is None or gateway.is_link_local or any(gateway in ip.address.network for ip in family)
+        gateway is None
+        or (gateway.version == IPV6 and gateway.is_link_local)
+        or any(gateway in ip.address.network for ip in family)
     )
     return AddRoute(
         SANDBOX,

@@ -14,8 +14,8 @@ from cni_plugins.spec.result import Interface, Result
 _SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
 
 
-def ipam_type(config: BridgeConfig) -> str:
-    return config.ipam.type
+def ipam_type(request: Request) -> str:
+    return request.ipam_type
 
 
 def asks(request: Request, config: BridgeConfig | None) -> Asks:
@@ -23,7 +23,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
     if request.command == "GC":
         return Asks(owned=True)
     if request.command == "DEL" or config is None:
-        return Asks(sandbox=(request.ifname,))
+        return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     links = (config.bridge, config.gateway_link) if config.vlan else (config.bridge,)
     if request.command == "STATUS":
         masquerades = config.ip_masq.v4 or config.ip_masq.v6

@@ -30,7 +30,7 @@ class Asks(NamedTuple):
 
 
 class LinkFacts(NamedTuple):
-    """One link as it is; `peer` is the name of a veth's other end, where that is in the host."""
+    """One link as it is; `peer…` is about a veth's other end, where that is in the host."""
 
     name: str
     ifindex: int
@@ -40,6 +40,8 @@ class LinkFacts(NamedTuple):
     up: bool
     alias: str = ""
     peer: str = ""
+    peer_alias: str = ""
+    peer_master: str = ""
     addresses: tuple[IPInterface, ...] = ()
 
 

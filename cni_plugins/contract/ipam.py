@@ -11,13 +11,15 @@ class Ipam(NamedTuple):
     """An IPAM plugin.
 
     `reserve` answers with ips, routes and dns, and leaves nothing behind when it raises. `release` succeeds
-    for an attachment it does not know, and needs no more of the config than where the leases are. `gc`
+    for an attachment it does not know, and needs no more of the config than where the leases are. `take_back`
+    frees what one `reserve` answered with, and nothing the attachment had before. `gc`
     releases all but `request.valid_attachments`. `check` raises StateDrifted, `status` raises NotAvailable.
     """
 
     name: str
     reserve: Callable[[Request], Result]
     release: Callable[[Request], None]
+    take_back: Callable[[Request, Result], None]
     check: Callable[[Request], None]
     gc: Callable[[Request], None]
     status: Callable[[Request], None]

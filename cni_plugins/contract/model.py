@@ -52,11 +52,7 @@ class ConfigModel(BaseModel):
         folded = {}
         for key, item in value.items():
             alias = spelling.get(key.lower())
-            if (
-                alias is not None
-                and item is not None
-                and not (alias in folded and alias in value and key != alias)
-            ):
+            if alias is not None and item is not None:
                 folded[alias] = item
         return folded
 
@@ -81,7 +77,10 @@ def _fault(path: tuple[int | str, ...], message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
     if message.startswith(("Input ", "Field ")):  # pydantic's own sentences; ours may begin with a name
         message = message[0].lower() + message[1:]
+    if " or instance of " in message:
+        message = "expected an object"
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     text = shown(value)
-    said = message if text in message else f"{message}, got {text}"
+    whole = (isinstance(value, dict) and not path) or message.startswith("cannot ")
+    said = message if whole or text in message else f"{message}, got {text}"
     return f"{where}: {said}" if where else said

@@ -14,6 +14,7 @@ from cni_plugins.spec.result import Result
 from cni_plugins.spec.versions import SUPPORTED
 
 _BUSY_TRIES = 5  # an executable being replaced refuses to start (ETXTBSY); the reference waits as long
+_LONGEST_NAME = 255  # bytes a file system takes
 _BUSY_PAUSE = 1.0  # seconds
 
 
@@ -22,16 +23,16 @@ def find(name: str, path: tuple[str, ...]) -> str:
 
     :raises InvalidNetworkConfig: when there is none, or the name is none.
     """
-    if not name or "/" in name or name in (".", ".."):
-        raise InvalidNetworkConfig(
-            "no plugin name provided" if not name else f"invalid plugin name {shown(name)}"
-        )
+    if not name:
+        raise InvalidNetworkConfig("no plugin name provided", "ipam.type is empty")
+    if "/" in name or "\0" in name or name in (".", "..") or len(name) > _LONGEST_NAME:
+        raise InvalidNetworkConfig("invalid plugin name", f"type is {shown(name)}")
     for directory in path:
         candidate = os.path.join(directory, name)
         if os.path.isfile(candidate):
             return candidate
     raise InvalidNetworkConfig(
-        f'failed to find plugin "{name}" in path [{" ".join(path)}]', f"type is {shown(name)}"
+        f'failed to find plugin "{name}" in path [{" ".join(path)}]', f"type is {name}"
     )
 
 
@@ -42,6 +43,18 @@ def reserve(executable: str, request: Request) -> Result:
     :raises DelegateBroken: when it printed neither a result nor an error.
     """
     output = _run(executable, request, "ADD")
+    try:
+        return _answer(executable, request, output)
+    except CniError as err:
+        # It has reserved something, and nobody else can tell what.
+        try:
+            _run(executable, request, "DEL")
+        except CniError as failure:
+            err.add_note(f"the addresses could not be released: {failure.msg}")
+        raise
+
+
+def _answer(executable: str, request: Request, output: bytes) -> Result:
     try:
         document = json.loads(output)
     except (ValueError, RecursionError) as err:

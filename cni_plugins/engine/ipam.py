@@ -6,6 +6,7 @@ from cni_plugins.contract.ipam import Ipam
 from cni_plugins.delegate import run as delegate
 from cni_plugins.engine import registry
 from cni_plugins.engine.program import Program
+from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Result
 
@@ -13,19 +14,25 @@ from cni_plugins.spec.result import Result
 def of(name: str, request: Request, program: Program | None) -> Ipam:
     """Return the IPAM plugin a config names.
 
-    :raises InvalidNetworkConfig: when CNI_PATH does not have it.
+    :raises InvalidNetworkConfig: when CNI_PATH does not have it, or it is a main plugin.
     """
     executable = delegate.find(name, request.path)
-    ours = registry.ipam(name) if _is(executable, program) else None
-    return ours or _delegated(name, executable)
+    ours = registry.ipam(name)
+    if ours is None and name in registry.NAMES:  # it would find itself in the same config, without end
+        raise InvalidNetworkConfig(f"{name} is not an IPAM plugin", f"ipam.type is {name}")
+    return ours if ours and _is(executable, program) else _delegated(name, executable)
 
 
 def none(name: str = "") -> Ipam:
     """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
-    return Ipam(name, lambda _: Result(), _nothing, _nothing, _nothing, _nothing)
+    return Ipam(name, lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
 
 
 def _nothing(_request: Request) -> None:
+    pass
+
+
+def _nothing_of(_request: Request, _lease: Result) -> None:
     pass
 
 
@@ -39,6 +46,7 @@ def _delegated(name: str, executable: str) -> Ipam:
         name,
         reserve=lambda request: delegate.reserve(executable, request),
         release=lambda request: delegate.call(executable, request, "DEL"),
+        take_back=lambda request, _: delegate.call(executable, request, "DEL"),
         check=lambda request: delegate.call(executable, request, "CHECK"),
         gc=lambda request: delegate.call(executable, request, "GC"),
         status=lambda request: delegate.call(executable, request, "STATUS"),

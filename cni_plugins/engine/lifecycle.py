@@ -12,10 +12,9 @@ from cni_plugins.contract.ipam import Ipam
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
-from cni_plugins.errors import CniError, InvalidNetworkConfig, KernelRefused, StateDrifted
+from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
 from cni_plugins.kernel import apply, observe, sandbox
 from cni_plugins.spec.encode import encode
-from cni_plugins.spec.fields import get
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Result, own_part
 
@@ -38,7 +37,7 @@ def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
 
 def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
     config = plugin.parse(request)
-    ipam = _ipam(plugin.ipam_type(config), request, program)
+    ipam = _ipam(plugin.ipam_type(request), request, program)
     with sandbox.open_session(request) as session:
         lease = ipam.reserve(request)
         try:
@@ -50,20 +49,21 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
             apply.apply(session, plan)
             return answer
         except BaseException as err:
-            _release_after(ipam, request, err)
+            _take_back(ipam, request, lease, err)
             raise
 
 
 def check(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     config = plugin.parse(request)
-    if request.prev_result is None:
-        raise InvalidNetworkConfig("required prevResult missing", "CHECK compares with the result of ADD")
-    ipam = _ipam(plugin.ipam_type(config), request, program)
+    ipam = _ipam(plugin.ipam_type(request), request, program)
     with sandbox.open_session(request) as session:
         ipam.check(request)
         facts = observe.observe(session, plugin.asks(request, config))
-        lease = own_part(request.prev_result, request.ifname)
-        differences = apply.compare(session, plugin.plan_add(request, config, lease, facts))
+        lease = own_part(request.prev_result or Result(), request.ifname)
+        try:
+            differences = apply.compare(session, plugin.plan_add(request, config, lease, facts))
+        except NameTaken as err:
+            raise StateDrifted(err.msg, err.details) from err
     if differences:
         raise StateDrifted(differences[0], "; ".join(differences))
 
@@ -74,7 +74,7 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
     with sandbox.open_session(request) as session:
         facts = observe.observe(session, plugin.asks(request, config))
         failures = apply.apply_all(session, plugin.plan_del(request, config, facts))
-    _attempt(failures, lambda: _ipam(_ipam_name(request), request, program).release(request))
+    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
     _report(failures)
 
 
@@ -82,7 +82,7 @@ def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> N
     with sandbox.open_session(request) as session:
         facts = observe.observe(session, plugin.asks(request, None))
         failures = apply.apply_all(session, plugin.plan_gc(request, facts))
-    _attempt(failures, lambda: _ipam(_ipam_name(request), request, program).gc(request))
+    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(request))
     _report(failures)
 
 
@@ -90,18 +90,11 @@ def status(plugin: Plugin[Any], request: Request, program: Program | None) -> No
     config = plugin.parse(request)
     with sandbox.open_session(request) as session:
         plugin.status(request, config, observe.observe(session, plugin.asks(request, config)))
-    _ipam(plugin.ipam_type(config), request, program).status(request)
+    _ipam(plugin.ipam_type(request), request, program).status(request)
 
 
 def _ipam(name: str, request: Request, program: Program | None) -> Ipam:
     return ipams.of(name, request, program) if name else ipams.none()
-
-
-def _ipam_name(request: Request) -> str:
-    """Read the one key DEL and GC need from a config that may be broken otherwise."""
-    section = get(request.conf, "ipam")
-    name = get(section, "type") if isinstance(section, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _require_addresses(ipam: Ipam, lease: Result) -> None:
@@ -111,25 +104,25 @@ def _require_addresses(ipam: Ipam, lease: Result) -> None:
         )
 
 
-def _release_after(ipam: Ipam, request: Request, reason: BaseException) -> None:
-    try:
-        ipam.release(request)
-    except CniError as err:
-        reason.add_note(f"the addresses could not be released: {err.msg}")
+def _take_back(ipam: Ipam, request: Request, lease: Result, reason: BaseException) -> None:
+    failures: list[CniError] = []
+    _attempt(failures, lambda: ipam.take_back(request, lease))
+    for failure in failures:
+        reason.add_note(f"the addresses could not be released: {failure.msg}")
 
 
 def _parsed_if_possible(plugin: Plugin[Any], request: Request) -> Any:  # noqa: ANN401 (the plugin's own model)
     try:
         return plugin.parse(request)
-    except CniError:
+    except Exception:  # noqa: BLE001 (whatever is wrong with the config, DEL goes on without it)
         return None
 
 
 def _attempt(failures: list[CniError], deed: Callable[[], None]) -> None:
     try:
         deed()
-    except CniError as err:
-        failures.append(err)
+    except Exception as err:  # noqa: BLE001 (taking away never stops half-way)
+        failures.append(foreseen(err))
 
 
 def _report(failures: list[CniError]) -> None:

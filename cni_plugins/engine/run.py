@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cni_plugins.engine import registry
 from cni_plugins.engine.program import Program
-from cni_plugins.errors import CniError
+from cni_plugins.errors import CniError, foreseen
 from cni_plugins.spec import request as requests
 from cni_plugins.spec.encode import encode
 from cni_plugins.spec.request import Request
@@ -46,8 +46,7 @@ def run(
     except Exception as err:  # noqa: BLE001 (the one place where what nobody foresaw becomes an error document)
         import traceback
 
-        unforeseen = CniError(f"internal error: {err}", type(err).__name__)
-        return Outcome(_document(unforeseen, stdin.seen), 1, "".join(traceback.format_exception(err)))
+        return Outcome(_document(foreseen(err), stdin.seen), 1, "".join(traceback.format_exception(err)))
 
 
 def _answer(name: str, request: Request, program: Program | None) -> bytes:

@@ -112,6 +112,15 @@ class Leases:
         self._seal()
         return bool(held)
 
+    def give_back(self, owner: str, names: Sequence[str]) -> None:
+        """Free some of what an owner holds."""
+        for name in names:
+            if self._belongs(name, owner):
+                leasefile.discard(name, self._leases)
+        entry = self._index.get(owner)
+        self._index.put(owner, entry._replace(names=tuple(name for name in entry.names if name not in names)))
+        self._seal()
+
     def unwritten(self) -> tuple[str, ...]:
         """Return addresses whose file is empty: its writer died, as whoever writes holds the lock."""
         return tuple(found.name for found in self.torn() if found.fault == leasefile.EMPTY)

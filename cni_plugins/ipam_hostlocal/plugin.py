@@ -36,6 +36,14 @@ def _release(request: Request) -> None:
             leases.release(owner_of(request.container_id))
 
 
+def _take_back(request: Request, lease: Result) -> None:
+    """Free what one ADD reserved; the attachment may hold more from an earlier one that succeeded."""
+    with existing(place.data_dir(request.conf), request.network) as leases:
+        if leases is not None:
+            names = [str(ip.address.ip) for ip in lease.ips]
+            leases.give_back(owner_of(request.container_id, request.ifname), names)
+
+
 def _check(request: Request) -> None:
     from cni_plugins.ipam_hostlocal.config import parse
 
@@ -92,7 +100,15 @@ def _status(request: Request) -> None:
         raise NotAvailable(f"no IP addresses available in range set: {listed}", f"range set {numbers}")
 
 
-IPAM = Ipam(name="host-local", reserve=_reserve, release=_release, check=_check, gc=_gc, status=_status)
+IPAM = Ipam(
+    name="host-local",
+    reserve=_reserve,
+    release=_release,
+    take_back=_take_back,
+    check=_check,
+    gc=_gc,
+    status=_status,
+)
 
 
 def _chosen(

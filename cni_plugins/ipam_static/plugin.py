@@ -33,6 +33,10 @@ def _check(request: Request) -> None:
             )
 
 
+def _take_back(_request: Request, _lease: Result) -> None:
+    """Keep nothing, take nothing back."""
+
+
 def _gc(request: Request) -> None:
     """Keep nothing, collect nothing."""
 
@@ -43,4 +47,12 @@ def _status(request: Request) -> None:
     parse(request)
 
 
-IPAM = Ipam(name="static", reserve=_reserve, release=_release, check=_check, gc=_gc, status=_status)
+IPAM = Ipam(
+    name="static",
+    reserve=_reserve,
+    release=_release,
+    take_back=_take_back,
+    check=_check,
+    gc=_gc,
+    status=_status,
+)

@@ -33,6 +33,7 @@ _IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 _TABLE_MAIN, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST, _RTNH_F_ONLINK = 254, 0, 253, 1, 4
 # Above RTPROT_STATIC (4), and used by no daemon of /etc/iproute2/rt_protos: routes we made can be told.
 OUR_PROTOCOL = 217
+_LARGEST_MTU = 65535 - 15  # what the kernel cuts a route's mtu to (fib_convert_metrics)
 _AWAIT_DAD = 5.0  # seconds, as long as the reference waits
 _DAD_PAUSE = 0.02
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -105,8 +106,9 @@ def _address_message(session: Session, where: Place, link: str, address: IPInter
 def address_differs(session: Session, step: EnsureAddress) -> str:
     link = links.find(session, step.where, step.link)
     present = [] if link is None else on_link(session, step.where, link.ifindex)
-    if any(item.address == step.address for item in present):
-        return ""
+    found = next((item for item in present if item.address == step.address), None)
+    if found is not None:
+        return f"address {step.address} of {step.link} is a duplicate (DADFAILED)" if found.failed else ""
     return f"address {step.address} is not on {step.link} in the {step.where}"
 
 
@@ -132,7 +134,7 @@ def await_addresses(session: Session, step: AwaitAddresses) -> None:
 def add_route(session: Session, step: AddRoute) -> None:
     """Add a route as the reference does: several gateways for one destination are equal-cost routes."""
     message = _route_message(session, step)
-    metrics = [("RTAX_MTU", step.mtu)] if step.mtu else []
+    metrics = [("RTAX_MTU", min(step.mtu, _LARGEST_MTU))] if step.mtu else []
     metrics += [("RTAX_ADVMSS", step.advmss)] if step.advmss else []
     if metrics:
         message["attrs"].append(("RTA_METRICS", {"attrs": metrics}))
@@ -195,7 +197,10 @@ def route_differs(session: Session, step: AddRoute) -> str:
     if not candidates:
         return f"{text} is missing"
     metrics = candidates[0].get_attr("RTA_METRICS")
-    for name, key, wanted in (("mtu", "RTAX_MTU", step.mtu), ("advmss", "RTAX_ADVMSS", step.advmss)):
+    for name, key, wanted in (
+        ("mtu", "RTAX_MTU", min(step.mtu, _LARGEST_MTU)),
+        ("advmss", "RTAX_ADVMSS", step.advmss),
+    ):
         value = (metrics.get_attr(key) if metrics else 0) or 0
         if wanted and value != wanted:
             return f"{text} has {name} {value}, not {wanted}"

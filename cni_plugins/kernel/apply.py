@@ -38,7 +38,7 @@ from cni_plugins.steps.links import (
     SetPortVlans,
     SetVlanFiltering,
 )
-from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, may_be_half_done
+from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, is_shared, may_be_half_done
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
     DelOwnedRules,
@@ -71,7 +71,19 @@ def apply(session: Session, plan: Plan) -> None:
 
 
 def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
-    """Undo steps in reverse order; what cannot be undone becomes a note on the reason."""
+    """Undo steps in reverse order; what cannot be undone becomes a note on the reason.
+
+    What others may share is undone last, and only while no other attachment is there and none is being made.
+    """
+    _undo(session, [item for item in done if not is_shared(item[0])], reason)
+    shared = [item for item in done if is_shared(item[0])]
+    names = [step.name for step, _ in shared if isinstance(step, EnsureBridge)]
+    with session.host_alone() as alone:
+        if alone and not any(bridges.has_attachments(session, name) for name in names):
+            _undo(session, shared, reason)
+
+
+def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
     for step, before in reversed(done):
         undo = inverse(step, before)
         if undo is None:
@@ -113,6 +125,10 @@ def refusals(session: Session, step: Step) -> Iterator[None]:
         hint = err.hint if isinstance(err, Refused) else (err.filename or "")
         details = f"errno {err.errno}" + (f", {hint}" if hint else "")
         raise KernelRefused(f"{_phrase(session, step)}: {err.strerror}", details, err.errno or 0) from err
+    except CniError:
+        raise
+    except Exception as err:  # a fault of ours in one step must not keep the others from being taken away
+        raise CniError(f"{_phrase(session, step)}: {err}", type(err).__name__) from err
 
 
 def _phrase(session: Session, step: Step) -> str:
@@ -173,7 +189,7 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case EnsureIptablesMasquerade():
             iptables.ensure(step)
         case DelIptablesMasquerade():
-            iptables.delete(step)
+            iptables.delete(session, step)
         case EnsureSourceGuard():
             rules.ensure_source_guard(session, step)
         case DelOwnedRules():
@@ -181,7 +197,7 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case DelStaleRules():
             rules.delete_stale(session, step)
         case DelStaleIptables():
-            iptables.delete_stale(step)
+            iptables.delete_stale(session, step)
         case DelReferenceRules():
             reference.delete(session, step)
     return ABSENT
@@ -203,7 +219,7 @@ def differs(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR091
         case SetPortVlans():
             return vlans.differs(session, step)
         case EnsureGatewayPort():
-            return link_checks.gateway_port_differs(session, step)
+            return bridges.gateway_port_differs(session, step)
         case EnsureAddress():
             return addresses.address_differs(session, step)
         case AddRoute():

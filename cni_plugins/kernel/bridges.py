@@ -5,10 +5,18 @@ import time
 from typing import Any
 
 from cni_plugins.errors import KernelRefused, NameTaken, UnsupportedField
-from cni_plugins.kernel import links
+from cni_plugins.kernel import links, vlans
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
-from cni_plugins.steps.links import BRIDGE_ALIAS, AttachPort, EnsureBridge, EnsureGatewayPort
+from cni_plugins.spec.attachment import ALIAS_PREFIX
+from cni_plugins.steps.links import (
+    BRIDGE_ALIAS,
+    AttachPort,
+    EnsureBridge,
+    EnsureGatewayPort,
+    PortVlan,
+    SetPortVlans,
+)
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, UNCHANGED
 
@@ -89,6 +97,13 @@ def del_idle_bridge(session: Session, name: str) -> None:
                 links.delete(session, HOST, link)
 
 
+def has_attachments(session: Session, name: str) -> bool:
+    """Say whether a bridge has ports that ADDs of ours plugged in."""
+    bridge = links.find(session, HOST, name)
+    ports = links.every(session, HOST, master=bridge.ifindex) if bridge else []
+    return any(port.alias.startswith(ALIAS_PREFIX) for port in ports)
+
+
 def _idle_ports(session: Session, name: str) -> list[str] | None:
     """Return the gateway ports of a bridge of ours that has no others, None when it is to be left alone."""
     bridge = links.find(session, HOST, name)
@@ -99,27 +114,57 @@ def _idle_ports(session: Session, name: str) -> list[str] | None:
 
 
 def ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
-    """Make the pair whose one end bears a VLAN's gateway address, and plug the other into the bridge."""
+    """Make the pair whose one end bears a VLAN's gateway address, and plug the other into the bridge.
+
+    An earlier or parallel ADD, or the reference, may have made it, and may not have come further than that.
+    """
+    before = _made_pair(session, step)
+    try:
+        if gateway_port_differs(session, step):
+            _plug_gateway_port(session, step)
+    except OSError:
+        if before == ABSENT:
+            links.delete(session, HOST, step.name)
+        raise
+    return before
+
+
+def _made_pair(session: Session, step: EnsureGatewayPort) -> str:
     if links.find(session, HOST, step.name) is not None:
         return UNCHANGED
+    peer = [("IFLA_IFNAME", step.name), ("IFLA_ADDRESS", step.mac)]
     try:
-        links.add_pair(
-            session,
-            (step.port, "", BRIDGE_ALIAS),
-            [("IFLA_IFNAME", step.name), ("IFLA_ADDRESS", step.mac)],
-            0,
-        )
+        links.add_pair(session, (step.port, "", BRIDGE_ALIAS), peer, 0)
     except Refused as err:
         if err.errno == errno.EEXIST:  # another ADD was faster
             return UNCHANGED
         raise
-    try:
-        attach_port(session, AttachPort(step.port, step.bridge, hairpin=False, isolated=False))
-        links.set_up(session, HOST, step.name, up=True)
-    except OSError:
-        links.delete(session, HOST, step.name)
-        raise
     return ABSENT
+
+
+def _plug_gateway_port(session: Session, step: EnsureGatewayPort) -> None:
+    port = links.find(session, HOST, index=links.get(session, HOST, step.name).peer)
+    if port is None:
+        raise NameTaken(f"{step.name} is not one end of a veth pair in the host", f"vlan is {step.vlan}")
+    attach_port(session, AttachPort(port.name, step.bridge, hairpin=False, isolated=False))
+    vlans.set_port_vlans(session, _access(port.name, step.vlan))
+    links.set_up(session, HOST, step.name, up=True)
+
+
+def gateway_port_differs(session: Session, step: EnsureGatewayPort) -> str:
+    """Go from the link to its port by the pair itself, as the port's name is its maker's choice."""
+    link = links.find(session, HOST, step.name)
+    port = links.find(session, HOST, index=link.peer) if link else None
+    bridge = links.find(session, HOST, step.bridge)
+    if link is None or port is None or bridge is None or port.master != bridge.ifindex:
+        return f"link {step.name} with a port in {step.bridge} is missing in the host"
+    if not (link.up and port.up):
+        return f"link {step.name} or its port {port.name} is down"
+    return vlans.differs(session, _access(port.name, step.vlan))
+
+
+def _access(port: str, vlan: int) -> SetPortVlans:
+    return SetPortVlans(port, (PortVlan(vlan, vlan, access=True),), exclusive=True)
 
 
 def attach_port(session: Session, step: AttachPort) -> None:
@@ -139,10 +184,10 @@ def attach_port(session: Session, step: AttachPort) -> None:
 def await_up(session: Session, name: str) -> None:
     """:raises KernelRefused: when the link's operational state does not become up in time."""
     deadline, pause = time.monotonic() + _AWAIT_UP, _FIRST_PAUSE
-    while not ((link := links.get(session, HOST, name)).operstate == links.OPER_UP and link.forwarding):
+    while not ((link := links.get(session, HOST, name)).operstate == links.OPER_UP and link.port_enabled):
         if time.monotonic() > deadline:
             raise KernelRefused(
-                f"bridge port {name} is not up", f"operational state {link.operstate} of RFC 2863"
+                f"bridge port {name} is not up", f"operational state {link.operstate}, {_AWAIT_UP:.0f} s"
             )
         time.sleep(pause)
         pause = min(pause * 2, 0.05)

@@ -11,13 +11,18 @@ from ipaddress import ip_interface
 from typing import NamedTuple
 
 from cni_plugins.errors import KernelRefused
+from cni_plugins.kernel import nft_look
+from cni_plugins.kernel import nft_wire as wire
 from cni_plugins.kernel.rules import exclusions
+from cni_plugins.kernel.session import Session
 from cni_plugins.spec.attachment import Attachment, digest
-from cni_plugins.spec.fields import IPInterface
+from cni_plugins.spec.fields import IPInterface, IPNetwork
 from cni_plugins.steps.rules import DelIptablesMasquerade, DelStaleIptables, EnsureIptablesMasquerade
 
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_TABLE, _CHAIN_PREFIX = "nat", "CNI-"
+_OLD_TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
 _TIMEOUT = 60  # seconds; the xtables lock may be held by somebody slow
 
 
@@ -39,7 +44,7 @@ def installed() -> bool:
 
 def chain_of(attachment: Attachment) -> str:
     """Return the reference's chain name: the interface has no part in it."""
-    return f"CNI-{digest(attachment.network + attachment.container_id, 24)}"
+    return f"{_CHAIN_PREFIX}{digest(attachment.network + attachment.container_id, 24)}"
 
 
 def ensure(step: EnsureIptablesMasquerade) -> None:
@@ -61,9 +66,12 @@ def differs(step: EnsureIptablesMasquerade) -> str:
     return ""
 
 
-def delete(step: DelIptablesMasquerade) -> None:
-    """Remove this interface's rules, and the chain when no other interface has rules in it."""
-    for family in _usable():
+def delete(session: Session, step: DelIptablesMasquerade) -> None:
+    """Remove this interface's rules, and the chain when no other interface has rules in it.
+
+    Asked on every DEL, as the config may have named another backend at the time of ADD.
+    """
+    for family in _families_with(session, chain_of(step.attachment)):
         rules = _rules(family)
         chain, mine = chain_of(step.attachment), _inner_comment(step.attachment)
         sources = {rule.source for rule in rules if rule.chain == chain and rule.comment == mine}
@@ -71,26 +79,26 @@ def delete(step: DelIptablesMasquerade) -> None:
         _restore(family, _removal(rules, chain, sources, mine, keep=others))
 
 
-def delete_reference(attachment: Attachment, addresses: tuple[IPInterface, ...]) -> None:
+def delete_reference(session: Session, attachment: Attachment, addresses: tuple[IPInterface, ...]) -> None:
     """Remove what the reference made for these addresses, and its chain when nothing leads there any more."""
     sources = {str(ip_interface(address.ip)) for address in addresses}
-    for family in _usable():
+    chain = chain_of(attachment)
+    for family in _families_with(session, chain):
         rules = _rules(family)
-        chain = chain_of(attachment)
         jumps = [rule for rule in rules if rule.target == chain]
         others = any(rule.source not in sources for rule in jumps) and bool(sources)
         going = {rule.source for rule in jumps if not sources or rule.source in sources}
         _restore(family, _removal(rules, chain, going, "", keep=others))
 
 
-def delete_stale(step: DelStaleIptables) -> None:
+def delete_stale(session: Session, step: DelStaleIptables) -> None:
     """GC: remove chains whose rules name the network and no valid container and interface."""
-    for family in _usable():
+    for family in _families_with(session, _CHAIN_PREFIX):
         rules = _rules(family)
         for rule in rules:
             owner = _owner(rule.comment)
             if owner and owner[0] == step.network and (owner[1], owner[2]) not in step.valid:
-                delete(DelIptablesMasquerade(Attachment(*owner)))
+                delete(session, DelIptablesMasquerade(Attachment(*owner)))
 
 
 def _owner(comment: str) -> tuple[str, str, str] | None:
@@ -135,7 +143,7 @@ def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]
         source = str(ip_interface(address.ip))
         # Inserted before the MASQUERADE rule: a second interface's rules come after it otherwise.
         rules += [
-            ("-I", chain, "-s", source, "-d", str(net), "-m", "comment", "--comment", inner, "-j", "ACCEPT")
+            ("-I", chain, "-s", source, *_towards(net), "-m", "comment", "--comment", inner, "-j", "ACCEPT")
             for net in exclusions(step, address)
             if str(net) != _MULTICAST[family]
         ]
@@ -145,6 +153,11 @@ def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]
         source = str(ip_interface(address.ip))
         rules.append(("-A", "POSTROUTING", "-s", source, "-m", "comment", "--comment", outer, "-j", chain))
     return rules
+
+
+def _towards(network: IPNetwork) -> tuple[str, ...]:
+    """`iptables -S` does not print what matches everything."""
+    return ("-d", str(network)) if network.prefixlen else ()
 
 
 def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,12 +172,25 @@ def _inner_comment(attachment: Attachment) -> str:
     return f'{_outer_comment(attachment)} if: "{attachment.ifname}"'
 
 
-def _usable() -> list[int]:
-    """Return the families whose executable works here."""
-    import shutil
+def _families_with(session: Session, chain: str) -> list[int]:
+    """Return the families that may have a chain whose name begins so, found out without an exec.
 
-    found = [family for family, command in _COMMANDS.items() if shutil.which(command)]
-    return [family for family in found if _run([_COMMANDS[family], "-w", "-t", "nat", "-S"])[0] == 0]
+    What iptables writes into nf_tables is seen there; a nat table of the older backend must be asked.
+    """
+    return [family for family in _COMMANDS if _has_chain(session, family, chain) or _has_old_table(family)]
+
+
+def _has_chain(session: Session, family: int, chain: str) -> bool:
+    names = nft_look.chain_names(session, wire.Layout.PROTO[family], _TABLE)
+    return any(name.startswith(chain) for name in names)
+
+
+def _has_old_table(family: int) -> bool:
+    try:
+        with open(_OLD_TABLES[family]) as file:
+            return _TABLE in file.read().split()
+    except OSError:
+        return False
 
 
 def _rules(family: int) -> list[_Rule]:
@@ -204,6 +230,7 @@ def _run(command: list[str], text: str = "") -> tuple[int, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="surrogateescape",
             timeout=_TIMEOUT,
             check=False,
         )

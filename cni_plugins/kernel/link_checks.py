@@ -2,7 +2,7 @@
 
 from cni_plugins.kernel import links
 from cni_plugins.kernel.session import Session
-from cni_plugins.steps.links import AddVeth, AttachPort, EnsureBridge, EnsureGatewayPort
+from cni_plugins.steps.links import AddVeth, AttachPort, EnsureBridge
 from cni_plugins.steps.places import HOST, SANDBOX, Place
 
 
@@ -45,8 +45,7 @@ def veth_differs(session: Session, step: AddVeth) -> str:
         return _missing(SANDBOX, step.ifname)
     if link.kind != "veth":
         return f"link {step.ifname} in the sandbox is not a veth"
-    if step.mtu and link.mtu != step.mtu:
-        return f"link {step.ifname} has mtu {link.mtu}, not {step.mtu}"
+    # Its mtu is not compared: the reference's tuning plugin changes that end alone, and does not say so.
     return _mac_differs(link, step.mac) or _host_end_differs(session, step, link)
 
 
@@ -56,6 +55,10 @@ def _host_end_differs(session: Session, step: AddVeth, link: links.Link) -> str:
         return _missing(HOST, step.host_end)
     if host_end.ifindex != link.peer:
         return f"link {step.host_end} is not the other end of {step.ifname}"
+    if step.mtu and host_end.mtu != step.mtu:
+        return f"link {step.host_end} has mtu {host_end.mtu}, not {step.mtu}"
+    if step.alias and host_end.alias != step.alias:
+        return f"link {step.host_end} has lost the alias by which GC knows it"
     return _mac_differs(host_end, step.host_mac)
 
 
@@ -76,11 +79,6 @@ def port_differs(session: Session, step: AttachPort) -> str:
         if has != wants:
             return f"port {step.link} has {name} {'on' if has else 'off'}"
     return "" if link.up else f"port {step.link} is down"
-
-
-def gateway_port_differs(session: Session, step: EnsureGatewayPort) -> str:
-    port = AttachPort(step.port, step.bridge, hairpin=False, isolated=False)
-    return up_differs(session, HOST, step.name) or port_differs(session, port)
 
 
 def operational_differs(session: Session, name: str) -> str:

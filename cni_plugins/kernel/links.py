@@ -22,7 +22,7 @@ from cni_plugins.steps.plan import UNCHANGED
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19  # linux/rtnetlink.h
 IFF_UP, IFF_PROMISC = 0x1, 0x100  # linux/if.h
-_BR_STATE_FORWARDING = 3  # linux/if_bridge.h
+_BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
 OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: counters are most of a link message
 _NO_VLANS = "this kernel's bridges cannot filter VLANs"
@@ -46,7 +46,7 @@ class Link(NamedTuple):
     vlan_filtering: bool | None
     hairpin: bool
     isolated: bool
-    forwarding: bool
+    port_enabled: bool
 
     @property
     def up(self) -> bool:
@@ -109,7 +109,7 @@ def _decoded(answer: Answer) -> Link:
         peer=message.get_attr("IFLA_LINK") or 0,
         vlan_filtering=None if filtering is None else bool(filtering),
         hairpin=port is not None and bool(port.get_attr("IFLA_BRPORT_MODE")),
-        forwarding=port is None or port.get_attr("IFLA_BRPORT_STATE") == _BR_STATE_FORWARDING,
+        port_enabled=port is None or port.get_attr("IFLA_BRPORT_STATE") != _BR_STATE_DISABLED,
         isolated=port is not None and bool(port.get_attr("IFLA_BRPORT_ISOLATED")),
     )
 
@@ -202,10 +202,14 @@ def add_pair(session: Session, own: tuple[str, str, str], peer: list[tuple[str, 
 
 
 def add_named(session: Session, attrs: list[tuple[str, Any]], name: str, alias: str) -> None:
-    session.rtnl(HOST).call(
-        encoded(change(attrs), RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
-        encoded(change([("IFLA_IFNAME", name), ("IFLA_IFALIAS", alias)]), RTM_NEWLINK, NLM_F_ACK),
-    )
+    made = encoded(change(attrs), RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+    marked = encoded(change([("IFLA_IFNAME", name), ("IFLA_IFALIAS", alias)]), RTM_NEWLINK, NLM_F_ACK)
+    try:
+        session.rtnl(HOST).call(made, marked)
+    except Refused as err:
+        if err.position == 1:
+            delete(session, HOST, name)
+        raise
 
 
 def announce(session: Session, where: Place, name: str) -> None:

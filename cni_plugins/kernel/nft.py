@@ -28,6 +28,8 @@ from cni_plugins.kernel.wire import (
 
 _FAMILIES = (wire.INET, wire.BRIDGE)
 _TRIES = 50
+_ELEMENTS = 500  # in one message; an attribute ends at 64 KiB
+_AT_ONCE = 2000  # elements removed in one transaction
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
 _RULE_MARK = "cni-plugins "
@@ -100,8 +102,9 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
 
 def missing(session: Session, objects: Objects, tag: str) -> str:
     """Say what of the objects is not in the kernel, or is not owned by the tag; empty when all is well."""
-    if objects.mark not in {text for _, text in look.rules(session, objects.family, objects.chain.name)}:
-        return f"the rule in chain {objects.chain.name} of table {TABLE}"
+    marks = [text for _, text in look.rules(session, objects.family, objects.chain.name)]
+    if objects.mark not in marks or not all(text.startswith(_RULE_MARK) for text in marks):
+        return f"the rule in chain {objects.chain.name} of table {TABLE}, with no other beside our own,"
     for item in objects.elements:
         query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
         try:
@@ -198,19 +201,20 @@ def _evict(session: Session, objects: Objects) -> None:
 
 
 def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool], *, tidy: bool) -> bool:
-    """Look and remove; say whether that is settled, or must be tried again because the ruleset changed."""
+    """Look and remove; say whether that settles it: more may be left, or the ruleset may have changed."""
     generation = look.generation(session)
     kept: dict[str, int] = {}
-    messages: list[bytearray] = []
+    going: dict[str, list[Element]] = {}
     for set_name in look.set_names(session, family):
         elements = look.elements(session, family, set_name)
-        going = [element for element in elements if doomed(element)]
-        kept[set_name] = len(elements) - len(going)
-        messages += [_removal(family, element) for element in going]
-    if not messages:
+        going[set_name] = [element for element in elements if doomed(element)]
+        kept[set_name] = len(elements) - len(going[set_name])
+    count = sum(map(len, going.values()))
+    if not count:
         return True
-    empty = {name for name, count in kept.items() if count == 0}
-    guarded = tidy and bool(empty)
+    messages = [item for elements in going.values() for item in _removals(family, elements[:_AT_ONCE])]
+    empty = {name for name, number in kept.items() if number == 0}
+    guarded = tidy and bool(empty) and all(len(elements) <= _AT_ONCE for elements in going.values())
     if guarded:
         messages = _tidied(session, family, messages, empty, everything=len(empty) == len(kept))
     try:
@@ -219,7 +223,7 @@ def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool
         if err.errno == errno.ENOENT or _changed(err):
             return False
         raise
-    return True
+    return guarded or not empty or not tidy
 
 
 def _tidied(
@@ -238,9 +242,20 @@ def _tidied(
     ]
 
 
-def _removal(family: int, element: Element) -> bytearray:
-    entry = attr(1, [attr(1, [attr(1, element.key)])])
-    return message(wire.DELSETELEM, family, 0, attr(1, TABLE), attr(2, element.set_name), attr(3, [entry]))
+def _removals(family: int, elements: list[Element]) -> list[bytearray]:
+    """Return messages for the elements of one set, many to a message."""
+    parts = [elements[start : start + _ELEMENTS] for start in range(0, len(elements), _ELEMENTS)]
+    return [
+        message(
+            wire.DELSETELEM,
+            family,
+            0,
+            attr(1, TABLE),
+            attr(2, part[0].set_name),
+            attr(3, [attr(1, [attr(1, [attr(1, element.key)])]) for element in part]),
+        )
+        for part in parts
+    ]
 
 
 def _changed(err: Refused) -> bool:

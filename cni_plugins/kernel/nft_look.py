@@ -52,9 +52,9 @@ def set_names(session: Session, family: int) -> list[str]:
     return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, TABLE))]
 
 
-def chain_names(session: Session, family: int) -> list[str]:
+def chain_names(session: Session, family: int, table: str = TABLE) -> list[str]:
     found = [wire.fields(data) for data in dump(session, wire.GETCHAIN, family)]
-    return [text(item[3]) for item in found if text(item[1]) == TABLE]
+    return [text(item[3]) for item in found if text(item[1]) == table]
 
 
 def rules(session: Session, family: int, chain: str, table: str = TABLE) -> list[tuple[bytes, str]]:

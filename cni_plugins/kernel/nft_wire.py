@@ -72,9 +72,9 @@ def _message(kind: int, family: int, flags: int, resource: int, attrs: Iterable[
 def batch(messages: list[bytearray], generation: int | None = None) -> list[bytearray]:
     """Wrap messages into a transaction; with a generation, it only takes effect if nothing changed since."""
     guard = [] if generation is None else [attr(_BATCH_GENID, generation)]
-    for item in messages:
-        (flags,) = struct.unpack_from("=H", item, 6)
-        struct.pack_into("=H", item, 6, flags | NLM_F_ACK)
+    # One acknowledgement, of the last message: the kernel reports errors unasked, and many would not fit.
+    (flags,) = struct.unpack_from("=H", messages[-1], 6)
+    struct.pack_into("=H", messages[-1], 6, flags | NLM_F_ACK)
     return [
         _message(_BATCH_BEGIN, 0, 0, _SUBSYSTEM, guard),
         *messages,

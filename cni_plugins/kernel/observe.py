@@ -40,6 +40,7 @@ def _links(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, 
 
 def _facts(session: Session, where: Place, link: links.Link, *, with_addresses: bool = True) -> LinkFacts:
     peer = links.find(session, HOST, index=link.peer) if link.kind == "veth" and where == SANDBOX else None
+    master = links.find(session, HOST, index=peer.master) if peer and peer.master else None
     present = addresses.on_link(session, where, link.ifindex) if with_addresses else []
     return LinkFacts(
         name=link.name,
@@ -50,6 +51,8 @@ def _facts(session: Session, where: Place, link: links.Link, *, with_addresses: 
         up=link.up,
         alias=link.alias,
         peer=peer.name if peer else "",
+        peer_alias=peer.alias if peer else "",
+        peer_master=master.name if master else "",
         addresses=tuple(item.address for item in present),
     )
 

@@ -17,7 +17,7 @@ _GUARD_TABLE, _GUARD_CHAIN = "nat", "PREROUTING"
 def delete(session: Session, step: DelReferenceRules) -> None:
     _delete_masquerade(session, step)
     _delete_source_guard(session, step)
-    iptables.delete_reference(step.attachment, step.addresses)
+    iptables.delete_reference(session, step.attachment, step.addresses)
 
 
 def _delete_masquerade(session: Session, step: DelReferenceRules) -> None:

@@ -14,6 +14,7 @@ from cni_plugins.kernel.wire import Socket
 from cni_plugins.steps.places import SANDBOX, Place
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
+_LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
 _LOCK_PATIENCE = 2.0  # seconds
 _LOCK_PAUSE = 0.005
 
@@ -73,18 +74,17 @@ class Session:
     def share_host(self) -> None:
         """Hold the host against removal of shared objects, such as idle bridges, until the session ends.
 
-        The lock is flock(2) on the host's network namespace itself: no file, no directory, and every host of
-        a test bed has its own. Sharers do not wait for each other.
+        Sharers do not wait for each other.
         """
         if self._lock is None:
-            self._lock = netns.open_own()
+            self._lock = _open_lock()
         _take_lock(self._lock, fcntl.LOCK_SH)
 
     @contextmanager
     def host_alone(self) -> Iterator[bool]:
         """Yield whether nobody else is in the middle of an ADD, and keep others out until the block ends."""
         held = self._lock
-        fd = netns.open_own() if held is None else held
+        fd = _open_lock() if held is None else held
         try:
             yield _take_lock(fd, fcntl.LOCK_EX)
         finally:
@@ -92,6 +92,17 @@ class Session:
                 os.close(fd)
             else:
                 fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _open_lock() -> int:
+    """Open what the host's lock is held on: a setting of every network namespace that only root may open.
+
+    So there is no file to make or leave behind, and no unprivileged process can stand in the way.
+    """
+    try:
+        return os.open(_LOCKED, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a kernel without IPv4
+        return netns.open_own()
 
 
 def _take_lock(fd: int, kind: int) -> bool:

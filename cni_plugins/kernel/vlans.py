@@ -6,7 +6,7 @@ from typing import Any
 from cni_plugins.kernel import links
 from cni_plugins.kernel.messages import ifinfmsg
 from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, attributes, encoded
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Refused, attributes, encoded, is_absent
 from cni_plugins.steps.links import PortVlan, SetPortVlans
 from cni_plugins.steps.places import HOST
 
@@ -21,12 +21,21 @@ def set_port_vlans(session: Session, step: SetPortVlans) -> None:
     """Give the port its VLANs; exclusive ones replace the default VLAN that every new port gets."""
     index = links.get(session, HOST, step.link).ifindex
     rtnl = session.rtnl(HOST)
+    if not differs(session, step):
+        return
     if step.exclusive:
-        old = [_entry(0, vid) for vid, _ in _present(session, index)]
-        if old:
-            rtnl.call(encoded(_message(index, old), links.RTM_DELLINK, NLM_F_ACK))
+        _delete(session, index, [vid for vid, _ in _present(session, index)])
     entries = [entry for vlan in step.vlans for entry in _entries(vlan)]
     rtnl.call(encoded(_message(index, entries), links.RTM_SETLINK, NLM_F_ACK))
+
+
+def _delete(session: Session, index: int, ids: list[int]) -> None:
+    message = _message(index, [_entry(0, vid) for vid in ids])
+    try:
+        session.rtnl(HOST).call(encoded(message, links.RTM_DELLINK, NLM_F_ACK))
+    except Refused as err:
+        if not is_absent(err):  # another ADD was faster
+            raise
 
 
 def differs(session: Session, step: SetPortVlans) -> str:

@@ -63,7 +63,8 @@ def status(_request: Request, _config: None, _facts: Facts) -> None:
     """Every kernel has a loopback link."""
 
 
-def ipam_type(_config: None) -> str:
+def ipam_type(_request: Request) -> str:
+    """Addresses of `lo` are the kernel's; an `ipam` section of the network is for other plugins."""
     return ""
 
 

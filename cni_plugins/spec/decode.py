@@ -5,6 +5,7 @@ from cni_plugins.spec.fields import Conf, get, parse_address, parse_cidr, rest, 
 from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
 from cni_plugins.spec.versions import GC_AND_STATUS, LISTS, at_least
 
+_LARGEST_SCOPE = 255  # an octet in linux/rtnetlink.h
 _UNSIGNED_LIMIT = 0xFFFFFFFF  # attributes of routes are 32 bits wide
 
 
@@ -22,15 +23,18 @@ def parse_dns(value: Conf, where: str = "dns.") -> DNS:
 def parse_route(value: object, where: str) -> Route:
     """:raises ValueError: naming path and value."""
     conf = _object(value, where)
-    gateway = get(conf, "gw") or None
+    dst = parse_cidr(get(conf, "dst"), f"{where}.dst")
+    gateway = parse_address(get(conf, "gw"), f"{where}.gw") if get(conf, "gw") else None
+    if gateway is not None and gateway.version != dst.version:
+        raise ValueError(f"{where}.gw: {gateway} is not of the family of {dst}")
     return Route(
-        dst=parse_cidr(get(conf, "dst"), f"{where}.dst"),
-        gw=None if gateway is None else parse_address(gateway, f"{where}.gw"),
+        dst=dst,
+        gw=gateway,
         mtu=_unsigned(conf, "mtu", where) or 0,
         advmss=_unsigned(conf, "advmss", where) or 0,
         priority=_unsigned(conf, "priority", where) or 0,
         table=_unsigned(conf, "table", where),
-        scope=_unsigned(conf, "scope", where),
+        scope=_unsigned(conf, "scope", where, _LARGEST_SCOPE),
         extra=rest(conf, ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")),
     )
 
@@ -122,10 +126,10 @@ def _object(value: object, where: str) -> Conf:
     return value
 
 
-def _unsigned(conf: Conf, key: str, where: str) -> int | None:
+def _unsigned(conf: Conf, key: str, where: str, limit: int = _UNSIGNED_LIMIT) -> int | None:
     value = get(conf, key)
     if value is None:
         return None
-    if type(value) is not int or not 0 <= value <= _UNSIGNED_LIMIT:
-        raise ValueError(f"{where}.{key}: expected a whole number of 32 bits, got {shown(value)}")
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ValueError(f"{where}.{key}: expected a whole number up to {limit}, got {shown(value)}")
     return value

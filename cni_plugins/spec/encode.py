@@ -16,7 +16,7 @@ def encode(result: Result, version: str) -> bytes:
     """Return the result as one JSON document in the shape of `version`."""
     document = _lists(result, version) if at_least(version, LISTS) else _families(result, version)
     ordered = at_least(version, SORTED_KEYS)
-    return json.dumps(document, indent=4, sort_keys=ordered, ensure_ascii=False).encode()
+    return json.dumps(document, indent=4, sort_keys=ordered, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _lists(result: Result, version: str) -> dict[str, Any]:

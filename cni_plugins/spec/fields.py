@@ -26,11 +26,9 @@ _KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "
 
 
 def get(conf: Conf, key: str) -> Any:  # noqa: ANN401 (JSON is anything until a reader below has looked at it)
-    """Return the value of a key in any case, the exact spelling preferred; None when absent or null."""
-    if key in conf:
-        return conf[key]
+    """Return the value of a key in any case, the last of several; None when absent or null."""
     folded = key.lower()
-    return next((value for name, value in conf.items() if name.lower() == folded), None)
+    return next((conf[name] for name in reversed(list(conf)) if name.lower() == folded), None)
 
 
 def rest(conf: Conf, known: tuple[str, ...]) -> dict[str, Any]:

@@ -3,14 +3,23 @@
 _LIMIT = 15  # IFNAMSIZ less the NUL
 
 
+_FORBIDDEN = {
+    "": "is empty",
+    ".": "is . or ..",
+    "..": "is . or ..",
+    "all": "is a name of settings under /proc/sys/net",
+    "default": "is a name of settings under /proc/sys/net",
+}
+
+
 def ifname_fault(name: str) -> str:
     """Return what is wrong with a link name, as the rest of a sentence; empty when nothing is."""
-    if not name:
-        return "is empty"
+    if name in _FORBIDDEN:
+        return _FORBIDDEN[name]
     if len(name.encode(errors="surrogateescape")) > _LIMIT:
         return f"is too long, at most {_LIMIT} bytes"
-    if name in (".", ".."):
-        return "is . or .."
     if any(char in "/:" or char.isspace() for char in name):
         return "contains / or : or whitespace characters"
+    if "%" in name:
+        return "contains %, which the kernel takes for a number to fill in"
     return "" if name.isprintable() else "contains unprintable characters"

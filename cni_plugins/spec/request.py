@@ -62,6 +62,13 @@ class Request(NamedTuple):
         return Attachment(self.network, self.container_id, self.ifname)
 
     @property
+    def ipam_type(self) -> str:
+        """The type of the `ipam` section, as far as it can be told: DEL and GC take broken configs too."""
+        section = get(self.conf, "ipam")
+        name = get(section, "type") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else ""
+
+    @property
     def valid_tags(self) -> frozenset[str]:
         """Tags of the attachments that GC must leave alone."""
         return frozenset(Attachment(self.network, *pair).tag for pair in self.valid_attachments)
@@ -115,6 +122,7 @@ def _check_environment(command: str, environment: Mapping[str, str]) -> None:
             f"unknown CNI_COMMAND: {command}",
             f"CNI_COMMAND is none of {', '.join(get_args(Command))}, VERSION",
         )
+    _check_texts(environment)
     required = _REQUIRED[command]
     missing = [name for name in required if not environment.get(name)]
     if missing:
@@ -124,6 +132,15 @@ def _check_environment(command: str, environment: Mapping[str, str]) -> None:
     if "CNI_CONTAINERID" in required:
         _check_container_id(environment["CNI_CONTAINERID"])
         _check_ifname(environment["CNI_IFNAME"])
+
+
+def _check_texts(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        if name.startswith("CNI_") and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadEnvironment(f"{name} is not UTF-8", f"{name} is {shown(value)}") from None
 
 
 def _check_container_id(text: str) -> None:
@@ -155,7 +172,9 @@ def _read(read_stdin: Callable[[int], bytes]) -> bytes:
 
 def _decode(stdin: bytes) -> dict[str, Any]:
     try:
-        conf = json.loads(stdin.decode(), parse_constant=_no_constant)
+        conf = json.loads(stdin.decode(), parse_constant=_no_constant, parse_float=_finite)
+        if b"\\u" in stdin:  # half a surrogate pair is legal JSON, and no text
+            json.dumps(conf, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as err:
         raise DecodingFailed(
             f"error unmarshall network config: {str(err) or 'nested too deeply'}",
@@ -170,6 +189,13 @@ def _decode(stdin: bytes) -> dict[str, Any]:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def _network_name(conf: Conf) -> str:

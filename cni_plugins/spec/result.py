@@ -69,16 +69,19 @@ class Result(NamedTuple):
 def own_part(result: Result, ifname: str) -> Result:
     """Return the addresses and routes of one interface of a chain's result, as an IPAM plugin would answer.
 
-    Routes do not name their interface: those through a gateway in somebody else's subnet are left out.
+    Routes do not name their interface. Where others have addresses too, only those count that lead through a
+    gateway in a subnet of this one.
     """
     own = {n for n, item in enumerate(result.interfaces) if item.name == ifname and item.sandbox}
     ips = tuple(ip for ip in result.ips if ip.interface is None or ip.interface in own)
-    foreign = [ip.address.network for ip in result.ips if ip not in ips]
-    routes = tuple(
-        route
-        for route in result.routes
-        if not any(
-            route.gw is not None and net.version == route.gw.version and route.gw in net for net in foreign
-        )
-    )
+    routes = result.routes
+    if len(ips) < len(result.ips):
+        routes = tuple(route for route in routes if _leads_through(route, ips))
     return Result(ips=ips, routes=routes, dns=result.dns)
+
+
+def _leads_through(route: Route, ips: tuple[IPConfig, ...]) -> bool:
+    gateway = route.gw
+    if gateway is None:
+        return False
+    return any(gateway.version == ip.address.version and gateway in ip.address.network for ip in ips)

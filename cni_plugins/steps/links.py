@@ -111,16 +111,20 @@ class SetPortVlans(NamedTuple):
 
 
 class EnsureGatewayPort(NamedTuple):
-    """A veth pair in the host: `name` bears the VLAN's gateway address, `port` is its access port."""
+    """A veth pair in the host: `name` bears the VLAN's gateway address, `port` is its access port.
+
+    One that is there already, under whatever port name, was made by an earlier ADD or by the reference.
+    """
 
     name: str
     mac: str
     port: str
     bridge: str
+    vlan: int
 
 
 class AwaitUp(NamedTuple):
-    """The host link's operational state (RFC 2863) is up, and its bridge forwards for it."""
+    """The host link's operational state (RFC 2863) is up, and its bridge has taken it into service."""
 
     link: str
 

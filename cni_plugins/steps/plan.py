@@ -78,6 +78,17 @@ def may_be_half_done(step: Step) -> bool:
     return isinstance(step, EnsureMasquerade | EnsureIptablesMasquerade | EnsureSourceGuard)
 
 
+def is_shared(step: Step) -> bool:
+    """Say whether other attachments may rely on what the step made, once they are there too."""
+    match step:
+        case EnsureBridge() | SetVlanFiltering() | EnsurePromisc() | EnsureGatewayPort():
+            return True
+        case EnsureUp(where) | EnsureAddress(where) | DelAddress(where) | EnsureSysctl(where):
+            return where == HOST
+        case _:
+            return False
+
+
 def inverse(step: Step, before: str = ABSENT) -> Step | None:  # noqa: C901, PLR0911, PLR0912 (one arm per word)
     """Return the step that takes `step` back, or None where there is nothing to take back."""
     if before == UNCHANGED:

@@ -1,8 +1,25 @@
 """The bridge plugin on a real kernel, seen from outside: links, addresses, packets, leftovers."""
 
+import json
+import time
+from collections.abc import Callable
+from ipaddress import ip_interface
 from typing import Any
 
 import pytest
+
+from cni_plugins.bridge.plugin import PLUGIN
+from cni_plugins.engine import lifecycle
+from cni_plugins.errors import KernelRefused
+from cni_plugins.kernel import apply
+from cni_plugins.kernel.session import Session
+from cni_plugins.spec import request as requests
+from cni_plugins.steps.addresses import EnsureAddress
+from cni_plugins.steps.links import EnsureBridge, EnsureUp
+from cni_plugins.steps.places import HOST
+from cni_plugins.steps.settings import EnsureSysctl
+
+REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
 
 
 def port_flags(bed: Any, name: str) -> dict[str, Any]:
@@ -180,8 +197,6 @@ def test_neighbours_hear_of_a_new_owner_of_an_address(bed: Any) -> None:
             "ip", "neighbour", "add", address, "lladdr", "02:00:00:00:00:99", "nud", "stale", "dev", "eth0"
         )
     inner = bed.add(conf, bed.sandbox(), container="new")["interfaces"][2]
-    import time
-
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         known = {item["dst"]: item.get("lladdr") for item in listener.ip("neighbour")}
@@ -322,3 +337,74 @@ def test_status_tells_what_would_make_an_add_fail(bed: Any) -> None:
     code, error = bed.call("STATUS", {**conf, "bridge": "up0"})
     assert (code, error["code"]) == (1, 50)
     assert error["msg"] == '"up0" already exists but is not a bridge'
+
+
+class Meanwhile:
+    """Plans as the bridge plugin does; at the last step another ADD succeeds, then the kernel refuses."""
+
+    def __init__(self, other: Callable[[], None]) -> None:
+        self._other = other
+
+    def plan(self, request: Any, config: Any, lease: Any, facts: Any) -> Any:
+        plan = PLUGIN.plan_add(request, config, lease, facts)
+        return (*plan[:-1], REFUSED)
+
+    def result(self, *arguments: Any) -> Any:
+        """Run between looking at the kernel and changing it."""
+        self._other()
+        return PLUGIN.result(*arguments)
+
+
+def test_a_failing_add_does_not_take_the_bridge_from_others(bed: Any) -> None:
+    conf = bed.conf(isGateway=True, promiscMode=True, ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64"))
+    failing, good = bed.sandbox(), bed.sandbox()
+    results: list[Any] = []
+    meanwhile = Meanwhile(lambda: results.append(bed.add(conf, good, container="good")))
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "failing",
+        "CNI_NETNS": failing.path,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(bed.bin),
+    }
+    request = requests.parse(environment, lambda _: json.dumps(conf).encode())
+    plugin = PLUGIN._replace(plan_add=meanwhile.plan, result=meanwhile.result)
+    with bed.inside(), pytest.raises(KernelRefused):
+        lifecycle.run(plugin, request, bed.program)
+    assert good.reaches("10.1.0.1")
+    assert good.reaches("fd00:1::1")
+    assert bed.call("CHECK", {**conf, "prevResult": results[0]}, good, container="good") == (0, None)
+    assert failing.link("eth0") is None
+
+
+def test_what_a_failing_add_made_first_stays_while_another_attachment_uses_it(bed: Any) -> None:
+    """Here the failing ADD made bridge and gateway, and the other one joined before the refusal."""
+    conf = bed.conf(isGateway=True, ipam=bed.host_local("10.1.0.0/24"))
+    good = bed.sandbox()
+    with bed.inside(), Session(None) as session:
+        bridge = EnsureBridge("br0", "02:00:00:00:00:01", 0, vlan_filtering=False)
+        address = EnsureAddress("host", "br0", ip_interface("10.1.0.1/24"), skip_dad=True)
+        done = [(step, apply.carry_out(session, step)) for step in (bridge, EnsureUp("host", "br0"), address)]
+        bed.add(conf, good, container="good")
+        apply.take_back(session, done, KernelRefused("refused"))
+    assert good.reaches("10.1.0.1")
+
+
+def test_a_spanning_tree_does_not_hold_up_an_add(bed: Any) -> None:
+    bed.host.run("ip", "link", "add", "br0", "type", "bridge", "stp_state", "1")
+    began = time.monotonic()
+    bed.add(bed.conf(ipam=bed.host_local("10.1.0.0/24")), bed.sandbox())
+    assert time.monotonic() - began < 4
+
+
+def test_a_changed_backend_leaves_no_rules_behind(bed: Any, needs: Any) -> None:
+    needs("iptables-restore")
+    conf = bed.conf(ipMasq=True, ipam=bed.host_local("10.1.0.0/24"))
+    sandbox = bed.sandbox()
+    bed.add({**conf, "ipMasqBackend": "iptables"}, sandbox)
+    assert "CNI-" in bed.host.run("iptables-save")
+    assert bed.call("DEL", conf, sandbox) == (0, None)
+    assert "CNI-" not in bed.host.run("iptables-save")
+    bed.add({**conf, "ipMasqBackend": "iptables"}, sandbox)
+    assert bed.call("GC", {**conf, "cni.dev/valid-attachments": []}) == (0, None)
+    assert "CNI-" not in bed.host.run("iptables-save")

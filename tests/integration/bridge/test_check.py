@@ -35,7 +35,9 @@ TAMPERING = {
     "v6 default route": ("sandbox", "ip -6 route del default", "route ::/0 via fd00:1::1"),
     "route mtu": ("sandbox", "ip route change 192.0.2.0/24 via 10.1.0.1 mtu 1000", "has mtu 1000, not 1300"),
     "mac": ("sandbox", "ip link set eth0 address 02:00:00:00:00:77", "eth0 has address"),
-    "mtu": ("sandbox", "ip link set eth0 mtu 1000", "mtu 1000, not 1400"),
+    "mtu": ("host", "ip link set {end} mtu 1000", "mtu 1000, not 1400"),
+    "alias": ("host", "ip link set {end} alias other", "lost the alias"),
+    "a rule before ours": ("host", "nft insert rule inet cni_plugins masq_postrouting return", "masquerade"),
     "renamed": ("sandbox", "sh -c 'ip link set eth0 down; ip link set eth0 name eth9'", "eth0 is missing"),
     "replaced": (
         "sandbox",

@@ -24,6 +24,14 @@ def test_lo_comes_up_and_goes_down(bed: Any) -> None:
     assert (code, error["code"]) == (1, 103)
 
 
+def test_an_ipam_section_is_for_other_plugins(bed: Any) -> None:
+    conf = {**CONF, "ipam": {"type": "not-installed"}}
+    sandbox = bed.sandbox()
+    bed.add(conf, sandbox)
+    assert bed.call("CHECK", conf, sandbox) == (0, None)
+    assert bed.call("DEL", conf, sandbox) == (0, None)
+
+
 @pytest.mark.parametrize("netns", ["", "/run/netns/gone"])
 def test_del_without_a_sandbox(bed: Any, netns: str) -> None:
     assert bed.call("DEL", CONF, netns) == (0, None)

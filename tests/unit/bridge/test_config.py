@@ -51,8 +51,9 @@ def test_an_empty_trunk_is_a_trunk() -> None:
     assert parsed(vlanTrunk=[]).uses_vlans
 
 
-def test_dns_is_known_to_be_given_even_when_empty() -> None:
-    assert parsed(dns={}).dns is not None
+def test_dns_is_given_when_any_key_is_even_an_empty_one() -> None:
+    assert parsed(dns={}).dns is None
+    assert parsed(dns={"search": []}).dns is not None
     assert parsed(dns={"nameservers": ["192.0.2.53"]}).dns.nameservers == ("192.0.2.53",)
 
 
@@ -96,7 +97,7 @@ BAD = [
     ({"vlanTrunk": [{"minID": 5, "maxID": 4}]}, "minID is greater than maxID in trunk parameter"),
     ({"vlanTrunk": [{"maxID": 4}]}, "minID and maxID should be configured simultaneously, minID is missing"),
     ({"vlanTrunk": [{"minID": 4}]}, "minID and maxID should be configured simultaneously, maxID is missing"),
-    ({"ipMasq": "yes"}, "ipMasq: input should be"),
+    ({"ipMasq": "yes"}, "ipMasq: expected an object, got 'yes'"),
     ({"ipMasq": {"exclude": ["x"]}}, "ipMasq.exclude[0]: 'x' is not an address in CIDR notation"),
     ({"ipMasqBackend": "pf"}, "ipMasqBackend: input should be '', 'iptables' or 'nftables', got 'pf'"),
     (
@@ -111,7 +112,7 @@ BAD = [
         {"isGateway": True, "bridge": "bridge-name-12", "vlan": 100},
         "link name 'bridge-name-12.100' is too long",
     ),
-    ({"ipam": "host-local"}, "ipam: input should be"),
+    ({"ipam": "host-local"}, "ipam: expected an object, got 'host-local'"),
     ({"ipam": {"type": 5}}, "ipam.type: input should be a valid string, got 5"),
     ({"dns": {"nameservers": "192.0.2.53"}}, "dns: nameservers: expected a list"),
     ({"dns": []}, "dns: expected an object, got []"),

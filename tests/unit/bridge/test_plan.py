@@ -146,7 +146,8 @@ def test_a_route_out_of_the_link_needs_no_gateway() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gateway", "onlink"), [("10.1.0.9", False), ("192.0.2.1", True), ("fe80::1", False), ("fd01::1", True)]
+    ("gateway", "onlink"),
+    [("169.254.1.1", True), ("10.1.0.9", False), ("192.0.2.1", True), ("fe80::1", False), ("fd01::1", True)],
 )
 def test_a_gateway_outside_every_subnet_is_a_neighbour(gateway: str, onlink: bool) -> None:
     address = ip_address(gateway)
@@ -174,9 +175,8 @@ def test_gateway_conflicts() -> None:
         ip_interface("10.9.0.1/24"),
         ip_interface("fd00::9/64"),
     ]
-    same = Facts(
-        host={"br0": link("br0", addresses=(ip_interface("10.1.0.1/24"), ip_interface("fd77::1/64")))}
-    )
+    both = (ip_interface("10.9.0.1/24"), ip_interface("10.1.0.1/24"), ip_interface("fd77::1/64"))
+    same = Facts(host={"br0": link("br0", addresses=both)})
     assert not of(planned(DUAL, same, isGateway=True), DelAddress)
 
 
@@ -194,7 +194,7 @@ def test_a_vlan_network_has_its_gateway_on_a_port_of_its_own() -> None:
     plan = planned(vlan=100, isGateway=True)
     (port,) = of(plan, EnsureGatewayPort)
     assert (port.name, port.bridge) == ("br0.100", "br0")
-    assert of(plan, SetPortVlans)[1].link == port.port
+    assert port.vlan == 100
     assert of(plan, EnsureAddress)[0].link == "br0.100"
     asked = request(conf={"vlan": 100, "isGateway": True})
     assert result(asked, parse(asked), LEASE, NO_FACTS).interfaces[3] == Interface("br0.100", port.mac)
@@ -236,7 +236,14 @@ def test_auto_mtu(facts: Facts, mtu: int) -> None:
 
 def test_configured_dns_replaces_the_ipams() -> None:
     lease = LEASE._replace(dns=DNS(nameservers=("192.0.2.53",)))
-    for conf, wanted in (({}, lease.dns), ({"dns": {}}, DNS()), ({"dns": {"domain": "x"}}, DNS(domain="x"))):
+    given = {"domain": "x"}
+    for conf, wanted in (
+        ({}, lease.dns),
+        ({"dns": {}}, lease.dns),
+        ({"dns": {"domain": ""}}, lease.dns),
+        ({"dns": {"nameservers": []}}, DNS()),
+        ({"dns": given}, DNS(domain="x")),
+    ):
         asked = request(conf=conf)
         assert result(asked, parse(asked), lease, NO_FACTS).dns == wanted
 
@@ -270,6 +277,13 @@ def test_check_of_an_attachment_the_reference_made_leaves_out_what_only_we_make(
     assert ("ipv6", "conf", "eth0", "ndisc_notify") not in [step.key for step in of(plan, EnsureSysctl)]
 
 
+def test_check_takes_another_address_of_the_bridge_for_nobodys_fault() -> None:
+    facts = Facts(host={"br0": link("br0", addresses=(ip_interface("10.9.0.1/24"),))})
+    recorded = (Interface("br0"), Interface(request().attachment.host_end), Interface("eth0", sandbox="/ns"))
+    (step, *_) = of(checked(recorded, facts, isGateway=True), EnsureAddress)
+    assert step.address == ip_interface("10.1.0.1/24")
+
+
 def test_check_needs_its_interface_in_prev_result() -> None:
     with pytest.raises(InvalidNetworkConfig, match="prevResult has no interface eth0"):
         checked((Interface("br0"),))
@@ -285,7 +299,7 @@ def deleted(facts: Facts = NO_FACTS, prev_result: Result | None = None, **keys: 
 
 def test_del_goes_by_our_names_alone() -> None:
     me = request().attachment
-    assert deleted() == (DelLink("host", me.host_end), DelOwnedRules(me))
+    assert deleted() == (DelLink("host", me.host_end), DelOwnedRules(me), DelIptablesMasquerade(me))
 
 
 def test_del_without_a_config_tries_everything() -> None:
@@ -293,9 +307,49 @@ def test_del_without_a_config_tries_everything() -> None:
     assert DelIptablesMasquerade(me) in delete(request("DEL"), None, NO_FACTS)
 
 
-def test_del_takes_the_sandbox_end_but_no_hardware() -> None:
-    assert DelLink("sandbox", "eth0") in deleted(Facts(sandbox={"eth0": link("eth0", kind="veth")}))
-    assert DelLink("sandbox", "eth0") not in deleted(Facts(sandbox={"eth0": link("eth0", kind="")}))
+@pytest.mark.parametrize(
+    ("inside", "recorded", "ours"),
+    [
+        ({"kind": "veth", "peer": "veth1234", "peer_master": "br0"}, (), True),
+        ({"kind": "veth", "peer": "veth1234", "peer_master": "other"}, (), False),
+        ({"kind": "veth", "peer": "veth1234", "peer_master": ""}, ("veth1234",), True),
+        ({"kind": "veth", "peer": "veth1234", "peer_master": "br0"}, ("veth9999",), False),
+        (
+            {"kind": "veth", "peer": "veth1234", "peer_master": "br0", "peer_alias": "cni-plugins:x"},
+            (),
+            False,
+        ),
+        ({"kind": "veth", "peer": request().attachment.host_end}, (), False),
+        ({"kind": "macvlan"}, (), False),
+        ({"kind": ""}, (), False),
+    ],
+)
+def test_del_takes_a_sandbox_end_only_when_the_reference_made_it(
+    inside: dict[str, Any], recorded: tuple[str, ...], ours: bool
+) -> None:
+    facts = Facts(sandbox={"eth0": link("eth0", **inside)})
+    plan = deleted(facts, Result(interfaces=tuple(Interface(name) for name in recorded)))
+    assert (DelLink("sandbox", "eth0") in plan) is ours
+
+
+def test_del_leaves_a_host_end_that_is_another_attachments() -> None:
+    me, other = request().attachment, request(container_id="other").attachment
+    taken = Facts(host={me.host_end: link(me.host_end, kind="veth", alias=other.alias)})
+    assert DelLink("host", me.host_end) not in deleted(taken)
+    own = Facts(host={me.host_end: link(me.host_end, kind="veth", alias=me.alias)})
+    assert DelLink("host", me.host_end) in deleted(own)
+
+
+@pytest.mark.parametrize(
+    "address", ["255.255.255.255/32", "10.1.0.1/31", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"]
+)
+def test_a_subnet_without_room_for_a_gateway(address: str) -> None:
+    with pytest.raises(InvalidNetworkConfig, match="leaves none to take"):
+        planned(Result(ips=(IPConfig(ip_interface(address)),)), isGateway=True)
+
+
+def test_gc_removes_an_idle_bridge_where_asked() -> None:
+    assert collect(request("GC", conf={"removeIdleBridge": True}), NO_FACTS)[-1] == DelIdleBridge("br0")
 
 
 def test_del_removes_an_idle_bridge_where_asked() -> None:
@@ -307,7 +361,7 @@ def test_del_removes_an_idle_bridge_where_asked() -> None:
     [
         (None, (), False),
         (link("eth0", kind="veth", peer=request().attachment.host_end), (), False),
-        (link("eth0", kind="veth", peer="veth1234"), (), True),
+        (link("eth0", kind="veth", peer="veth1234", peer_master="br0"), (), True),
         (None, (Interface("br0"), Interface("veth1234"), Interface("eth0", sandbox="/ns")), True),
         (None, (Interface("br0"), Interface(request().attachment.host_end)), False),
     ],
@@ -328,12 +382,11 @@ def test_gc_takes_links_of_this_network_that_are_not_valid() -> None:
     )
     asked = request("GC", valid_attachments=(("c1", "eth0"),))
     plan = collect(asked, Facts(owned=owned))
-    assert plan == (DelLink("host", gone.attachment.host_end), DelStaleRules("net1", asked.valid_tags))
-
-
-def test_gc_looks_into_iptables_where_it_was_used() -> None:
-    asked = request("GC", conf={"IPMasqBackend": "iptables"}, valid_attachments=(("c1", "eth0"),))
-    assert collect(asked, NO_FACTS)[-1] == DelStaleIptables("net1", (("c1", "eth0"),))
+    assert plan == (
+        DelLink("host", gone.attachment.host_end),
+        DelStaleRules("net1", asked.valid_tags),
+        DelStaleIptables("net1", (("c1", "eth0"),)),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- questions

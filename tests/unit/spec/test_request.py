@@ -49,6 +49,9 @@ BAD_ENVIRONMENT = [
     ({"CNI_CONTAINERID": "x" * 256}, 4, "containerID is longer than 255 characters"),
     ({"CNI_IFNAME": "sixteen-bytes-xx"}, 4, "interface name is too long, at most 15 bytes"),
     ({"CNI_IFNAME": ".."}, 4, "interface name is . or .."),
+    ({"CNI_IFNAME": "eth%d"}, 4, "interface name contains %, which the kernel takes for a number to fill in"),
+    ({"CNI_IFNAME": "default"}, 4, "interface name is a name of settings under /proc/sys/net"),
+    ({"CNI_NETNS": "/run/netns/\udcff"}, 4, "CNI_NETNS is not UTF-8"),
     ({"CNI_IFNAME": "a/b"}, 4, "interface name contains / or : or whitespace characters"),
     ({"CNI_IFNAME": "a b"}, 4, "interface name contains / or : or whitespace characters"),
     ({"CNI_IFNAME": "a\x01"}, 4, "interface name contains unprintable characters"),
@@ -74,6 +77,8 @@ BAD_CONFIGS = [
     ({"cniVersion": "1.1.0"}, 7, "missing network name"),
     ({**CONF, "name": "../net"}, 7, "invalid characters found in network name"),
     ({**CONF, "name": "net\n"}, 7, "invalid characters found in network name"),
+    (b'{"name": 1e999}', 6, "1e999 is too large a number"),
+    (b'{"name": "\\ud800"}', 6, "error unmarshall network config"),
     ({**CONF, "name": "n" * 256}, 7, "longer than 255"),
     ({**CONF, "name": 5}, 7, "name is not a string"),
     ({**CONF, "cniVersion": "9.0.0"}, 1, "incompatible CNI versions"),
@@ -107,7 +112,7 @@ def test_stdin_that_fails_is_an_io_error() -> None:
         parse(ADD, fail)
 
 
-def test_keys_match_in_any_case_and_the_exact_one_is_preferred() -> None:
+def test_keys_match_in_any_case_and_the_last_one_counts() -> None:
     assert asked({"CNIVersion": "0.4.0", "NAME": "n"}).cni_version == "0.4.0"
     assert asked({"NAME": "other", "name": "n"}).network == "n"
 
