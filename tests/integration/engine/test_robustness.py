@@ -92,9 +92,7 @@ def test_an_unprivileged_process_cannot_hold_up_an_add(bed: Any) -> None:
     user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     if subprocess.run([*user, "true"], capture_output=True).returncode != 0:
         pytest.skip("this user cannot become another one")
-    script = (
-        "import fcntl, time; fcntl.flock(open('/proc/self/ns/net'), fcntl.LOCK_EX); print(); time.sleep(9)"
-    )
+    script = "import fcntl, time; fd = open('/proc/self/ns/net'); fcntl.flock(fd, 2); print(); time.sleep(9)"
     command = ["nsenter", f"--net={bed.host.path}", *user, "/usr/bin/python3", "-uc", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:
