@@ -33,6 +33,7 @@ _REQUIRED = {
     "GC": ("CNI_PATH",),
     "STATUS": ("CNI_PATH",),
 }
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 # A name becomes a directory and a container id becomes an nf_tables comment and a file's content: bounded.
@@ -173,8 +174,8 @@ def _read(read_stdin: Callable[[int], bytes]) -> bytes:
 def _decode(stdin: bytes) -> dict[str, Any]:
     try:
         conf = json.loads(stdin.decode(), parse_constant=_no_constant, parse_float=_finite)
-        if b"\\u" in stdin:  # half a surrogate pair is legal JSON, and no text
-            json.dumps(conf, ensure_ascii=False).encode()
+        if b"\\u" in stdin:  # half a surrogate pair is legal JSON and no text; Go reads it as U+FFFD
+            conf = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(conf, ensure_ascii=False)))
     except (ValueError, RecursionError) as err:
         raise DecodingFailed(
             f"error unmarshall network config: {str(err) or 'nested too deeply'}",

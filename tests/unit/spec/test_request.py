@@ -78,7 +78,7 @@ BAD_CONFIGS = [
     ({**CONF, "name": "../net"}, 7, "invalid characters found in network name"),
     ({**CONF, "name": "net\n"}, 7, "invalid characters found in network name"),
     (b'{"name": 1e999}', 6, "1e999 is too large a number"),
-    (b'{"name": "\\ud800"}', 6, "error unmarshall network config"),
+    (b'{"name": "\\ud800"}', 7, "invalid characters found in network name"),
     ({**CONF, "name": "n" * 256}, 7, "longer than 255"),
     ({**CONF, "name": 5}, 7, "name is not a string"),
     ({**CONF, "cniVersion": "9.0.0"}, 1, "incompatible CNI versions"),
