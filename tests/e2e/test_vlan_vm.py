@@ -29,6 +29,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "preserveDefaultVlan": True,
         "ipam": {"rangeStart": "10.100.0.100", "rangeEnd": "10.100.0.149"},
     },
+    "race": {
+        "bridge": "cniebr1",
+        "vlan": 7,
+        "isGateway": True,
+        "ipam": {"subnet": "10.107.0.0/24"},
+    },
     "trunk": {"vlanTrunk": [{"id": 100}, {"minID": 300, "maxID": 302}]},
 }
 CONTAINERS = {"a": "n100", "b": "n100", "other": "n200", "kept": "keep", "trunked": "trunk"}
@@ -74,6 +80,13 @@ step del-kept cni DEL kept /conf/keep
 step del-trunked cni DEL trunked /conf/trunk
 step links-last ip -j link
 step vlans-last bridge -j vlan show
+race() {
+    for i in 1 2 3 4 5 6; do ip netns add p$i; done
+    for i in 1 2 3 4 5 6; do (cni ADD p$i /conf/race >/tmp/p$i; echo $? >/tmp/code-p$i) & done; wait
+    for i in 1 2 3 4 5 6; do cat /tmp/code-p$i; ping_from p$i 10.107.0.1 >/dev/null; echo $?; done
+    for i in 1 2 3 4 5 6; do cni DEL p$i /conf/race; done
+}
+step race race
 step leases find /var/lib/cni/networks -type f ! -name lock ! -name 'last_reserved_ip.*' ! -path '*/.*'
 """
 
@@ -107,6 +120,10 @@ def test_every_call_succeeds(steps: Steps) -> None:
     calls = [name for name in steps if name.startswith(("add", "check", "del"))]
     assert {name: steps[name] for name in calls if steps[name].code != 0} == {}
     assert len(calls) == 2 * len(CONTAINERS) + 1
+
+
+def test_parallel_first_adds_agree_on_the_gateway_port(steps: Steps) -> None:
+    assert steps["race"].out.split() == ["0"] * 12
 
 
 @pytest.mark.parametrize("target", ["same", "gateway", "kept", "trunked"])
