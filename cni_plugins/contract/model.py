@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.spec.decode import parse_dns, parse_route
-from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
+from cni_plugins.spec.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
 from cni_plugins.spec.result import DNS, Route
 
 Address = Annotated[IPAddress, PlainValidator(parse_address)]
@@ -70,6 +70,17 @@ def load(model: type[Model], conf: Mapping[str, Any], what: str = "network confi
     except ValidationError as err:
         faults = [_fault(item["loc"], item["msg"], item["input"]) for item in err.errors(include_url=False)]
         raise InvalidNetworkConfig(f"invalid {what}: {faults[0]}", "; ".join(faults)) from err
+
+
+def load_ipam(model: type[Model], conf: Mapping[str, Any]) -> Model:
+    """Validate a config for an IPAM plugin, whose `ipam` section must be there.
+
+    :raises InvalidNetworkConfig: as `load`.
+    """
+    section = get(conf, "ipam")
+    if not isinstance(section, dict):
+        raise InvalidNetworkConfig("IPAM config missing 'ipam' key", f"ipam is {shown(section)}")
+    return load(model, conf)
 
 
 def _fault(path: tuple[int | str, ...], message: str, value: object) -> str:

@@ -10,12 +10,12 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PlainValidator
 
-from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, load
+from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.ipam_hostlocal import place
 from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, check_set, check_sets
 from cni_plugins.spec.args import parse_args
-from cni_plugins.spec.fields import IPAddress, get, parse_address, shown
+from cni_plugins.spec.fields import IPAddress, parse_address
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Route
 from cni_plugins.spec.versions import LISTS, at_least
@@ -97,11 +97,7 @@ def parse(request: Request) -> HostLocal:
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
     """
-    if not isinstance(get(request.conf, "ipam"), dict):
-        raise InvalidNetworkConfig(
-            "IPAM config missing 'ipam' key", f"ipam is {shown(get(request.conf, 'ipam'))}"
-        )
-    conf = load(NetworkConf, request.conf)
+    conf = load_ipam(NetworkConf, request.conf)
     return HostLocal(
         data_dir=place.data_dir(request.conf),
         sets=_range_sets(conf, request.cni_version),

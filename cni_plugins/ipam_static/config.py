@@ -9,10 +9,10 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field, PlainValidator
 
-from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, load
+from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.spec.args import parse_args
-from cni_plugins.spec.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
+from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import DNS, IPConfig, Route
 from cni_plugins.spec.versions import LISTS, at_least
@@ -74,11 +74,7 @@ def parse(request: Request) -> Static:
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
     """
-    if not isinstance(get(request.conf, "ipam"), dict):
-        raise InvalidNetworkConfig(
-            "IPAM config missing 'ipam' key", f"ipam is {shown(get(request.conf, 'ipam'))}"
-        )
-    conf = load(NetworkConf, request.conf)
+    conf = load_ipam(NetworkConf, request.conf)
     args = parse_args(request.args)
     demanded = _listed(args.get("GATEWAY", ""), parse_address, "invalid gateway address: {}")
     asked = _listed(

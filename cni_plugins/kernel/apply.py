@@ -77,6 +77,8 @@ def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseExcept
     """
     _undo(session, [item for item in done if not is_shared(item[0])], reason)
     shared = [item for item in done if is_shared(item[0])]
+    if not shared:
+        return
     names = [step.name for step, _ in shared if isinstance(step, EnsureBridge)]
     with session.host_alone() as alone:
         if alone and not any(bridges.has_attachments(session, name) for name in names):
