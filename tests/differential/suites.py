@@ -32,7 +32,7 @@ class Suite:
     def absence(self) -> str | None:
         """Why this suite cannot run here, or None."""
         missing = [name for name in reference.PROGRAMS if not self.program(name).is_file()]
-        return f"{self.label}: {', '.join(missing)} missing in the suite's directory" if missing else None
+        return f"{self.label}: {', '.join(missing)} not installed in its directory" if missing else None
 
 
 def debian() -> Suite:
