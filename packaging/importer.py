@@ -139,8 +139,17 @@ class NoSignature:
     """The inspect of dataclasses: without docstrings every dataclass would compute one from its signature."""
 
     @staticmethod
-    def signature(_class: type) -> str:
+    def signature(_class: type, **_options: object) -> str:
         return "()"
+
+    def __getattr__(self, name: str) -> object:
+        """Leave the rest to the real one: Python 3.13 unwraps methods of classes with slots."""
+        import inspect
+
+        return getattr(inspect, name)
+
+
+no_signature = NoSignature()
 
 
 def install() -> None:
