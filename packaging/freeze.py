@@ -38,7 +38,7 @@ class Failed(Exception):
 def digest(files: Iterable[Path], *words: str) -> str:
     total = hashlib.sha256("\0".join(words).encode())
     for file in sorted(files):
-        total.update(f"\0{file.name}\0".encode() + file.read_bytes())
+        total.update(f"\0{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return total.hexdigest()[:16]
 
 

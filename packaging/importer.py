@@ -62,15 +62,29 @@ class Archive(Loader):
         return spec
 
     def _unpack(self, name: str, entry: "Entry") -> str:
-        file, (_, offset, left) = f"{self._home}/{name}.so", entry
+        file = f"{self._home}/{name}.so"
         try:
             target = posix.open(file, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o700)
         except FileExistsError:  # find_spec() asked before, the module not imported since
             return file
-        while left and (sent := posix.sendfile(target, self._fd, self._start + offset, left)):
+        try:
+            self._copy(target, entry)
+            return file
+        except OSError:  # the place filled up since we chose it; memory has no name to leave behind
+            posix.unlink(file)
+            memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
+            self._copy(memory, entry)
+            return f"/proc/self/fd/{memory}"
+        finally:
+            posix.close(target)
+
+    def _copy(self, target: int, entry: "Entry") -> None:
+        _, offset, left = entry
+        while left:
+            sent = posix.sendfile(target, self._fd, self._start + offset, left)
+            if not sent:
+                raise OSError(5, "the program's own file ends too early")
             offset, left = offset + sent, left - sent
-        posix.close(target)
-        return file
 
     def create_module(self, _spec: ModuleSpec) -> None:
         """Let the import system make an ordinary module object."""

@@ -5,18 +5,23 @@ copied once under a name no runtime asks for, then linked and renamed over every
 """
 
 import argparse
+import fcntl
 import os
 import shutil
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PREFIX = ".cni-plugins-"
 
 
 def place(program: Path, directory: Path, names: Iterable[str]) -> None:
     """Copy `program` into `directory` once, and make every one of `names` a hard link to the copy."""
     directory.mkdir(parents=True, exist_ok=True)
-    copy, link = (directory / f".cni-plugins-{os.getpid()}.{part}" for part in ("copy", "link"))
-    try:
+    with workshop(directory) as own:
+        copy, link = own / "copy", own / "link"
         shutil.copyfile(program, copy)
         copy.chmod(0o755)
         # On disk before a name leads to it: power lost now would boot a node without network.
@@ -25,9 +30,34 @@ def place(program: Path, directory: Path, names: Iterable[str]) -> None:
         for name in names:
             link.hardlink_to(copy)
             link.replace(directory / name)
+
+
+@contextmanager
+def workshop(directory: Path) -> Iterator[Path]:
+    """Make a directory of our own in there, and remove those of installs that were killed.
+
+    What a killed one left is linked with the plugins themselves, so nothing of it may ever be written to.
+    """
+    for left in directory.glob(f"{PREFIX}*"):
+        with suppress(OSError), locked(left):
+            shutil.rmtree(left)
+    own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
+    try:
+        with locked(own):
+            yield own
     finally:
-        link.unlink(missing_ok=True)
-        copy.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """:raises BlockingIOError: when a running install holds it"""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
 
 
 def install(source: Path, directory: Path) -> list[str]:

@@ -31,12 +31,14 @@
 
 #define LAUNCH_PRIORITY 200 /* a constructor that can answer without Python belongs before this one */
 #define SWEEP_LIMIT 64      /* entries looked at per start: one start must not pay for a thousand dead ones */
+#define LAUNCHED "_PYI_LAUNCHED"
 #define NAME_LENGTH 18      /* "_MEI", eight digits, six letters: main() refuses any other name */
 #define ROOM (32 << 20)     /* the interpreter now, extension modules as they are imported (importer.py) */
 
 static pid_t owner;   /* who made the directory: a forked child must not remove it */
 static int base = -1; /* <place>/cni-plugins */
 static char name[NAME_LENGTH + 1];
+static char exe[PATH_MAX]; /* /proc/self/fd/N, or without /proc a path */
 
 static void each_entry(int at, const char *path, void (*visit)(int, const char *), int limit)
 {
@@ -70,11 +72,13 @@ static void sweep(int at, const char *path)
     close(fd);
 }
 
+/* In a vfork child these variables are the parent's own: it must not touch them. */
 __attribute__((destructor)) static void leave(void)
 {
-    if (name[0] && getpid() == owner)
+    if (name[0] && getpid() == owner) {
         remove_tree(base, name);
-    name[0] = 0;
+        name[0] = 0;
+    }
 }
 
 /* Python's os._exit() ends here instead of in libc: taking an interpreter apart costs more than a whole VERSION. */
@@ -85,6 +89,50 @@ void _exit(int status)
     __builtin_unreachable();
 }
 
+/*
+ * The file that is running may be renamed over at any moment, so it is opened once and named by that descriptor to
+ * everybody: to main(), which asks realpath() for /proc/self/exe and would be told of the file's successor, or of
+ * none, and to importer.py. A program read from two builds does not start.
+ */
+char *realpath(const char *path, char *resolved)
+{
+    char *(*real)(const char *, char *) = dlsym(RTLD_NEXT, "realpath");
+    char own[32];
+
+    sprintf(own, "/proc/%d/exe", (int)getpid());
+    if (exe[0] && resolved && (!strcmp(path, "/proc/self/exe") || !strcmp(path, own)))
+        return strcpy(resolved, exe);
+    return real(path, resolved);
+}
+
+/* What a bootloader compiled with _FORTIFY_SOURCE calls instead. */
+char *__realpath_chk(const char *path, char *resolved, size_t size)
+{
+    return size < PATH_MAX ? NULL : realpath(path, resolved);
+}
+
+/* Sweeps a place that earlier starts may have used when this one was full. */
+static void sweep_place(const char *place)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/cni-plugins", place);
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 077))
+        each_entry(fd, ".", sweep, SWEEP_LIMIT);
+    close(fd);
+}
+
+static int is_plain(const char *path)
+{
+    for (; *path; path++)
+        if (*path < ' ' || *path > '~' || *path == '"' || *path == '\\')
+            return 0;
+    return 1;
+}
+
 /* Opens <place>/cni-plugins if nobody else can write there, and puts its path into home. NULL, or why not. */
 static const char *open_base(const char *place, char *home)
 {
@@ -92,6 +140,8 @@ static const char *open_base(const char *place, char *home)
     struct stat st;
     int turn;
 
+    if (!is_plain(place))
+        return "not a plain path";
     if (place[0] != '/' || strlen(place) > PATH_MAX / 2 || statvfs(place, &fs) < 0 || stat(place, &st) < 0)
         return "missing";
     if (fs.f_flag & (ST_NOEXEC | ST_RDONLY))
@@ -133,6 +183,11 @@ static int make_home(char *home)
             memcpy(name, home + length + 1, sizeof(name));
             return 0;
         }
+        if (lock < 0) {
+            rmdir(home);
+            return -1;
+        }
+        close(lock);
     }
     return -1;
 }
@@ -154,7 +209,8 @@ static int unpack(const struct ARCHIVE *archive, const char *home)
             *slash = 0, mkdir(path, 0700);
         out = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
         while (out >= 0 && from < end && sendfile(out, in, &from, (size_t)(end - from)) > 0) {}
-        rc = out < 0 || from < end ? -1 : close(out);
+        rc = out < 0 || from < end ? -1 : 0;
+        close(out);
         /* What our extension modules are linked with must be there before them: no LD_LIBRARY_PATH is set. */
         if (rc == 0 && entry->typecode == ARCHIVE_ITEM_BINARY && strcmp(entry->name, archive->python_libname))
             dlopen(path, RTLD_LAZY | RTLD_LOCAL);
@@ -165,14 +221,22 @@ static int unpack(const struct ARCHIVE *archive, const char *home)
 __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
 {
     const char *places[] = {getenv("TMPDIR"), "/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib"}, *why;
-    char exe[PATH_MAX], home[PATH_MAX], details[512] = "";
+    char home[PATH_MAX], details[512] = "";
     struct ARCHIVE *archive = NULL;
-    size_t i;
+    size_t i, other;
+    int self;
 
+    if (getenv(LAUNCHED))
+        return; /* main() did not take our word and started a child in its own way: let it, or it goes on for ever */
     for (i = 0; i < 3; i++) /* a file of ours in the place of a closed stdout would receive the Result */
         if (fcntl((int)i, F_GETFD) < 0)
             open("/dev/null", O_RDWR);
-    if (realpath("/proc/self/exe", exe) || realpath((const char *)getauxval(AT_EXECFN), exe))
+    self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* stays open for as long as we live */
+    if (self >= 0)
+        sprintf(exe, "/proc/self/fd/%d", self);
+    else if (!realpath((const char *)getauxval(AT_EXECFN), exe))
+        exe[0] = 0;
+    if (exe[0])
         archive = pyi_archive_open(exe);
     if (!archive)
         return; /* main() has further ways to find itself, and then starts as PyInstaller does */
@@ -182,11 +246,15 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
         if (!(why = open_base(places[i], home))) {
             each_entry(base, ".", sweep, SWEEP_LIMIT);
             if (make_home(home) == 0 && unpack(archive, home) == 0) {
+                setenv(LAUNCHED, "1", 1);
                 setenv("_PYI_ARCHIVE_FILE", exe, 1);
                 setenv("_PYI_APPLICATION_HOME_DIR", home, 1);
                 setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* "your parent has unpacked" */
                 unsetenv("_PYI_LINUX_PROCESS_NAME");
                 unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
+                for (other = 1; other < sizeof(places) / sizeof(*places); other++)
+                    if (other != i)
+                        sweep_place(places[other]);
                 return;
             }
             why = strerror(errno);

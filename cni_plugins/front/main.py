@@ -37,7 +37,9 @@ def _serve(name: str) -> int:
 
 
 def _usage(name: str) -> bytes:
-    return f"CNI {name} plugin {VERSION}\nCNI protocol versions supported: {', '.join(_VERSIONS)}\n".encode()
+    return f"CNI {name} plugin {VERSION}\nCNI protocol versions supported: {', '.join(_VERSIONS)}\n".encode(
+        errors="replace"
+    )
 
 
 def _read(limit: int) -> bytes:

@@ -27,7 +27,8 @@ class Boot(NamedTuple):
         """Say whether a lease file, last written at `mtime`, is from before this boot."""
         if self.name == UNKNOWN:
             return False
-        if record is None:
+        # Written while nobody could tell which boot it was: such a record says nothing.
+        if record is None or record.boot == UNKNOWN:
             return mtime < self.began()
         # A newer file of that name was written since, by somebody else: the record is not about it.
         return record.boot != self.name and mtime <= record.mtime

@@ -11,7 +11,10 @@ a write by anybody replaces it by the time of that write. Recording the time of 
 not do: another write within the same tick of the kernel's clock (1 to 10 ms) would go unseen.
 """
 
+import errno
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from cni_plugins.ipam_hostlocal import leasefile
@@ -32,36 +35,70 @@ class Entry(NamedTuple):
 
 
 NOTHING = Entry("", 0, ())
+NOWHERE = -1  # in place of a directory: the kernel refuses every call on it
 
 
 class Index:
-    """The records of one network, in the directory `fd`; the caller holds the network's lock."""
+    """The records of one network, in the directory `fd`; the caller holds the network's lock.
+
+    With NOWHERE for a directory there are no records, and none can be written.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._seen: dict[str, Entry] | None = None
 
     def get(self, owner: str) -> Entry:
-        return self._read(key(owner)) or NOTHING
+        name = key(owner)
+        found = self._read(name) if self._seen is None else self._seen.get(name)
+        return found or NOTHING
 
     def put(self, owner: str, entry: Entry) -> None:
-        if entry.names:
-            self._write(key(owner), " ".join((entry.boot, str(entry.mtime), *entry.names)))
-        else:
-            self.drop(key(owner))
+        """:raises OSError: when the record cannot be written."""
+        if not entry.names:
+            self.drop(owner)
+            return
+        try:
+            self._put(key(owner), entry)
+        except OSError as err:
+            # Too many addresses for one record: no loss where the next call reads all leases anyway.
+            if self._seen is None or err.errno != errno.ENAMETOOLONG:
+                raise
+        if self._seen is not None:
+            self._seen[key(owner)] = entry
 
-    def drop(self, name: str) -> None:
-        leasefile.discard(name, self._fd)
+    def drop(self, owner: str) -> None:
+        if self._seen is not None:
+            self._seen.pop(key(owner), None)
+        self._discard(key(owner))
 
     def everything(self) -> dict[str, Entry]:
-        """Return all records by key; remove what is none."""
+        """Return all records by key; remove what is none, as far as it goes."""
         found = {}
-        for name in os.listdir(self._fd):
+        for name in self._names():
             entry = self._read(name)
             if entry:
                 found[name] = entry
             elif name != _STATE:
-                self.drop(name)
+                self._discard(name)
         return found
+
+    def replace(self, known: Mapping[str, Entry], wanted: Mapping[str, Entry]) -> bool:
+        """Make `wanted` of the records `known`; say whether all of it could be written."""
+        failed = False
+        for name, entry in wanted.items():
+            try:
+                if known.get(name) != entry:
+                    self._put(name, entry)
+            except OSError:
+                failed = True
+        for stale in known.keys() - wanted.keys():
+            self._discard(stale)
+        return not failed
+
+    def rely_on(self, seen: Mapping[str, Entry]) -> None:
+        """Answer from what was just read: the records are incomplete, or not to be believed later."""
+        self._seen = dict(seen)
 
     def boot(self) -> str:
         """Return the boot in which the whole directory was last read."""
@@ -73,10 +110,28 @@ class Index:
     def remember_seal(self, boot: str, directory: os.stat_result) -> None:
         self._write(_STATE, _state(boot, directory))
 
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._fd)
+        except OSError:
+            return []
+
+    def _discard(self, name: str) -> None:
+        # A record too many does no harm, nor does a foreign directory that is not empty.
+        with suppress(OSError):
+            leasefile.discard(name, self._fd)
+
+    def _put(self, name: str, entry: Entry) -> None:
+        try:
+            self._write(name, " ".join((entry.boot, str(entry.mtime), *entry.names)))
+        except OSError as err:
+            # The error of a link names its target first: here that is all the addresses of somebody.
+            raise OSError(err.errno, err.strerror, name) from err
+
     def _read(self, name: str) -> Entry | None:
         boot, _, rest = self._target(name).partition(" ")
         mtime, _, names = rest.partition(" ")
-        return Entry(boot, int(mtime), tuple(names.split(" "))) if mtime.isdigit() and names else None
+        return Entry(boot, int(mtime), tuple(names.split(" "))) if mtime.isdecimal() and names else None
 
     def _target(self, name: str) -> str:
         # EINVAL: not a symbolic link. Whatever else lies there was not put there by us, and says nothing.
@@ -89,7 +144,7 @@ class Index:
         try:
             os.symlink(target, name, dir_fd=self._fd)
         except FileExistsError:
-            self.drop(_NEW)
+            self._discard(_NEW)
             os.symlink(target, _NEW, dir_fd=self._fd)
             os.rename(_NEW, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 

@@ -16,16 +16,21 @@ _WRITTEN = frozenset("0123456789abcdef.:")
 _DOTS = 3
 _PARTS = 2
 EMPTY = "is empty"
+_NO_FILE = "is no regular file"
 _NEVER = 1 << 63  # a modification time later than any boot
 
 
 class LeaseFile(NamedTuple):
-    """What keeps an address from being given; without an owner it is no lease, and `fault` says why."""
+    """What keeps an address from being given; without an owner it is no lease, and `fault` says why.
+
+    One that is `unread` may be anybody's lease: the disk or the kernel refused to show it.
+    """
 
     name: str
     owner: str
     mtime: int = _NEVER
     fault: str = ""
+    unread: bool = False
 
 
 def owner_of(container_id: str, ifname: str = "") -> str:
@@ -39,13 +44,18 @@ def is_address(name: str) -> bool:
 
 
 def read(name: str, directory: int) -> LeaseFile | None:
-    """Return what is at an address, None when it is free."""
+    """Return what is at an address, None when it is free.
+
+    :raises OSError: when a file is there, which may be a lease, and cannot be read.
+    """
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
     except FileNotFoundError:
         return None
-    except OSError as err:
-        return LeaseFile(name, "", fault=f"cannot be opened ({err.strerror})")
+    except OSError:
+        if _is_file(name, directory):
+            raise
+        return LeaseFile(name, "", fault=_NO_FILE)
     try:
         return _look(name, fd)
     finally:
@@ -54,9 +64,21 @@ def read(name: str, directory: int) -> LeaseFile | None:
 
 def read_all(directory: int) -> Iterator[LeaseFile]:
     for name in os.listdir(directory):
-        found = read(name, directory) if is_address(name) else None
+        found = _read_if_possible(name, directory) if is_address(name) else None
         if found is not None:
             yield found
+
+
+def _read_if_possible(name: str, directory: int) -> LeaseFile | None:
+    try:
+        return read(name, directory)
+    except OSError as err:
+        return LeaseFile(name, "", fault=f"cannot be read ({err.strerror})", unread=True)
+
+
+def _is_file(name: str, directory: int) -> bool:
+    # A link, a socket or a device refuses to be opened whatever happens, and is no lease.
+    return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
 def read_text(name: str, directory: int) -> str:
@@ -106,7 +128,7 @@ def discard(name: str, directory: int) -> None:
 def _look(name: str, fd: int) -> LeaseFile:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        return LeaseFile(name, "", fault="is no regular file")
+        return LeaseFile(name, "", fault=_NO_FILE)
     data = os.read(fd, _LIMIT + 1)
     if not data:
         return LeaseFile(name, "", found.st_mtime_ns, EMPTY)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from cni_plugins.ipam_hostlocal import leasefile
-from cni_plugins.ipam_hostlocal.boot import Boot
+from cni_plugins.ipam_hostlocal.boot import UNKNOWN, Boot
 from cni_plugins.ipam_hostlocal.index import NOTHING, Entry, Index, key
 from cni_plugins.ipam_hostlocal.leasefile import LeaseFile
 
@@ -20,6 +20,7 @@ _NEW = "new"
 _LAST = "last_reserved_ip."
 # Asking for one address is a system call, listing them costs a tenth of that each: after this many, list.
 _PROBES = 1024
+_BLOCK = 4096  # bytes
 # No hard links: another file system below the network directory, or one that has none.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 
@@ -33,7 +34,8 @@ class Leases:
         self._now = now
         self._index = Index(side)
         found = os.fstat(leases)
-        self._seal_time = found.st_mtime_ns
+        self._seal_time: int | None = found.st_mtime_ns
+        self._in_doubt = now.name == UNKNOWN
         if not self._index.is_sealed(now.name, found):
             self.rebuild()
 
@@ -71,7 +73,8 @@ class Leases:
 
     def check_writable(self) -> None:
         """:raises OSError: when a lease could not be written now."""
-        self._write_beside("")
+        # As much as a block: an empty file is made where no block is left as well.
+        self._write_beside(" " * _BLOCK)
         os.unlink(_NEW, dir_fd=self._side)
         if not os.access(".", os.W_OK, dir_fd=self._leases):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".")
@@ -108,7 +111,7 @@ class Leases:
         with ExitStack() as every:
             for name in held:
                 every.callback(leasefile.discard, name, self._leases)
-        self._index.drop(key(owner))
+        self._index.drop(owner)
         self._seal()
         return bool(held)
 
@@ -118,7 +121,10 @@ class Leases:
             if self._belongs(name, owner):
                 leasefile.discard(name, self._leases)
         entry = self._index.get(owner)
-        self._index.put(owner, entry._replace(names=tuple(name for name in entry.names if name not in names)))
+        left = tuple(name for name in entry.names if name not in names)
+        # On a full disk the record goes on naming too much.
+        with suppress(OSError):
+            self._index.put(owner, entry._replace(names=left))
         self._seal()
 
     def unwritten(self) -> tuple[str, ...]:
@@ -135,14 +141,13 @@ class Leases:
     def collect(self, is_valid: Callable[[str], bool]) -> list[str]:
         """Free every address without a valid owner, and return what could not be freed and why."""
         kept, faults = [], []
-        for found in leasefile.read_all(self._leases):
+        for found in self._read_all():
             if found.owner and is_valid(found.owner):
                 kept.append(found)
                 continue
-            try:
-                leasefile.discard(found.name, self._leases)
-            except OSError as err:
-                faults.append(f"{found.name} {found.fault or 'is leased'}: {err.strerror}")
+            fault = found.fault if found.unread else self._refusal(found)
+            if fault:
+                faults.append(f"{found.name} {fault}")
                 kept.append(found)
         self._record(kept, self._index.everything())
         return faults
@@ -150,10 +155,23 @@ class Leases:
     def rebuild(self) -> None:
         """Read every lease and write the index anew; after a boot, remove what an earlier one left."""
         known = self._index.everything()
-        found = list(leasefile.read_all(self._leases))
+        found = self._read_all()
         if self._index.boot() != self._now.name:
             found = self._without_earlier_boots(found, known)
         self._record(found, known)
+
+    def _read_all(self) -> list[LeaseFile]:
+        found = list(leasefile.read_all(self._leases))
+        self._in_doubt |= any(one.unread for one in found)
+        return found
+
+    def _refusal(self, found: LeaseFile) -> str:
+        """Free an address, or say why it cannot be."""
+        try:
+            leasefile.discard(found.name, self._leases)
+        except OSError as err:
+            return f"{found.fault or 'is leased'}: {err.strerror}"
+        return ""
 
     def _exists(self, name: str) -> bool:
         try:
@@ -169,8 +187,7 @@ class Leases:
 
     def _write_beside(self, owner: str) -> int:
         # Never truncated: a killed process may have left it as a second name of a live lease.
-        with suppress(FileNotFoundError):
-            os.unlink(_NEW, dir_fd=self._side)
+        leasefile.discard(_NEW, self._side)
         return leasefile.write_new(_NEW, owner, self._side)
 
     def _publish(self, name: str, owner: str, mtime: int) -> None:
@@ -185,29 +202,50 @@ class Leases:
     def _without_earlier_boots(
         self, found: Sequence[LeaseFile], known: Mapping[str, Entry]
     ) -> list[LeaseFile]:
-        recorded = {name: entry for entry in known.values() for name in entry.names}
         kept = []
         for lease in found:
-            if self._now.outlived_by(recorded.get(lease.name), lease.mtime):
-                leasefile.discard(lease.name, self._leases)
-            else:
+            record = known.get(key(lease.owner), NOTHING)
+            # A record of another owner is about a lease that was there before this one.
+            about = record if lease.name in record.names else None
+            outlived = not lease.unread and self._now.outlived_by(about, lease.mtime)
+            stays = not outlived or bool(self._refusal(lease))
+            self._in_doubt |= outlived and stays
+            if stays:
                 kept.append(lease)
         return kept
 
     def _record(self, found: Iterable[LeaseFile], known: Mapping[str, Entry]) -> None:
+        wanted = self._entries(found, known)
+        if self._index.replace(known, wanted) and not self._in_doubt:
+            self._choose_seal()
+        else:
+            self._seal_time = None
+            self._index.rely_on(wanted)
+
+    def _entries(self, found: Iterable[LeaseFile], known: Mapping[str, Entry]) -> dict[str, Entry]:
         owners: dict[str, list[LeaseFile]] = {}
+        unread = set()
         for lease in found:
-            owners.setdefault(lease.owner, []).append(lease)
-        owners.pop("", None)
-        for owner, leases in owners.items():
-            entry = Entry(
-                self._now.name, max(one.mtime for one in leases), tuple(sorted(one.name for one in leases))
-            )
-            if known.get(key(owner)) != entry:
-                self._index.put(owner, entry)
-        for stale in known.keys() - {key(owner) for owner in owners}:
-            self._index.drop(stale)
-        self._choose_seal()
+            if lease.owner:
+                owners.setdefault(key(lease.owner), []).append(lease)
+            elif lease.unread:
+                unread.add(lease.name)
+        entries = {name: self._entry(leases, known.get(name)) for name, leases in owners.items()}
+        for name, record in known.items() if unread else ():
+            entry = entries.get(name, record._replace(names=()))
+            names = {*entry.names, *unread.intersection(record.names)}
+            if names:
+                entries[name] = entry._replace(names=tuple(sorted(names)))
+        return entries
+
+    def _entry(self, leases: Sequence[LeaseFile], known: Entry | None) -> Entry:
+        names = tuple(sorted(one.name for one in leases))
+        if not self._in_doubt:
+            return Entry(self._now.name, max(one.mtime for one in leases), names)
+        # What is recorded goes on to decide; the rest is left to the clock, or to a call that knows more.
+        if known:
+            return known._replace(names=names)
+        return Entry(UNKNOWN, max(one.mtime for one in leases), names)
 
     def _choose_seal(self) -> None:
         # A whole second, for file systems without fractions; ten ago, so that no write to come can bear it.
@@ -215,9 +253,12 @@ class Leases:
         self._seal()
         found = os.fstat(self._leases)
         if found.st_mtime_ns == self._seal_time:
-            self._index.remember_seal(self._now.name, found)
+            with suppress(OSError):
+                self._index.remember_seal(self._now.name, found)
 
     def _seal(self) -> None:
+        if self._seal_time is None:
+            return
         # Refused, say in somebody else's directory, it costs speed only: the index is then not believed.
         with suppress(OSError):
             os.utime(self._leases, ns=(self._seal_time, self._seal_time))

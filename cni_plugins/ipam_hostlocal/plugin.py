@@ -86,7 +86,7 @@ def _status(request: Request) -> None:
     config = parse(request)
     try:
         resolv.read(config.resolv_conf)
-        with existing(config.data_dir, request.network) as leases:
+        with existing(config.data_dir, request.network, complete=True) as leases:
             if leases is None:  # nothing is reserved yet, and asking makes no directories
                 check_can_be_made(config.data_dir)
                 return

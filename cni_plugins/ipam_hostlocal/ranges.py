@@ -70,11 +70,9 @@ def canonical(
             f"Network has host bits set. For a subnet mask of length {network.prefixlen}"
             f" the network address is {network.network_address}"
         )
-    for name, address in (("RangeStart", start), ("RangeEnd", end)):
-        if address is not None and address not in network:
-            raise ValueError(f"{name} {address} not in network {network}")
-    if gateway is not None and gateway.version != subnet.version:
-        raise ValueError(f"gateway {gateway} is not of the address family of network {network}")
+    if subnet.version == _IPV4:
+        start, end, gateway = map(_unmapped, (start, end, gateway))
+    _check_bounds(subnet, start, end, gateway)
     base = int(network.network_address)
     # IPv4 keeps the last address for broadcast; IPv6 has none.
     highest = (
@@ -89,6 +87,21 @@ def canonical(
             f"RangeStart {text(subnet.version, first)} is after RangeEnd {text(subnet.version, last)}"
         )
     return Range(subnet.version, network.prefixlen, first, last, via)
+
+
+def _check_bounds(
+    subnet: IPInterface, start: IPAddress | None, end: IPAddress | None, gateway: IPAddress | None
+) -> None:
+    for name, address in (("RangeStart", start), ("RangeEnd", end)):
+        if address is not None and address not in subnet.network:
+            raise ValueError(f"{name} {address} not in network {subnet.network}")
+    if gateway is not None and gateway.version != subnet.version:
+        raise ValueError(f"gateway {gateway} is not of the address family of network {subnet.network}")
+
+
+def _unmapped(address: IPAddress | None) -> IPAddress | None:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def check_set(ranges: RangeSet) -> None:

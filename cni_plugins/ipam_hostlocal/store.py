@@ -8,14 +8,17 @@
 The first three are the reference's format, byte by byte.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import accumulate
 
 from cni_plugins.errors import IoFailed
 from cni_plugins.ipam_hostlocal import boot
 from cni_plugins.ipam_hostlocal.boot import Boot
+from cni_plugins.ipam_hostlocal.index import NOWHERE
 from cni_plugins.ipam_hostlocal.leases import Leases
 
 SIDE = ".cni-plugins"
@@ -31,19 +34,20 @@ def opened(data_dir: str, network: str, now: Boot | None = None) -> Iterator[Lea
     :raises IoFailed: when the disk refuses anything, here and in the body.
     """
     with _disk_trouble(f"{data_dir}/{network}"), ExitStack() as closing:
-        own, directory = _directories(closing, data_dir, network, create=True)
+        own, directory = _directories(closing, data_dir, network, create=True, complete=True)
         yield Leases(directory, own, now or boot.current())
 
 
 @contextmanager
-def existing(data_dir: str, network: str) -> Iterator[Leases | None]:
+def existing(data_dir: str, network: str, *, complete: bool = False) -> Iterator[Leases | None]:
     """Hold the lock of a network, or give None when it has no directory.
 
+    :param complete: refuse a disk that has no room for the index, instead of going on without it.
     :raises IoFailed: when the disk refuses anything, here and in the body.
     """
     with _disk_trouble(f"{data_dir}/{network}"), ExitStack() as closing:
         try:
-            own, directory = _directories(closing, data_dir, network, create=False)
+            own, directory = _directories(closing, data_dir, network, create=False, complete=complete)
         except FileNotFoundError:
             leases = None
         else:
@@ -65,18 +69,32 @@ def check_can_be_made(data_dir: str) -> None:
         )
 
 
-def _directories(closing: ExitStack, data_dir: str, network: str, *, create: bool) -> tuple[int, int]:
+def _directories(
+    closing: ExitStack, data_dir: str, network: str, *, create: bool, complete: bool
+) -> tuple[int, int]:
     """Open the side directory and the network's own, whose lock is then held."""
     base = _base(data_dir, create=create)
     closing.callback(os.close, base)
     leases = _below(base, network, create=create)
     closing.callback(os.close, leases)
     closing.callback(os.close, _locked(leases))
-    side = _below(base, SIDE, create=True)
-    closing.callback(os.close, side)
-    own = _below(side, network, create=True)
+    try:
+        own = _beside(base, network)
+    except OSError:
+        # Freeing an address takes no room, so it must not ask for any.
+        if complete:
+            raise
+        return NOWHERE, leases
     closing.callback(os.close, own)
     return own, leases
+
+
+def _beside(base: int, network: str) -> int:
+    side = _below(base, SIDE, create=True)
+    try:
+        return _below(side, network, create=True)
+    finally:
+        os.close(side)
 
 
 def _base(data_dir: str, *, create: bool) -> int:
@@ -85,8 +103,16 @@ def _base(data_dir: str, *, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
-        os.makedirs(data_dir, 0o755, exist_ok=True)
+        _make(data_dir)
         return os.open(data_dir, _DIRECTORY)
+
+
+def _make(path: str) -> None:
+    # os.makedirs would leave the rights of the parents to the umask, which some runtimes set to 0.
+    for part in accumulate(path.split("/"), "{}/{}".format):
+        if part and not os.path.isdir(part):
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o755)
 
 
 def _below(parent: int, name: str, *, create: bool) -> int:
@@ -102,7 +128,13 @@ def _below(parent: int, name: str, *, create: bool) -> int:
 
 def _locked(directory: int) -> int:
     flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(_LOCK, flags, 0o750, dir_fd=directory)
+    try:
+        fd = os.open(_LOCK, flags, 0o750, dir_fd=directory)
+    except OSError as err:
+        if err.errno != errno.EROFS:
+            raise
+        # Nobody can change anything here: whatever is locked will do for reading.
+        fd = os.open(".", _DIRECTORY, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as err:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,43 @@ def test_a_read_only_disk_is_an_error_for_all_but_a_check(disk: Disk) -> None:
     with pytest.raises(NotAvailable, match="Read-only file system"):
         IPAM.status(request(disk.path, ""))
     assert leased(disk.path) == before
+
+
+@pytest.mark.parametrize("files", [["lock"], []])
+def test_a_read_only_disk_is_no_obstacle_where_nothing_is_to_be_freed(disk: Disk, files: list[str]) -> None:
+    (disk.path / "net").mkdir()
+    for name in files:
+        (disk.path / "net" / name).touch()
+    (disk.path / "net" / "10.1.0.2").write_bytes(b"c1\r\neth0")
+    disk.remount("ro")
+    IPAM.check(request(disk.path, "c1"))
+    IPAM.release(request(disk.path, "nobody"))
+    IPAM.gc(request(disk.path, "", valid=[("c1", "eth0")]))
+    with pytest.raises(IoFailed, match="Read-only file system"):
+        IPAM.release(request(disk.path, "c1"))
+
+
+@pytest.mark.parametrize("room", range(4))
+def test_leases_of_the_reference_are_freed_on_a_full_disk(disk: Disk, room: int) -> None:
+    (disk.path / "net").mkdir()
+    (disk.path / "net" / "lock").touch()
+    for number in range(2, 5):
+        (disk.path / "net" / f"10.1.0.{number}").write_bytes(f"c{number}\r\neth0".encode())
+    disk.fill()
+    disk.make_room(room)
+    IPAM.check(request(disk.path, "c2"))
+    IPAM.release(request(disk.path, "c2"))
+    IPAM.gc(request(disk.path, "", valid=[("c4", "eth0")]))
+    assert leased(disk.path) == {"10.1.0.4": "c4\r\neth0"}
+
+
+def test_the_state_of_a_disk_without_blocks_is_unavailable(disk: Disk) -> None:
+    IPAM.reserve(request(disk.path, "c1"))
+    with suppress(OSError), (disk.path / "big").open("wb", buffering=0) as big:
+        while big.write(bytes(4096)):
+            pass
+    with pytest.raises(NotAvailable, match="No space left on device"):
+        IPAM.status(request(disk.path, ""))
 
 
 def test_a_network_directory_on_a_disk_of_its_own_does_without_links(

@@ -16,6 +16,8 @@ NOW = Boot("b2", began=lambda: 1000)
         (Entry("b1", 5000, ()), 5000, True),  # by the record, whatever the clock said
         (Entry("b2", 500, ()), 500, False),
         (Entry("b1", 500, ()), 501, False),  # written again since
+        (Entry(UNKNOWN, 2000, ()), 2000, False),  # made by a call that could not tell the boot
+        (Entry(UNKNOWN, 999, ()), 999, True),
         (None, 999, True),
         (None, 1000, False),
     ],

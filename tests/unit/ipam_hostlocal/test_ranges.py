@@ -34,6 +34,11 @@ def test_bounds_are_inclusive_and_the_gateway_may_lie_outside_the_subnet() -> No
     assert text(4, found.gateway) == "192.168.0.1"
 
 
+def test_bounds_of_an_ipv4_range_may_be_written_as_ipv6() -> None:
+    found = made("10.1.2.0/24", "::ffff:10.1.2.9", "::ffff:10.1.2.20", "::ffff:10.1.2.1")
+    assert found == made("10.1.2.0/24", "10.1.2.9", "10.1.2.20", "10.1.2.1")
+
+
 def test_an_address_of_the_other_family_is_in_no_range() -> None:
     assert ip_address("::a01:201") not in made("10.1.2.0/24")
 

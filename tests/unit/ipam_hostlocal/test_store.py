@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import sys
@@ -5,12 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cni_plugins.errors import IoFailed, PoolExhausted
-from cni_plugins.ipam_hostlocal import store
+from cni_plugins.ipam_hostlocal import boot, store
 from cni_plugins.ipam_hostlocal.boot import Boot
+from cni_plugins.ipam_hostlocal.index import key
 from cni_plugins.ipam_hostlocal.leases import Leases
 from cni_plugins.ipam_hostlocal.plugin import IPAM
 from cni_plugins.ipam_hostlocal.store import SIDE
@@ -230,3 +233,165 @@ def test_without_a_boot_id_nothing_is_reaped(host: Host) -> None:
         leases.reserve(OURS, [OLD], {})
     with booted(host, "-", began=time.time_ns() + 10**12) as leases:
         assert leases.held(OURS) == (OLD,)
+
+
+def test_one_call_without_a_boot_id_costs_no_lease(host: Host) -> None:
+    with booted(host, "b1") as leases:
+        leases.reserve(OURS, [OLD], {})
+    with booted(host, "-") as leases:
+        assert leases.held(OURS) == (OLD,)
+        leases.reserve("c2", ["10.1.0.3"], {})
+        assert leases.held("c2") == ("10.1.0.3",)
+    with booted(host, "b1") as leases:
+        assert leases.held(OURS) == (OLD,)
+        assert leases.held("c2") == ("10.1.0.3",)
+
+
+def test_a_lease_of_an_earlier_boot_is_still_known_as_one_after_a_call_without_a_boot_id(host: Host) -> None:
+    with booted(host, "b1") as leases:
+        leases.reserve(OURS, [OLD], {})
+    with booted(host, "-"):
+        pass
+    with booted(host, "b2"):
+        assert host.leased() == {}
+
+
+def test_a_record_says_nothing_about_the_lease_of_another_owner(host: Host) -> None:
+    with booted(host, "b1") as leases:
+        leases.reserve(OURS, [OLD], {})
+    (host.leases / OLD).unlink()
+    host.lease(OLD, "theirs\r\neth0", 10**9)
+    with booted(host, "b2") as leases:
+        assert leases.held("theirs\r\neth0") == (OLD,)
+
+
+Refuse = Callable[[str, int], None]
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Make the kernel refuse to open one name: root is not kept out by rights."""
+    real = os.open
+
+    def planted(refused: str, number: int) -> None:
+        def opened(path: str, *rest: Any, **more: Any) -> int:
+            if path == refused:
+                raise OSError(number, os.strerror(number), path)
+            return real(path, *rest, **more)
+
+        monkeypatch.setattr(os, "open", opened)
+
+    return planted
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_a_lease_that_cannot_be_opened_stays_and_is_named(
+    host: Host, refuse: Refuse, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    IPAM.reserve(host.request())
+    IPAM.reserve(host.request("c2"))
+    refuse(OLD, number)
+    for valid in ((("c1", "eth0"),), ()):
+        with pytest.raises(IoFailed) as refused:
+            IPAM.gc(host.request("", valid=valid))
+        assert f"{OLD} cannot be read" in refused.value.full_details()
+        assert set(host.leased()) == {OLD}
+    with pytest.raises(IoFailed):
+        IPAM.release(host.request())
+    IPAM.reserve(host.request("c3"))
+    IPAM.release(host.request("c3"))
+    monkeypatch.undo()
+    IPAM.check(host.request())
+    IPAM.release(host.request())
+    assert host.leased() == {}
+
+
+def test_a_lease_nobody_recorded_and_nobody_could_open_is_found_later(
+    host: Host, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.lease(OLD, OURS)
+    refuse(OLD, errno.EIO)
+    IPAM.release(host.request())
+    monkeypatch.undo()
+    IPAM.release(host.request())
+    assert host.leased() == {}
+
+
+def test_a_boot_spares_a_lease_that_cannot_be_opened_until_it_can(
+    host: Host, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with booted(host, "b1") as leases:
+        leases.reserve(OURS, [OLD], {})
+    refuse(OLD, errno.EIO)
+    with booted(host, "b2"):
+        assert set(host.leased()) == {OLD}
+    monkeypatch.undo()
+    with booted(host, "b2"):
+        assert host.leased() == {}
+
+
+def test_an_owner_of_more_addresses_than_a_record_holds_stops_nobody(host: Host) -> None:
+    host.ipam = {"subnet": "10.0.0.0/16"}
+    for number in range(600):
+        host.lease(f"10.0.{100 + number // 200}.{number % 200}", "many\r\neth0")
+    for _ in range(2):
+        IPAM.reserve(host.request())
+        IPAM.status(host.request(""))
+        IPAM.check(host.request())
+        IPAM.gc(host.request("", valid=(("many", "eth0"), ("c1", "eth0"))))
+        IPAM.release(host.request())
+    IPAM.reserve(host.request("many", "eth1"))
+    IPAM.release(host.request("many"))
+    assert list(host.leased().values()) == ["many\r\neth1"]
+
+
+def test_a_record_that_cannot_be_written_is_not_spelled_out(host: Host) -> None:
+    IPAM.reserve(host.request())
+    with booted(host, boot.current().name):
+        pass
+    many = [f"10.1.{number // 200}.{number % 200}" for number in range(600)]
+    with pytest.raises(IoFailed) as refused, store.opened(str(host.data_dir), "net") as leases:
+        leases.reserve("many", many, {})
+    assert "10.1.0.7" not in refused.value.full_details()
+    assert set(host.leased()) == {OLD}
+
+
+@pytest.mark.parametrize("name", ["anything", "next", "state", key("c1\r\neth0")])
+def test_a_foreign_directory_in_the_index_stops_nobody(host: Host, name: str) -> None:
+    IPAM.reserve(host.request("c0"))
+    side = host.data_dir / SIDE / "net"
+    shutil.rmtree(side)
+    (side / name / "inside").mkdir(parents=True)
+    host.lease("10.1.0.9", OURS)
+    IPAM.check(host.request())
+    IPAM.gc(host.request("", valid=(("c1", "eth0"),)))
+    IPAM.status(host.request(""))
+    IPAM.reserve(host.request("c2"))
+    IPAM.release(host.request("c2"))
+    IPAM.release(host.request())
+    assert host.leased() == {}
+
+
+def test_the_parents_of_the_data_directory_are_not_left_to_the_umask(host: Host, tmp_path: Path) -> None:
+    host.data_dir = tmp_path / "a" / "b" / "c"
+    before = os.umask(0)
+    try:
+        IPAM.reserve(host.request())
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a", tmp_path / "a" / "b", host.data_dir, host.data_dir / "net"):
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_without_a_place_for_the_index_leases_are_checked_and_freed(host: Host) -> None:
+    host.lease(OLD, OURS)
+    host.lease("10.1.0.3", "c2\r\neth0")
+    (host.data_dir / SIDE).touch()
+    IPAM.check(host.request())
+    IPAM.gc(host.request("", valid=(("c1", "eth0"),)))
+    IPAM.release(host.request("nobody"))
+    assert set(host.leased()) == {OLD}
+    with pytest.raises(IoFailed):
+        IPAM.reserve(host.request("c3"))
+    IPAM.release(host.request())
+    assert host.leased() == {}
