@@ -32,6 +32,19 @@ from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 _SCOPE_LINK = 253  # linux/rtnetlink.h: RT_SCOPE_LINK, and above it only the host itself
 
 
+def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
+    """Refuse before addresses are reserved, as taking those back could take a living attachment's.
+
+    :raises NameTaken: when the bridge is none, or the sandbox has an interface of that name.
+    """
+    _existing_bridge(config, facts)
+    if request.ifname in facts.sandbox:
+        raise NameTaken(
+            f'container veth name ("{request.ifname}") already exists',
+            f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
+        )
+
+
 def add(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> Plan:
     """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
 
@@ -61,12 +74,7 @@ def add(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> 
 
 
 def _bridge(config: BridgeConfig, identity: Identity, facts: Facts) -> Iterator[Step]:
-    existing = facts.host.get(config.bridge)
-    if existing is not None and existing.kind != "bridge":
-        raise NameTaken(
-            f'"{config.bridge}" already exists but is not a bridge',
-            f"its kind is {existing.kind or 'a device'}",
-        )
+    existing = _existing_bridge(config, facts)
     yield EnsureBridge(config.bridge, identity.bridge_mac, identity.mtu, config.uses_vlans)
     if _needs_pin(existing):
         yield PinMac(config.bridge)
@@ -74,6 +82,16 @@ def _bridge(config: BridgeConfig, identity: Identity, facts: Facts) -> Iterator[
     if config.promisc_mode:
         yield EnsurePromisc(config.bridge, on=True)
     yield EnsureUp(HOST, config.bridge)
+
+
+def _existing_bridge(config: BridgeConfig, facts: Facts) -> LinkFacts | None:
+    existing = facts.host.get(config.bridge)
+    if existing is not None and existing.kind != "bridge":
+        raise NameTaken(
+            f'"{config.bridge}" already exists but is not a bridge',
+            f"its kind is {existing.kind or 'a device'}",
+        )
+    return existing
 
 
 def _needs_pin(bridge: LinkFacts | None) -> bool:

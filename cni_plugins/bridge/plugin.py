@@ -3,7 +3,7 @@
 from cni_plugins.bridge.config import AUTO, BridgeConfig, parse
 from cni_plugins.bridge.gateways import gateways, routes
 from cni_plugins.bridge.identity import identify, reported_mtu
-from cni_plugins.bridge.plan import add
+from cni_plugins.bridge.plan import add, admit
 from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.plugin import Plugin
@@ -34,8 +34,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
             nf_tables=config.macspoofchk or (masquerades and not through_iptables),
             iptables=through_iptables,
         )
-    sandbox = (request.ifname,) if request.command == "CHECK" else ()
-    return Asks(host=links, sandbox=sandbox, default_route=config.mtu == AUTO)
+    return Asks(host=links, sandbox=(request.ifname,), default_route=config.mtu == AUTO)
 
 
 def result(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> Result:
@@ -78,6 +77,7 @@ PLUGIN = Plugin(
     parse=parse,
     ipam_type=ipam_type,
     asks=asks,
+    admit=admit,
     plan_add=add,
     plan_del=delete,
     plan_gc=collect,

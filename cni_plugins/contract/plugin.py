@@ -15,15 +15,17 @@ class Plugin(NamedTuple, Generic[Config]):
     """A main plugin.
 
     `parse` raises InvalidNetworkConfig. `asks` and `plan_del` get None for a config that does not parse,
-    because DEL works with whatever is left. `plan_add` may raise when the facts forbid the plan; the same
-    plan serves CHECK, where the lease is read from prevResult. `status` raises NotAvailable. `ipam_type` is
-    empty for an interface without addresses, and asked of broken configs too.
+    because DEL works with whatever is left. `admit` raises when the facts forbid an ADD whatever its addresses,
+    before any is reserved; `plan_add` when they forbid the plan. The same plan serves CHECK, where the lease is
+    read from prevResult. `status` raises NotAvailable. `ipam_type` is empty for an interface without
+    addresses, and asked of broken configs too.
     """
 
     name: str
     parse: Callable[[Request], Config]
     ipam_type: Callable[[Request], str]
     asks: Callable[[Request, Config | None], Asks]
+    admit: Callable[[Request, Config, Facts], None]
     plan_add: Callable[[Request, Config, Result, Facts], Plan]
     plan_del: Callable[[Request, Config | None, Facts], Plan]
     plan_gc: Callable[[Request, Facts], Plan]

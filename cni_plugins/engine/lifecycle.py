@@ -1,6 +1,6 @@
 """The life of one request; read this file first.
 
-Everything is validated before the first change. Addresses are reserved before the kernel is touched, so the
+Everything is validated before the first change. Addresses are reserved before the kernel is changed, so the
 plan is complete and there is one thing to undo. ADD applies the plan or leaves nothing; CHECK compares the
 same plan with the kernel; DEL and GC take away all they can and report together what they could not.
 """
@@ -39,10 +39,11 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
     with sandbox.open_session(request) as session:
+        facts = observe.observe(session, plugin.asks(request, config))
+        plugin.admit(request, config, facts)
         lease = ipam.reserve(request)
         try:
             _require_addresses(ipam, lease)
-            facts = observe.observe(session, plugin.asks(request, config))
             plan = plugin.plan_add(request, config, lease, facts)
             # Names and addresses are decided, not found out: the answer is there before the first change.
             answer = encode(plugin.result(request, config, lease, facts), request.cni_version)

@@ -28,6 +28,10 @@ def asks(request: Request, _config: None) -> Asks:
     return Asks(sandbox=(_LINK,), ipv6_in_sandbox=request.command == "ADD")
 
 
+def admit(_request: Request, _config: None, _facts: Facts) -> None:
+    """Bringing `lo` up twice does no harm."""
+
+
 def add(_request: Request, _config: None, _lease: Result, facts: Facts) -> Plan:
     """:raises KernelRefused: when `lo` bears an address of the outside world."""
     link = facts.sandbox.get(_LINK)
@@ -73,6 +77,7 @@ PLUGIN = Plugin(
     parse=parse,
     ipam_type=ipam_type,
     asks=asks,
+    admit=admit,
     plan_add=add,
     plan_del=delete,
     plan_gc=collect,

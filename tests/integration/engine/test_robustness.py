@@ -26,6 +26,17 @@ def test_a_refused_second_add_leaves_the_lease_of_the_first(bed: Any) -> None:
     assert bed.leased() == set()
 
 
+def test_a_refused_second_add_does_not_even_ask_the_ipam(bed: Any, tmp_path: Any) -> None:
+    script = bed.bin / "other"
+    answer = '{"ips": [{"address": "10.1.0.7/24"}]}'
+    script.write_text(f"#!/bin/sh\ncat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/calls; echo '{answer}'\n")
+    script.chmod(0o755)
+    conf, sandbox = bed.conf(ipam={"type": "other"}), bed.sandbox()
+    bed.add(conf, sandbox)
+    assert bed.call("ADD", conf, sandbox)[0] == 1
+    assert (tmp_path / "calls").read_text().split() == ["ADD"]
+
+
 def test_a_main_plugin_is_no_ipam_plugin(bed: Any) -> None:
     for name in ("bridge", "loopback"):
         conf = bed.conf(ipam={"type": name})

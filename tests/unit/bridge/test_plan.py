@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.bridge.config import parse
-from cni_plugins.bridge.plan import add
+from cni_plugins.bridge.plan import add, admit
 from cni_plugins.bridge.plugin import asks, result, status
 from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.facts import Facts, LinkFacts
@@ -116,6 +116,15 @@ def test_an_existing_bridge_of_others_keeps_its_address() -> None:
 def test_a_link_that_is_no_bridge_is_refused() -> None:
     with pytest.raises(NameTaken, match='"br0" already exists but is not a bridge'):
         planned(facts=Facts(host={"br0": link("br0", kind="veth")}))
+
+
+def test_an_add_is_refused_before_addresses_are_reserved() -> None:
+    asked = request()
+    admit(asked, parse(asked), NO_FACTS)
+    with pytest.raises(NameTaken, match="already exists but is not a bridge"):
+        admit(asked, parse(asked), Facts(host={"br0": link("br0", kind="veth")}))
+    with pytest.raises(NameTaken, match="container veth name"):
+        admit(asked, parse(asked), Facts(sandbox={"eth0": link("eth0")}))
 
 
 def test_a_layer_2_network_has_no_addresses() -> None:
@@ -395,8 +404,7 @@ def test_gc_takes_links_of_this_network_that_are_not_valid() -> None:
 def test_each_command_asks_only_what_it_needs() -> None:
     asked = request(conf={"mtu": "auto", "vlan": 5, "macspoofchk": True})
     config = parse(asked)
-    assert asks(asked, config)[:3] == (("br0", "br0.5"), (), True)
-    assert asks(asked._replace(command="CHECK"), config).sandbox == ("eth0",)
+    assert asks(asked, config)[:3] == (("br0", "br0.5"), ("eth0",), True)
     assert asks(asked._replace(command="DEL"), None) == asks(asked._replace(command="DEL"), config)
     assert asks(asked._replace(command="GC"), None).owned
     wanted = asks(asked._replace(command="STATUS"), config)
