@@ -15,10 +15,10 @@ class Plugin(NamedTuple, Generic[Config]):
     """A main plugin.
 
     `parse` raises InvalidNetworkConfig. `asks` and `plan_del` get None for a config that does not parse,
-    because DEL works with whatever is left. `admit` raises when the facts forbid an ADD whatever its addresses,
-    before any is reserved; `plan_add` when they forbid the plan. The same plan serves CHECK, where the lease is
-    read from prevResult. `status` raises NotAvailable. `ipam_type` is empty for an interface without
-    addresses, and asked of broken configs too.
+    because DEL works with whatever is left. `admit` raises when the facts forbid an ADD whatever its
+    addresses, before any is reserved; `plan_add` when they forbid the plan. The same plan serves CHECK, where
+    the lease is read from prevResult. `status` raises NotAvailable. `ipam_type` is empty for an interface
+    without addresses, and asked of broken configs too.
     """
 
     name: str
