@@ -150,9 +150,6 @@ _LEASES = (
         "IPAM is asked before the kernel is touched", "*ADD > leases", "absent", "present", ("bridge: *",)
     ),
     Intended(
-        "IPAM is asked before the kernel is touched", "*DEL > leases*", "absent", cases=("bridge: the link*",)
-    ),
-    Intended(
         "a faulty configuration makes no directory",
         "*ADD > leases",
         "present",
