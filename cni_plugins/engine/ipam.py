@@ -23,9 +23,9 @@ def of(name: str, request: Request, program: Program | None) -> Ipam:
     return ours if ours and _is(executable, program) else _delegated(name, executable)
 
 
-def none(name: str = "") -> Ipam:
+def none() -> Ipam:
     """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
-    return Ipam(name, lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
+    return Ipam("", lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
 
 
 def _nothing(_request: Request) -> None:

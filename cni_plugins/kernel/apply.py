@@ -38,6 +38,7 @@ from cni_plugins.steps.links import (
     SetPortVlans,
     SetVlanFiltering,
 )
+from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, is_shared, may_be_half_done
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
@@ -157,7 +158,7 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case EnsurePromisc(link, on):
             return links.set_promisc(session, link, on=on)
         case PinMac(bridge):
-            links.pin_mac(session, bridge)
+            links.repeat_mac(session, HOST, bridge)
         case AddVeth():
             links.add_veth(session, step)
         case DelLink(where, link):
@@ -171,7 +172,7 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case AwaitUp(link):
             bridges.await_up(session, link)
         case Announce(where, link):
-            links.announce(session, where, link)
+            links.repeat_mac(session, where, link)
         case EnsureAddress():
             return addresses.ensure_address(session, step)
         case DelAddress():

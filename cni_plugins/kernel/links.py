@@ -162,11 +162,6 @@ def set_promisc(session: Session, name: str, *, on: bool) -> str:
     return "off" if on else "on"
 
 
-def pin_mac(session: Session, name: str) -> None:
-    link = get(session, HOST, name)
-    modify(session, change([("IFLA_ADDRESS", link.mac)], link.ifindex))
-
-
 # ---------------------------------------------------------------------------------------------- veth
 
 
@@ -212,10 +207,11 @@ def add_named(session: Session, attrs: list[tuple[str, Any]], name: str, alias: 
         raise
 
 
-def announce(session: Session, where: Place, name: str) -> None:
-    """Set the link's address to itself: that makes the kernel announce all its IP addresses.
+def repeat_mac(session: Session, where: Place, name: str) -> None:
+    """Set the link's MAC address to what it is.
 
-    It does so where arp_notify and ndisc_notify are set (inetdev_event and ndisc_netdev_event on
+    A bridge then keeps it instead of following its ports (br_set_mac_address), and the kernel announces all
+    the link's IP addresses where arp_notify and ndisc_notify are set (inetdev_event and ndisc_netdev_event on
     NETDEV_CHANGEADDR).
     """
     link = get(session, where, name)
