@@ -56,7 +56,8 @@ def gateway_addresses(
     :raises NameTaken: when one of its addresses overlaps without being the same, unless `forceAddress`.
     """
     link = config.gateway_link
-    wanted = list(dict.fromkeys(ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in ips))
+    named = ((ip.gateway.packed, ip.address.network.prefixlen) for ip in ips if ip.gateway)
+    wanted = list(dict.fromkeys(map(ip_interface, named)))
     present = facts.host[link].addresses if link in facts.host and not checking else ()
     if config.vlan:
         yield EnsureGatewayPort(link, mac, gateway_port(config), config.bridge, config.vlan)

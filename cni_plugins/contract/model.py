@@ -5,6 +5,7 @@ number, as in the reference.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
@@ -48,13 +49,19 @@ class ConfigModel(BaseModel):
     def _fold_keys(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        spelling = {field.alias.lower(): field.alias for field in cls.model_fields.values() if field.alias}
+        spelling = _spelling(cls)
         folded = {}
         for key, item in value.items():
             alias = spelling.get(key.lower())
             if alias is not None and item is not None:
                 folded[alias] = item
         return folded
+
+
+@cache
+def _spelling(model: type[ConfigModel]) -> dict[str, str]:
+    """Return the keys of a model by their lower case."""
+    return {field.alias.lower(): field.alias for field in model.model_fields.values() if field.alias}
 
 
 Model = TypeVar("Model", bound=ConfigModel)

@@ -38,7 +38,7 @@ def _nothing_of(_request: Request, _lease: Result) -> None:
 
 def _is(executable: str, program: Program | None) -> bool:
     status = os.stat(executable)
-    return program == (status.st_dev, status.st_ino)
+    return program is not None and (program.device, program.inode) == (status.st_dev, status.st_ino)
 
 
 def _delegated(name: str, executable: str) -> Ipam:

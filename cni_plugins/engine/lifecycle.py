@@ -14,6 +14,7 @@ from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
 from cni_plugins.kernel import apply, observe, sandbox
+from cni_plugins.kernel.session import Session
 from cni_plugins.spec.encode import encode
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Result, own_part
@@ -38,7 +39,7 @@ def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
 def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
-    with sandbox.open_session(request) as session:
+    with _session(request, program) as session:
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
         lease = ipam.reserve(request)
@@ -57,7 +58,7 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
 def check(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
-    with sandbox.open_session(request) as session:
+    with _session(request, program) as session:
         ipam.check(request)
         facts = observe.observe(session, plugin.asks(request, config))
         lease = own_part(request.prev_result or Result(), request.ifname)
@@ -72,15 +73,25 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
 def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     """Links and rules go before the addresses, so nobody else can be given one that is still in use."""
     config = _parsed_if_possible(plugin, request)
-    with sandbox.open_session(request) as session:
-        facts = observe.observe(session, plugin.asks(request, config))
-        failures = apply.apply_all(session, plugin.plan_del(request, config, facts))
+    failures: list[CniError] = []
+    _attempt(failures, lambda: failures.extend(_delete_from_kernel(plugin, request, config, program)))
     _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
     _report(failures)
 
 
+def _delete_from_kernel(
+    plugin: Plugin[Any],
+    request: Request,
+    config: Any,  # noqa: ANN401 (the plugin's own model)
+    program: Program | None,
+) -> list[CniError]:
+    with _session(request, program) as session:
+        facts = observe.observe(session, plugin.asks(request, config))
+        return apply.apply_all(session, plugin.plan_del(request, config, facts))
+
+
 def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
-    with sandbox.open_session(request) as session:
+    with _session(request, program) as session:
         facts = observe.observe(session, plugin.asks(request, None))
         failures = apply.apply_all(session, plugin.plan_gc(request, facts))
     _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(request))
@@ -89,9 +100,13 @@ def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> N
 
 def status(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     config = plugin.parse(request)
-    with sandbox.open_session(request) as session:
+    with _session(request, program) as session:
         plugin.status(request, config, observe.observe(session, plugin.asks(request, config)))
     _ipam(plugin.ipam_type(request), request, program).status(request)
+
+
+def _session(request: Request, program: Program | None) -> Session:
+    return sandbox.open_session(request, program.nft if program else None)
 
 
 def _ipam(name: str, request: Request, program: Program | None) -> Ipam:

@@ -72,13 +72,14 @@ class CniArgs(ConfigModel):
 
 
 class Args(ConfigModel):
-    cni: CniArgs = CniArgs()
+    cni: CniArgs = Field(default_factory=CniArgs)
 
 
 class NetworkConf(ConfigModel):
     ipam: IpamConf
-    runtime_config: RuntimeConf = RuntimeConf()
-    args: Args = Args()
+    # Factories: pydantic copies a default that holds lists, in three times the time.
+    runtime_config: RuntimeConf = Field(default_factory=RuntimeConf)
+    args: Args = Field(default_factory=Args)
 
 
 class HostLocal(NamedTuple):

@@ -14,6 +14,7 @@ from cni_plugins.kernel import (
     link_checks,
     links,
     reference,
+    routes,
     rules,
     sysctl,
     vlans,
@@ -178,9 +179,9 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case DelAddress():
             return addresses.del_address(session, step)
         case AddRoute():
-            addresses.add_route(session, step)
+            routes.add_route(session, step)
         case DelRoute():
-            addresses.del_route(session, step)
+            routes.del_route(session, step)
         case AwaitAddresses():
             addresses.await_addresses(session, step)
         case EnsureSysctl():
@@ -226,7 +227,7 @@ def differs(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR091
         case EnsureAddress():
             return addresses.address_differs(session, step)
         case AddRoute():
-            return addresses.route_differs(session, step)
+            return routes.route_differs(session, step)
         case EnsureSysctl():
             return sysctl.differs(session, step)
         case EnableForwarding():

@@ -2,10 +2,10 @@
 
 import errno
 import time
-from typing import Any
 
 from cni_plugins.errors import KernelRefused, NameTaken, UnsupportedField
 from cni_plugins.kernel import links, vlans
+from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import ALIAS_PREFIX
@@ -43,15 +43,16 @@ def ensure_bridge(session: Session, step: EnsureBridge) -> str:
 def _made_or_found(session: Session, step: EnsureBridge) -> str:
     found = links.find(session, HOST, step.name)
     if found is None:
-        data = [("IFLA_BR_VLAN_FILTERING", 1)] if step.vlan_filtering else []
-        attrs: list[tuple[str, Any]] = [
-            ("IFLA_IFNAME", step.name),
-            ("IFLA_ADDRESS", step.mac),
-            ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": data})]}),
-        ]
+        filtering = (_filtering(on=True),) if step.vlan_filtering else ()
         try:
-            size = [("IFLA_MTU", step.mtu)] if step.mtu else []
-            links.add_named(session, attrs + size, step.name, BRIDGE_ALIAS)
+            links.add_named(
+                session,
+                step.name,
+                BRIDGE_ALIAS,
+                wire.mac(wire.IFLA_ADDRESS, step.mac),
+                wire.kind_of_link("bridge", *filtering),
+                wire.number(wire.IFLA_MTU, step.mtu) if step.mtu else b"",
+            )
         except Refused as err:
             if err.errno == errno.EOPNOTSUPP and step.vlan_filtering:
                 raise UnsupportedField(_NO_VLANS, "vlan or vlanTrunk is set") from err
@@ -73,13 +74,14 @@ def _take_back_new(session: Session, name: str, before: str) -> None:
 
 
 def set_vlan_filtering(session: Session, name: str, *, on: bool) -> None:
-    info = [
-        ("IFLA_INFO_KIND", "bridge"),
-        ("IFLA_INFO_DATA", {"attrs": [("IFLA_BR_VLAN_FILTERING", int(on))]}),
-    ]
-    links.modify(
-        session, links.change([("IFLA_LINKINFO", {"attrs": info})], links.get(session, HOST, name).ifindex)
+    info = wire.kind_of_link("bridge", _filtering(on=on))
+    links.with_index(
+        session, HOST, name, lambda index: links.modify(session, links.change(info, index=index))
     )
+
+
+def _filtering(*, on: bool) -> bytes:
+    return wire.octet(wire.IFLA_BR_VLAN_FILTERING, int(on))
 
 
 def del_idle_bridge(session: Session, name: str) -> None:
@@ -132,7 +134,7 @@ def ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
 def _made_pair(session: Session, step: EnsureGatewayPort) -> str:
     if links.find(session, HOST, step.name) is not None:
         return UNCHANGED
-    peer = [("IFLA_IFNAME", step.name), ("IFLA_ADDRESS", step.mac)]
+    peer = (wire.text(wire.IFLA_IFNAME, step.name), wire.mac(wire.IFLA_ADDRESS, step.mac))
     try:
         links.add_pair(session, (step.port, "", BRIDGE_ALIAS), peer, 0)
     except Refused as err:
@@ -169,15 +171,27 @@ def _access(port: str, vlan: int) -> SetPortVlans:
 
 def attach_port(session: Session, step: AttachPort) -> None:
     """Put the host end into the bridge: membership first, then port flags and up, in one datagram."""
-    bridge, link = links.get(session, HOST, step.bridge), links.get(session, HOST, step.link)
-    flags = [("IFLA_BRPORT_MODE", int(step.hairpin)), ("IFLA_BRPORT_ISOLATED", int(step.isolated))]
-    info = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": flags})]
+    links.with_index(
+        session,
+        HOST,
+        step.bridge,
+        lambda bridge: links.with_index(
+            session, HOST, step.link, lambda port: _attach(session, step, bridge, port)
+        ),
+    )
+
+
+def _attach(session: Session, step: AttachPort, bridge: int, port: int) -> None:
+    flags = wire.nest(
+        wire.IFLA_INFO_SLAVE_DATA,
+        wire.octet(wire.IFLA_BRPORT_MODE, int(step.hairpin)),
+        wire.octet(wire.IFLA_BRPORT_ISOLATED, int(step.isolated)),
+    )
+    info = wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_SLAVE_KIND, "bridge"), flags)
     links.modify(
         session,
-        links.change([("IFLA_MASTER", bridge.ifindex)], link.ifindex),
-        links.change(
-            [("IFLA_LINKINFO", {"attrs": info})], link.ifindex, flags=links.IFF_UP, mask=links.IFF_UP
-        ),
+        links.change(wire.number(wire.IFLA_MASTER, bridge), index=port),
+        links.change(info, index=port, flags=links.IFF_UP, mask=links.IFF_UP),
     )
 
 

@@ -1,10 +1,14 @@
 """Links over rtnetlink: what is there, and the verbs that change it."""
 
 import errno
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import closing
+from typing import NamedTuple, TypeVar
 
 from cni_plugins.errors import KernelRefused, NameTaken
-from cni_plugins.kernel.messages import ifinfmsg
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import attributes, read_text
+from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
     NLM_F_ACK,
@@ -13,25 +17,27 @@ from cni_plugins.kernel.wire import (
     NLM_F_EXCL,
     Answer,
     Refused,
-    encoded,
     is_absent,
 )
 from cni_plugins.steps.links import AddVeth
 from cni_plugins.steps.places import HOST, SANDBOX, Place
 from cni_plugins.steps.plan import UNCHANGED
 
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19  # linux/rtnetlink.h
 IFF_UP, IFF_PROMISC = 0x1, 0x100  # linux/if.h
 _BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
 OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: counters are most of a link message
-_NO_VLANS = "this kernel's bridges cannot filter VLANs"
-_AWAIT_UP = 5.0  # seconds, as long as the reference waits in all
-_FIRST_PAUSE = 0.0005
+_BRIEF = wire.number(wire.IFLA_EXT_MASK, _SKIP_STATS)
+
+T = TypeVar("T")
 
 
 class Link(NamedTuple):
-    """The attributes of a link that anything here needs."""
+    """The attributes of a link that anything here needs.
+
+    :param bridge: what a bridge says of itself, as attributes.
+    :param port: what its bridge says of a port, as attributes.
+    """
 
     name: str
     ifindex: int
@@ -43,14 +49,35 @@ class Link(NamedTuple):
     alias: str
     master: int
     peer: int
-    vlan_filtering: bool | None
-    hairpin: bool
-    isolated: bool
-    port_enabled: bool
+    bridge: bytes
+    port: bytes
 
     @property
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
+
+    @property
+    def vlan_filtering(self) -> bool | None:
+        """None for what is no bridge, and for a bridge that cannot."""
+        value = dict(attributes(self.bridge)).get(wire.IFLA_BR_VLAN_FILTERING)
+        return None if value is None else bool(read_number(value))
+
+    @property
+    def hairpin(self) -> bool:
+        return bool(self._of_port(wire.IFLA_BRPORT_MODE, 0))
+
+    @property
+    def isolated(self) -> bool:
+        return bool(self._of_port(wire.IFLA_BRPORT_ISOLATED, 0))
+
+    @property
+    def port_enabled(self) -> bool:
+        """Say whether a port is in service; what is no port needs none."""
+        return self._of_port(wire.IFLA_BRPORT_STATE, 1) != _BR_STATE_DISABLED
+
+    def _of_port(self, kind: int, default: int) -> int:
+        value = dict(attributes(self.port)).get(kind)
+        return default if value is None else read_number(value)
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -58,108 +85,154 @@ class Link(NamedTuple):
 
 def find(session: Session, where: Place, name: str = "", index: int = 0) -> Link | None:
     """Return the link of this name or index, or None."""
-    message = ifinfmsg()
-    message["index"] = index
-    message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)] + ([("IFLA_IFNAME", name)] if name else [])
+    answer = _asked(session, where, name, index)
+    if answer is None:
+        return None
+    found = decoded(answer)
+    session.indexes[where, name or found.name] = found.ifindex
+    return found
+
+
+def _asked(session: Session, where: Place, name: str, index: int = 0) -> Answer | None:
     try:
-        (answer,) = session.rtnl(where).call(encoded(message, RTM_GETLINK, NLM_F_ACK))
+        return session.rtnl(where).ask(_question(name, index))
     except Refused as err:
         if is_absent(err):
             return None
         raise
-    return _decoded(answer)
+
+
+def _question(name: str = "", index: int = 0, asked: int = 0) -> bytearray:
+    named = wire.text(wire.IFLA_IFNAME, name) if name else b""
+    return wire.link(wire.RTM_GETLINK, asked, _BRIEF, named, index=index)
 
 
 def get(session: Session, where: Place, name: str) -> Link:
     """:raises KernelRefused: when there is none."""
     found = find(session, where, name)
     if found is None:
-        raise KernelRefused(f"link {name} not found", f"in the {where}", errno.ENODEV)
+        raise _no_link(where, name)
     return found
+
+
+def _no_link(where: Place, name: str) -> KernelRefused:
+    return KernelRefused(f"link {name} not found", f"in the {where}", errno.ENODEV)
+
+
+def _index_and_flags(session: Session, where: Place, name: str) -> tuple[int, int]:
+    """Return what takes no reading of attributes.
+
+    :raises KernelRefused: when there is none.
+    """
+    answer = _asked(session, where, name)
+    if answer is None:
+        raise _no_link(where, name)
+    _, _, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
+    return index, flags
+
+
+def with_index(session: Session, where: Place, name: str, deed: Callable[[int], T]) -> T:
+    """Do something with the index of a link, as it was when last seen, or else as it is now.
+
+    :raises KernelRefused: when there is no such link.
+    """
+    known = session.indexes.get((where, name))
+    if known is not None:
+        try:
+            return deed(known)
+        except Refused as err:
+            # What the kernel says of an index nobody has any more, the latter of a master's.
+            if err.errno not in (errno.ENODEV, errno.EINVAL) or get(session, where, name).ifindex == known:
+                raise
+    return deed(get(session, where, name).ifindex)
 
 
 def every(session: Session, where: Place, master: int = 0) -> list[Link]:
     """Return all links, or all ports of one master."""
-    message = ifinfmsg()
-    message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)] + ([("IFLA_MASTER", master)] if master else [])
+    chosen = wire.number(wire.IFLA_MASTER, master) if master else b""
     return [
-        _decoded(answer) for answer in session.rtnl(where).dump(encoded(message, RTM_GETLINK, NLM_F_DUMP))
+        decoded(answer)
+        for answer in session.rtnl(where).dump(wire.link(wire.RTM_GETLINK, NLM_F_DUMP, _BRIEF, chosen))
     ]
 
 
-def _decoded(answer: Answer) -> Link:
-    message = ifinfmsg(answer.data)
-    message.decode()
-    info = message.get_attr("IFLA_LINKINFO")
-    data = info.get_attr("IFLA_INFO_DATA") if info else None
-    in_bridge = bool(info) and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge"
-    port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info and in_bridge else None
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else "") or ""
-    filtering = data.get_attr("IFLA_BR_VLAN_FILTERING") if kind == "bridge" and data else None
+def decoded(answer: Answer) -> Link:
+    _, _, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
+    found = dict(attributes(answer.data, wire.BODY + wire.IFINFOMSG.size))
+    info = dict(attributes(found.get(wire.IFLA_LINKINFO, b"")))
+    kind = read_text(info.get(wire.IFLA_INFO_KIND, b""))
+    in_bridge = read_text(info.get(wire.IFLA_INFO_SLAVE_KIND, b"")) == "bridge"
     return Link(
-        name=message.get_attr("IFLA_IFNAME"),
-        ifindex=message["index"],
+        name=read_text(found.get(wire.IFLA_IFNAME, b"")),
+        ifindex=index,
         kind=kind,
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        flags=message["flags"],
-        operstate=_number(message.get_attr("IFLA_OPERSTATE")),
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        master=message.get_attr("IFLA_MASTER") or 0,
-        peer=message.get_attr("IFLA_LINK") or 0,
-        vlan_filtering=None if filtering is None else bool(filtering),
-        hairpin=port is not None and bool(port.get_attr("IFLA_BRPORT_MODE")),
-        port_enabled=port is None or port.get_attr("IFLA_BRPORT_STATE") != _BR_STATE_DISABLED,
-        isolated=port is not None and bool(port.get_attr("IFLA_BRPORT_ISOLATED")),
+        mac=found.get(wire.IFLA_ADDRESS, b"").hex(":"),
+        mtu=read_number(found.get(wire.IFLA_MTU)),
+        flags=flags,
+        operstate=read_number(found.get(wire.IFLA_OPERSTATE)),
+        alias=read_text(found.get(wire.IFLA_IFALIAS, b"")),
+        master=read_number(found.get(wire.IFLA_MASTER)),
+        peer=read_number(found.get(wire.IFLA_LINK)),
+        bridge=info.get(wire.IFLA_INFO_DATA, b"") if kind == "bridge" else b"",
+        port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
     )
-
-
-def _number(operstate: str | int | None) -> int:
-    """pyroute2 spells the one state out that matters here."""
-    return OPER_UP if operstate == "UP" else operstate if isinstance(operstate, int) else 0
 
 
 # ---------------------------------------------------------------------------------------------- changing
 
 
-def change(attrs: list[tuple[str, Any]], index: int = 0, *, flags: int = 0, mask: int = 0) -> ifinfmsg:
-    message = ifinfmsg()
-    message["index"] = index
-    message["flags"] = flags
-    message["change"] = mask
-    message["attrs"] = attrs
-    return message
+def change(*attrs: bytes, index: int = 0, flags: int = 0, mask: int = 0, asked: int = NLM_F_ACK) -> bytearray:
+    """Return a message that changes a link, or with NLM_F_CREATE makes one."""
+    return wire.link(wire.RTM_NEWLINK, asked, *attrs, index=index, flags=flags, mask=mask)
 
 
-def modify(session: Session, *messages: ifinfmsg, where: Place = HOST) -> None:
-    session.rtnl(where).call(*(encoded(message, RTM_NEWLINK, NLM_F_ACK) for message in messages))
+def modify(session: Session, *messages: bytearray, where: Place = HOST) -> None:
+    session.rtnl(where).call(*messages)
 
 
 def delete(session: Session, where: Place, name: str) -> None:
-    found = find(session, where, name)
-    if found is None:
-        return
-    try:
-        session.rtnl(where).call(encoded(change([], found.ifindex), RTM_DELLINK, NLM_F_ACK))
-    except Refused as err:
-        if not is_absent(err):
+    """Return when the link is gone, which is long before the kernel comes back from removing it.
+
+    It has then taken the link out of every table and announced that; the 20 ms after are for the grace
+    periods of RCU until the memory is freed (netdev_run_todo, net/core/dev.c), and concern nobody.
+    """
+    session.indexes.pop((where, name), None)
+    message = wire.link(wire.RTM_DELLINK, NLM_F_ACK, wire.text(wire.IFLA_IFNAME, name))
+    with closing(session.link_listener(where)) as listener:
+        try:
+            listener.call_aside(message, lambda answer: _announces_end(answer, name))
+        except Refused as err:
+            if is_absent(err):
+                return
             raise
+    # Announced from the middle of it: who is answered next has waited for the end (rtnl_lock).
+    _asked(session, where, name)
+
+
+def _announces_end(answer: Answer, name: str) -> bool:
+    if answer.kind != wire.RTM_DELLINK or answer.data[wire.BODY]:  # AF_BRIDGE: a port left its bridge
+        return False
+    attrs = dict(attributes(answer.data, wire.BODY + wire.IFINFOMSG.size))
+    return read_text(attrs.get(wire.IFLA_IFNAME, b"")) == name
 
 
 def set_up(session: Session, where: Place, name: str, *, up: bool) -> str:
-    link = get(session, where, name)
-    if link.up == up:
-        return UNCHANGED
-    modify(session, change([], link.ifindex, flags=IFF_UP if up else 0, mask=IFF_UP), where=where)
-    return "down" if up else "up"
+    changed = _set_flag(session, where, name, IFF_UP, on=up)
+    return ("down" if up else "up") if changed else UNCHANGED
 
 
 def set_promisc(session: Session, name: str, *, on: bool) -> str:
-    link = get(session, HOST, name)
-    if bool(link.flags & IFF_PROMISC) == on:
-        return UNCHANGED
-    modify(session, change([], link.ifindex, flags=IFF_PROMISC if on else 0, mask=IFF_PROMISC))
-    return "off" if on else "on"
+    changed = _set_flag(session, HOST, name, IFF_PROMISC, on=on)
+    return ("off" if on else "on") if changed else UNCHANGED
+
+
+def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool) -> bool:
+    """Set or clear a flag; say whether it was otherwise."""
+    index, flags = _index_and_flags(session, where, name)
+    if bool(flags & flag) == on:
+        return False
+    modify(session, change(index=index, flags=flag if on else 0, mask=flag), where=where)
+    return True
 
 
 # ---------------------------------------------------------------------------------------------- veth
@@ -167,13 +240,13 @@ def set_promisc(session: Session, name: str, *, on: bool) -> str:
 
 def add_veth(session: Session, step: AddVeth) -> None:
     """Make the pair; the sandbox end is born in the sandbox and never bears its name in the host."""
-    sandbox_end = [
-        ("IFLA_IFNAME", step.ifname),
-        ("IFLA_ADDRESS", step.mac),
-        ("IFLA_NET_NS_FD", session.fd(SANDBOX)),
-    ]
+    sandbox_end = (
+        wire.text(wire.IFLA_IFNAME, step.ifname),
+        wire.mac(wire.IFLA_ADDRESS, step.mac),
+        wire.number(wire.IFLA_NET_NS_FD, session.fd(SANDBOX)),
+    )
     try:
-        add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
+        made = add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
     except Refused as err:
         if err.errno == errno.EEXIST:
             raise NameTaken(
@@ -181,30 +254,35 @@ def add_veth(session: Session, step: AddVeth) -> None:
                 f"CNI_IFNAME is {step.ifname}, CNI_NETNS is {session.path}",
             ) from err
         raise
+    session.indexes[SANDBOX, step.ifname] = made.peer
 
 
-def add_pair(session: Session, own: tuple[str, str, str], peer: list[tuple[str, Any]], mtu: int) -> None:
+def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...], mtu: int) -> Link:
     """Make a veth pair and give the host's end its alias in one datagram, so that no signal comes between.
 
     :param own: name, MAC (empty: the kernel's choice) and alias of the host's end.
     """
     name, mac, alias = own
-    size = [("IFLA_MTU", mtu)] if mtu else []
-    data = {"attrs": [("VETH_INFO_PEER", {"attrs": peer + size})]}
-    info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
-    address = [("IFLA_ADDRESS", mac)] if mac else []
-    add_named(session, [("IFLA_IFNAME", name), *address, *size, ("IFLA_LINKINFO", info)], name, alias)
+    size = wire.number(wire.IFLA_MTU, mtu) if mtu else b""
+    address = wire.mac(wire.IFLA_ADDRESS, mac) if mac else b""
+    info = wire.kind_of_link("veth", wire.veth_peer(*peer, size))
+    return add_named(session, name, alias, address, size, info)
 
 
-def add_named(session: Session, attrs: list[tuple[str, Any]], name: str, alias: str) -> None:
-    made = encoded(change(attrs), RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
-    marked = encoded(change([("IFLA_IFNAME", name), ("IFLA_IFALIAS", alias)]), RTM_NEWLINK, NLM_F_ACK)
+def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> Link:
+    """Make a link with an alias, and return what became of it."""
+    named = wire.text(wire.IFLA_IFNAME, name)
+    made = change(named, *attrs, asked=NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+    marked = change(named, wire.text(wire.IFLA_IFALIAS, alias))
     try:
-        session.rtnl(HOST).call(made, marked)
+        (answer,) = session.rtnl(HOST).call(made, marked, _question(name, asked=NLM_F_ACK))
     except Refused as err:
-        if err.position == 1:
+        if err.position > 0:
             delete(session, HOST, name)
         raise
+    link = decoded(answer)
+    session.indexes[HOST, name] = link.ifindex
+    return link
 
 
 def repeat_mac(session: Session, where: Place, name: str) -> None:
@@ -215,4 +293,4 @@ def repeat_mac(session: Session, where: Place, name: str) -> None:
     NETDEV_CHANGEADDR).
     """
     link = get(session, where, name)
-    modify(session, change([("IFLA_ADDRESS", link.mac)], link.ifindex), where=where)
+    modify(session, change(wire.mac(wire.IFLA_ADDRESS, link.mac), index=link.ifindex), where=where)

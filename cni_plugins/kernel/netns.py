@@ -4,8 +4,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cni_plugins.errors import InvalidNetns
+
+if TYPE_CHECKING:
+    import ctypes
 
 OWN = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
@@ -75,9 +80,16 @@ def _setns(fd: int) -> None:
 def _libc_call(name: str, *args: int) -> None:
     import ctypes
 
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*args) != 0:
+    if getattr(_libc(), name)(*args) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+
+
+@cache
+def _libc() -> "ctypes.CDLL":
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def identity(fd: int) -> str:

@@ -58,19 +58,25 @@ class Set(NamedTuple):
     host_order: bool = False
 
 
-class Objects(NamedTuple):
-    """What one attachment needs in one table: a rule over sets, and its own elements (set name, key)."""
+class Rule(NamedTuple):
+    """A rule over sets; its expressions are only spelled out when it has to be made."""
 
-    family: int
-    chain: Chain
     sets: tuple[Set, ...]
-    expressions: bytes
-    elements: tuple[tuple[str, bytes], ...]
+    expressions: Callable[[], bytes]
 
     @property
     def mark(self) -> str:
         """The rule's comment: by the names of its sets it is found again."""
         return _RULE_MARK + " ".join(item.name for item in self.sets)
+
+
+class Objects(NamedTuple):
+    """What one attachment needs in one table: rules, and its own elements (set name, key)."""
+
+    family: int
+    chain: Chain
+    rules: tuple[Rule, ...]
+    elements: tuple[tuple[str, bytes], ...]
 
 
 def ensure(session: Session, objects: Objects, comment: str) -> None:
@@ -103,7 +109,8 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
 def missing(session: Session, objects: Objects, tag: str) -> str:
     """Say what of the objects is not in the kernel, or is not owned by the tag; empty when all is well."""
     marks = [text for _, text in look.rules(session, objects.family, objects.chain.name)]
-    if objects.mark not in marks or not all(text.startswith(_RULE_MARK) for text in marks):
+    wanted = {rule.mark for rule in objects.rules}
+    if not wanted.issubset(marks) or not all(text.startswith(_RULE_MARK) for text in marks):
         return f"the rule in chain {objects.chain.name} of table {TABLE}, with no other beside our own,"
     for item in objects.elements:
         query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
@@ -131,8 +138,10 @@ def remove(session: Session, doomed: Callable[[Element], bool]) -> None:
 
 
 def _build(session: Session, objects: Objects) -> list[bytearray]:
-    """Return the messages that make table, chain, sets and rule, the rule only where it is missing."""
+    """Return the messages that make table, chain, sets and rules, rules only where they are missing."""
     family, chain = objects.family, objects.chain
+    sets = [item for rule in objects.rules for item in rule.sets]
+    present = {text for _, text in look.rules(session, family, chain.name)}
     hook = [attr(1, chain.hook), attr(2, chain.priority)]
     messages = [
         message(wire.NEWTABLE, family, NLM_F_CREATE, attr(1, TABLE)),
@@ -146,21 +155,22 @@ def _build(session: Session, objects: Objects) -> list[bytearray]:
             attr(5, _ACCEPT),
             attr(7, chain.kind),
         ),
-        *(_new_set(family, item, number) for number, item in enumerate(objects.sets, 1)),
+        *(_new_set(family, item, number) for number, item in enumerate(sets, 1)),
     ]
-    if objects.mark not in {text for _, text in look.rules(session, family, chain.name)}:
-        messages.append(
-            message(
-                wire.NEWRULE,
-                family,
-                NLM_F_CREATE | NLM_F_APPEND,
-                attr(1, TABLE),
-                attr(2, chain.name),
-                attr(4, [objects.expressions]),
-                attr(7, wire.comment(objects.mark)),
-            )
-        )
+    messages += [_new_rule(objects, rule) for rule in objects.rules if rule.mark not in present]
     return messages
+
+
+def _new_rule(objects: Objects, rule: Rule) -> bytearray:
+    return message(
+        wire.NEWRULE,
+        objects.family,
+        NLM_F_CREATE | NLM_F_APPEND,
+        attr(1, TABLE),
+        attr(2, objects.chain.name),
+        attr(4, [rule.expressions()]),
+        attr(7, wire.comment(rule.mark)),
+    )
 
 
 def _new_set(family: int, item: Set, number: int) -> bytearray:

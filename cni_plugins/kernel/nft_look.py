@@ -5,9 +5,11 @@ import struct
 from typing import NamedTuple, cast
 
 from cni_plugins.kernel import nft_wire as wire
+from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.attributes import read_text as text
 from cni_plugins.kernel.nft_wire import attr, message
 from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Refused, attributes
+from cni_plugins.kernel.wire import NLM_F_DUMP, Refused
 
 TABLE = "cni_plugins"
 
@@ -30,7 +32,7 @@ def usable(session: Session) -> bool:
 
 
 def generation(session: Session) -> int:
-    (answer,) = session.nft().call(message(wire.GETGEN, 0, NLM_F_ACK))
+    answer = session.nft().ask(message(wire.GETGEN, 0, 0))
     return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])
 
 
@@ -42,10 +44,6 @@ def dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]
         if err.errno == errno.ENOENT:
             return []
         raise
-
-
-def text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
 
 
 def set_names(session: Session, family: int) -> list[str]:

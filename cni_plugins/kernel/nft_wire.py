@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_REQUEST, attributes
+from cni_plugins.kernel.attributes import attributes, packed
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_REQUEST
 
 INET, BRIDGE = 1, 7  # NFPROTO_INET, NFPROTO_BRIDGE
 NEWTABLE, DELTABLE = 0, 2
@@ -56,8 +57,7 @@ def attr(kind: int, value: Value) -> bytes:
         payload = value.encode() + b"\0"
     else:
         payload = value
-    padding = b"\0" * (-len(payload) % 4)
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + padding
+    return packed(kind, payload)
 
 
 def message(kind: int, family: int, flags: int, *attrs: bytes) -> bytearray:

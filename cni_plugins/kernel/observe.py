@@ -1,17 +1,20 @@
 """Answers what a plugin asks, and nothing more."""
 
-import struct
+import socket
 
 from cni_plugins.contract.facts import Asks, Facts, LinkFacts
 from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
-from cni_plugins.kernel.messages import rtmsg
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused, encoded
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused
 from cni_plugins.spec.attachment import ALIAS_PREFIX
 from cni_plugins.steps.places import HOST, SANDBOX, Place
 
-_RTM_GETROUTE = 26
 _TABLE_MAIN = 254
+_RTN_UNICAST = 1
 _PROBE = "probe"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -19,9 +22,11 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 def observe(session: Session, asks: Asks) -> Facts:
     """Return the facts; links that do not exist are absent from the mappings."""
     sandboxed = session.sandbox is not None
+    host = _found(session, HOST, asks.host)
+    sandbox = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
     return Facts(
-        host=_links(session, HOST, asks.host),
-        sandbox=_links(session, SANDBOX, asks.sandbox) if sandboxed else {},
+        host={name: _facts(session, HOST, link) for name, link in host.items()},
+        sandbox={name: _inside(session, link, host) for name, link in sandbox.items()},
         default_route=_default_route(session) if asks.default_route else None,
         owned=_owned(session) if asks.owned else (),
         has_sandbox=sandboxed,
@@ -33,14 +38,12 @@ def observe(session: Session, asks: Asks) -> Facts:
     )
 
 
-def _links(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, LinkFacts]:
+def _found(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, Link]:
     found = ((name, links.find(session, where, name)) for name in names)
-    return {name: _facts(session, where, link) for name, link in found if link is not None}
+    return {name: link for name, link in found if link is not None}
 
 
-def _facts(session: Session, where: Place, link: links.Link, *, with_addresses: bool = True) -> LinkFacts:
-    peer = links.find(session, HOST, index=link.peer) if link.kind == "veth" and where == SANDBOX else None
-    master = links.find(session, HOST, index=peer.master) if peer and peer.master else None
+def _facts(session: Session, where: Place, link: Link, *, with_addresses: bool = True) -> LinkFacts:
     present = addresses.on_link(session, where, link.ifindex) if with_addresses else []
     return LinkFacts(
         name=link.name,
@@ -50,11 +53,28 @@ def _facts(session: Session, where: Place, link: links.Link, *, with_addresses: 
         mtu=link.mtu,
         up=link.up,
         alias=link.alias,
-        peer=peer.name if peer else "",
-        peer_alias=peer.alias if peer else "",
-        peer_master=master.name if master else "",
         addresses=tuple(item.address for item in present),
     )
+
+
+def _inside(session: Session, link: Link, host: dict[str, Link]) -> LinkFacts:
+    """Return facts of a link of the sandbox: of a veth, the other end's too."""
+    facts = _facts(session, SANDBOX, link)
+    if link.kind != "veth":
+        return facts
+    seen = next((other for other in host.values() if other.ifindex == link.peer), None)
+    peer = seen or links.find(session, HOST, index=link.peer)
+    if peer is None:
+        return facts
+    return facts._replace(peer=peer.name, peer_alias=peer.alias, peer_master=_name(peer.master))
+
+
+def _name(index: int) -> str:
+    """Return the name of a host link, empty when there is none (any more)."""
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:
+        return ""
 
 
 def _owned(session: Session) -> tuple[LinkFacts, ...]:
@@ -66,10 +86,8 @@ def _default_route(session: Session) -> LinkFacts | None:
     """Return the link of the default route with the lowest metric, IPv4 before IPv6."""
     found = []
     for family in (4, 6):
-        message = rtmsg()
-        message["family"] = addresses.FAMILY[family]
-        message["attrs"] = [("RTA_TABLE", _TABLE_MAIN)]
-        answers = session.rtnl(HOST).dump(encoded(message, _RTM_GETROUTE, NLM_F_DUMP))
+        head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, _TABLE_MAIN)
+        answers = session.rtnl(HOST).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
         found += [(family, *way) for answer in answers if (way := _default_way(answer))]
     for _, _, index in sorted(found):
         link = links.find(session, HOST, index=index)
@@ -80,23 +98,22 @@ def _default_route(session: Session) -> LinkFacts | None:
 
 def _default_way(answer: Answer) -> tuple[int, int] | None:
     """Return (metric, link index) of a default route, None for any other."""
-    dst_len, kind = struct.unpack_from("=B5xB", answer.data, 17)
-    if dst_len or kind != 1:  # RTN_UNICAST
+    head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
+    if head.dst_len or head.kind != _RTN_UNICAST:
         return None
-    route = rtmsg(answer.data)
-    route.decode()
-    hops = route.get_attr("RTA_MULTIPATH")
-    index = hops[0]["oif"] if hops else route.get_attr("RTA_OIF")
-    return (route.get_attr("RTA_PRIORITY") or 0, index) if index else None
+    found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
+    hops = found.get(wire.RTA_MULTIPATH)
+    index = wire.RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(found.get(wire.RTA_OIF))
+    return (read_number(found.get(wire.RTA_PRIORITY)), index) if index else None
 
 
 def _can_filter_vlans(session: Session) -> bool:
     """Try it in a network namespace of its own: a kernel without it ignores the request, or refuses it."""
     with netns.throw_away(session.host), Session(None) as empty:
-        info = [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_BR_VLAN_FILTERING", 1)]})]
-        message = links.change([("IFLA_IFNAME", _PROBE), ("IFLA_LINKINFO", {"attrs": info})])
+        info = wire.kind_of_link("bridge", wire.octet(wire.IFLA_BR_VLAN_FILTERING, 1))
+        asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
         try:
-            empty.rtnl(HOST).call(encoded(message, links.RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL))
+            links.modify(empty, links.change(wire.text(wire.IFLA_IFNAME, _PROBE), info, asked=asked))
         except Refused:
             return False
         return links.get(empty, HOST, _PROBE).vlan_filtering is True
@@ -104,5 +121,4 @@ def _can_filter_vlans(session: Session) -> bool:
 
 def _host_seed(session: Session) -> str:
     """Boot id and network namespace: what tells this host from any other, and this boot from the last."""
-    with open(_BOOT_ID) as file:
-        return f"{file.read().strip()}:{netns.identity(session.host)}"
+    return f"{sysctl.read_file(_BOOT_ID)}:{netns.identity(session.host)}"

@@ -1,13 +1,16 @@
 """Masquerading and source checks as nf_tables objects of an attachment."""
 
+import fcntl
 import socket
+import struct
 from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from ipaddress import collapse_addresses, ip_network
 from typing import cast
 
 from cni_plugins.kernel import nft
 from cni_plugins.kernel import nft_wire as wire
-from cni_plugins.kernel.nft import Chain, Objects, Set
+from cni_plugins.kernel.nft import Chain, Objects, Rule, Set
 from cni_plugins.kernel.nft_look import Element
 from cni_plugins.kernel.session import Session
 from cni_plugins.spec.attachment import Attachment, digest, network_tag
@@ -27,6 +30,9 @@ _SOURCE_GUARD = Chain("source_guard", "filter", 0, -300)
 _IPV4_ADDRESS, _IPV6_ADDRESS, _ETHER_ADDRESS, _IFNAME = 7, 8, 9, 41  # nft(8) data types
 _CONCATENATION = 6  # bits by which nft(8) shifts each part's type
 _NO_LINK = "-"
+_SIOCGIFINDEX = 0x8933  # linux/sockios.h
+_IFREQ = struct.Struct("16s24x")  # linux/if.h: the name, and room for the answer
+_NETWORKS = 64  # whose exclusions are remembered
 _MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 _GUARDED = Set("guarded", _IFNAME, 16, "links whose source addresses are checked", host_order=True)
 _PAIR = _IFNAME << _CONCATENATION | _ETHER_ADDRESS
@@ -34,13 +40,11 @@ _ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by 
 
 
 def ensure_masquerade(session: Session, step: EnsureMasquerade) -> None:
-    for objects in _masquerade(step):
-        nft.ensure(session, objects, _comment(step.attachment, step.link))
+    nft.ensure(session, _masquerade(step), _comment(step.attachment, step.link))
 
 
 def masquerade_differs(session: Session, step: EnsureMasquerade) -> str:
-    gaps = (nft.missing(session, objects, step.attachment.tag) for objects in _masquerade(step))
-    gap = next(filter(None, gaps), "")
+    gap = nft.missing(session, _masquerade(step), step.attachment.tag)
     return f"masquerade: {gap} is missing" if gap else ""
 
 
@@ -56,7 +60,13 @@ def source_guard_differs(session: Session, step: EnsureSourceGuard) -> str:
 def delete_owned(session: Session, step: DelOwnedRules) -> None:
     """Remove the attachment's elements, and those of this network whose link went without a DEL of ours."""
     tag, network = step.attachment.tag, network_tag(step.attachment.network)
-    nft.remove(session, lambda item: _owned_by(item, tag) or (_owned_by(item, network) and _orphaned(item)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+        # A link has an element for each of its addresses.
+        gone = cache(partial(_is_gone, asking))
+        nft.remove(
+            session,
+            lambda item: _owned_by(item, tag) or (_owned_by(item, network) and gone(_link_of(item))),
+        )
 
 
 def delete_stale(session: Session, step: DelStaleRules) -> None:
@@ -71,9 +81,14 @@ def stale(network: str, valid_tags: frozenset[str]) -> Callable[[Element], bool]
 
 def exclusions(step: EnsureMasquerade | EnsureIptablesMasquerade, address: IPInterface) -> list[IPNetwork]:
     """Return where an address goes unchanged: its own subnet, multicast, and what the config excludes."""
-    chosen = [net for net in step.exclude if net.version == address.version]
-    everything = [address.network, _MULTICAST[address.version], *chosen]
-    return cast("list[IPNetwork]", list(collapse_addresses(everything)))  # type: ignore[type-var] # one family
+    return list(_collapsed(address.network, step.exclude))
+
+
+@lru_cache(maxsize=_NETWORKS)
+def _collapsed(network: IPNetwork, chosen: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+    same = [net for net in chosen if net.version == network.version]
+    everything = [network, _MULTICAST[network.version], *same]
+    return cast("tuple[IPNetwork, ...]", tuple(collapse_addresses(everything)))
 
 
 def _owned_by(element: Element, start: str) -> bool:
@@ -86,41 +101,47 @@ def _comment(attachment: Attachment, link: str) -> str:
     return f"{tag} {link or _NO_LINK} {rest}"
 
 
-def _orphaned(element: Element) -> bool:
-    link = (element.comment.split(" ", 2)[1:] or [_NO_LINK])[0]
+def _link_of(element: Element) -> str:
+    return (element.comment.split(" ", 2)[1:] or [_NO_LINK])[0]
+
+
+def _is_gone(asking: socket.socket, link: str) -> bool:
+    """Ask as socket.if_nametoindex() does, but without a new socket for each of many links."""
     if link == _NO_LINK:
         return False
     try:
-        socket.if_nametoindex(link)
+        fcntl.ioctl(asking, _SIOCGIFINDEX, _IFREQ.pack(link.encode()))
     except OSError:
         return True
     return False
 
 
-def _masquerade(step: EnsureMasquerade) -> list[Objects]:
+def _masquerade(step: EnsureMasquerade) -> Objects:
     """Return one rule and set for each address family and list of exclusions; usually one for each family."""
-    groups: dict[tuple[int, tuple[IPNetwork, ...]], list[IPInterface]] = {}
+    rules: dict[str, Rule] = {}
+    elements = []
     for address in step.addresses:
-        groups.setdefault((address.version, tuple(exclusions(step, address))), []).append(address)
-    return [_masquerade_group(step, *key, addresses) for key, addresses in groups.items()]
+        rule = _masquerade_rule(step, address)
+        name = rule.sets[0].name
+        rules[name] = rule
+        elements.append((name, address.ip.packed))
+    return Objects(wire.INET, _MASQUERADE, tuple(rules.values()), tuple(elements))
 
 
-def _masquerade_group(
-    step: EnsureMasquerade, version: int, excluded: tuple[IPNetwork, ...], addresses: list[IPInterface]
-) -> Objects:
+def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
     """The set's name tells the rule's content, so a changed config makes a new rule beside the old one."""
+    version, excluded = address.version, exclusions(step, address)
     content = digest(f"{' '.join(map(str, excluded))} {step.random_fully}", 8)
     name = f"masq{version}_{network_tag(step.attachment.network)}_{content}"
     key_type = _IPV4_ADDRESS if version == 4 else _IPV6_ADDRESS  # noqa: PLR2004 (the version)
-    return Objects(
-        family=wire.INET,
-        chain=_MASQUERADE,
+    return Rule(
         sets=(Set(name, key_type, wire.Layout.LENGTH[version], f"net: {step.attachment.network}"),),
-        expressions=wire.is_family(version)
-        + wire.source_in(version, name)
-        + b"".join(wire.destination_outside(network) for network in excluded)
-        + wire.masquerade(random_fully=step.random_fully),
-        elements=tuple((name, address.ip.packed) for address in addresses),
+        expressions=lambda: (
+            wire.is_family(version)
+            + wire.source_in(version, name)
+            + b"".join(wire.destination_outside(network) for network in excluded)
+            + wire.masquerade(random_fully=step.random_fully)
+        ),
     )
 
 
@@ -130,7 +151,10 @@ def _source_guard(step: EnsureSourceGuard) -> Objects:
     return Objects(
         family=wire.BRIDGE,
         chain=_SOURCE_GUARD,
-        sets=(_GUARDED, _ALLOWED),
-        expressions=wire.port_in(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop(),
+        rules=(Rule((_GUARDED, _ALLOWED), _guarding),),
         elements=((_GUARDED.name, link), (_ALLOWED.name, link + mac)),
     )
+
+
+def _guarding() -> bytes:
+    return wire.port_in(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop()

@@ -11,24 +11,38 @@ from typing import Self
 from cni_plugins.errors import InvalidNetns
 from cni_plugins.kernel import netns
 from cni_plugins.kernel.wire import Socket
-from cni_plugins.steps.places import SANDBOX, Place
+from cni_plugins.steps.places import HOST, SANDBOX, Place
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
 _LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
 _LOCK_PATIENCE = 2.0  # seconds
 _LOCK_PAUSE = 0.005
+_RTMGRP_LINK = 1  # linux/rtnetlink.h
+
+
+def nft_socket() -> Socket:
+    """Return a socket for all requests of a process that stays in its namespace.
+
+    To close one after a removal takes 10 ms, and holds up the transactions of others meanwhile: the kernel
+    waits for its own tidying first, under commit_mutex (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
+    """
+    return Socket(_NETLINK_NETFILTER)
 
 
 class Session:
     """Holds descriptors for one request; a context manager, so none outlives it.
 
     :param sandbox: an open namespace, or None where there is none (any more).
+    :param nft: see nft_socket; it is not closed here.
     """
 
-    def __init__(self, sandbox: int | None, path: str = "") -> None:
+    def __init__(self, sandbox: int | None, path: str = "", nft: Socket | None = None) -> None:
         self.host = netns.open_own()
         self.sandbox = sandbox
         self.path = path
+        # Of links seen in this request, by place and name; see links.with_index.
+        self.indexes: dict[tuple[Place, str], int] = {}
+        self._nft = nft
         self._sockets: dict[tuple[int, Place], Socket] = {}
         self._lock: int | None = None
 
@@ -55,7 +69,12 @@ class Session:
         return self._socket(_NETLINK_ROUTE, where)
 
     def nft(self) -> Socket:
-        return self._socket(_NETLINK_NETFILTER, "host")
+        return self._nft or self._socket(_NETLINK_NETFILTER, HOST)
+
+    def link_listener(self, where: Place) -> Socket:
+        """Return a new socket that is told of every change to a link; the caller closes it."""
+        with self.inside(where):
+            return Socket(_NETLINK_ROUTE, _RTMGRP_LINK)
 
     def _socket(self, protocol: int, where: Place) -> Socket:
         found = self._sockets.get((protocol, where))

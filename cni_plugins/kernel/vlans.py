@@ -1,20 +1,18 @@
 """VLANs of bridge ports: the messages of `bridge vlan`."""
 
 import struct
-from typing import Any
 
 from cni_plugins.kernel import links
-from cni_plugins.kernel.messages import ifinfmsg
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import attributes, packed
 from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Refused, attributes, encoded, is_absent
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Refused, is_absent
 from cni_plugins.steps.links import PortVlan, SetPortVlans
 from cni_plugins.steps.places import HOST
 
 _AF_BRIDGE = 7
 _FILTER_VLANS = 1 << 1  # RTEXT_FILTER_BRVLAN: one entry for every id, no ranges
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 0x2, 0x4, 0x8, 0x10  # linux/if_bridge.h
-_IFLA_AF_SPEC, _VLAN_INFO = 26, 2
-_IFINFOMSG = 32  # bytes before the attributes of a link message, netlink header included
 
 
 def set_port_vlans(session: Session, step: SetPortVlans) -> None:
@@ -26,13 +24,13 @@ def set_port_vlans(session: Session, step: SetPortVlans) -> None:
     if step.exclusive:
         _delete(session, index, [vid for vid, _ in _present(session, index)])
     entries = [entry for vlan in step.vlans for entry in _entries(vlan)]
-    rtnl.call(encoded(_message(index, entries), links.RTM_SETLINK, NLM_F_ACK))
+    rtnl.call(_message(wire.RTM_SETLINK, index, entries))
 
 
 def _delete(session: Session, index: int, ids: list[int]) -> None:
-    message = _message(index, [_entry(0, vid) for vid in ids])
+    message = _message(wire.RTM_DELLINK, index, [_entry(0, vid) for vid in ids])
     try:
-        session.rtnl(HOST).call(encoded(message, links.RTM_DELLINK, NLM_F_ACK))
+        session.rtnl(HOST).call(message)
     except Refused as err:
         if not is_absent(err):  # another ADD was faster
             raise
@@ -54,21 +52,24 @@ def differs(session: Session, step: SetPortVlans) -> str:
 
 def _present(session: Session, index: int) -> list[tuple[int, int]]:
     """Return (VLAN id, flags) of a port."""
-    message = ifinfmsg()
-    message["family"] = _AF_BRIDGE
-    message["attrs"] = [("IFLA_EXT_MASK", _FILTER_VLANS)]
+    chosen = wire.number(wire.IFLA_EXT_MASK, _FILTER_VLANS)
+    question = wire.link(wire.RTM_GETLINK, NLM_F_DUMP, chosen, family=_AF_BRIDGE)
     found = []
-    for answer in session.rtnl(HOST).dump(encoded(message, links.RTM_GETLINK, NLM_F_DUMP)):
-        (this,) = struct.unpack_from("=i", answer.data, 20)
+    for answer in session.rtnl(HOST).dump(question):
+        _, _, this, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
         if this == index:
             found += [
-                _info(value) for spec in _specs(answer.data) for kind, value in spec if kind == _VLAN_INFO
+                _info(value)
+                for spec in _specs(answer.data)
+                for kind, value in spec
+                if kind == wire.IFLA_BRIDGE_VLAN_INFO
             ]
     return found
 
 
 def _specs(data: bytes) -> list[list[tuple[int, bytes]]]:
-    return [list(attributes(value)) for kind, value in attributes(data, _IFINFOMSG) if kind == _IFLA_AF_SPEC]
+    offset = wire.BODY + wire.IFINFOMSG.size
+    return [attributes(value) for kind, value in attributes(data, offset) if kind == wire.IFLA_AF_SPEC]
 
 
 def _info(value: bytes) -> tuple[int, int]:
@@ -76,20 +77,17 @@ def _info(value: bytes) -> tuple[int, int]:
     return vid, flags & (_PVID | _UNTAGGED)
 
 
-def _entries(vlan: PortVlan) -> list[tuple[str, dict[str, int]]]:
+def _entries(vlan: PortVlan) -> list[bytes]:
     flags = _PVID | _UNTAGGED if vlan.access else 0
     if vlan.first == vlan.last:
         return [_entry(flags, vlan.first)]
     return [_entry(flags | _RANGE_BEGIN, vlan.first), _entry(flags | _RANGE_END, vlan.last)]
 
 
-def _entry(flags: int, vid: int) -> tuple[str, dict[str, int]]:
-    return ("IFLA_BRIDGE_VLAN_INFO", {"flags": flags, "vid": vid})
+def _entry(flags: int, vid: int) -> bytes:
+    return packed(wire.IFLA_BRIDGE_VLAN_INFO, struct.pack("=HH", flags, vid))
 
 
-def _message(index: int, entries: list[tuple[str, Any]]) -> ifinfmsg:
-    message = ifinfmsg()
-    message["family"] = _AF_BRIDGE
-    message["index"] = index
-    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": entries})]
-    return message
+def _message(kind: int, index: int, entries: list[bytes]) -> bytearray:
+    spec = wire.nest(wire.IFLA_AF_SPEC, *entries)
+    return wire.link(kind, NLM_F_ACK, spec, family=_AF_BRIDGE, index=index)

@@ -1,35 +1,19 @@
 """Netlink sockets: encoded messages out in one datagram, acknowledgements and answers back.
 
-pyroute2 supplies the message classes, this module the transport: one blocking socket per namespace and
-protocol, many messages per system call, no event loop. pyroute2's own sockets need asyncio, and its package
-`__init__` imports every protocol it knows (110 ms), so the package is registered without running that.
+One blocking socket per namespace and protocol, many messages per system call, no event loop: pyroute2's own
+sockets need asyncio. What the messages mean is not known here (see rtnl_wire, nft_wire).
 """
 
 import errno
 import os
 import socket
 import struct
-import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from _thread import start_new_thread
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple, cast
 
-
-def _register_bare_package(name: str) -> None:
-    """Let submodules be imported without the package's own code."""
-    if name in sys.modules:
-        return
-    spec = find_spec(name)
-    if spec is None or spec.submodule_search_locations is None:
-        raise ImportError(f"{name} is not installed")
-    package = ModuleType(name)
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = spec
-    sys.modules[name] = package
-
-
-_register_bare_package("pyroute2")
+from cni_plugins.kernel.attributes import attributes, read_text
 
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -41,6 +25,7 @@ _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 17  # bytes; the kernel never fills more than 32 KiB per datagram of a dump
 _DUMP_TRIES = 5
+_ASIDE_TICK = struct.pack("=qq", 0, 100_000)  # struct timeval
 
 
 class Refused(OSError):
@@ -56,7 +41,7 @@ class Refused(OSError):
 
 
 class Answer(NamedTuple):
-    """One message from the kernel, header included, as pyroute2's classes want it."""
+    """One message from the kernel, header included."""
 
     kind: int
     data: bytes
@@ -68,26 +53,41 @@ class _Error(NamedTuple):
     sequence: int
 
 
-def encoded(message: Any, kind: int, flags: int) -> bytearray:  # noqa: ANN401 (any pyroute2 message)
-    """Return a pyroute2 message as bytes; the sequence number is filled in when it is sent."""
-    message["header"]["type"] = kind
-    message["header"]["flags"] = flags | NLM_F_REQUEST
-    message.encode()
-    return cast("bytearray", message.data)
-
-
 class Socket:
     """A netlink socket bound to the network namespace it was opened in."""
 
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, groups: int = 0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option in (_EXT_ACK, _CAP_ACK, _STRICT_CHECK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.bind((0, 0))
+        self._socket.bind((0, groups))
         self._sequence = 0
+        self._transacted = False
 
     def close(self) -> None:
+        """Close it, without waiting for what a transaction removed.
+
+        The kernel frees that after the next grace period of RCU, and lets whoever closes an nf_tables socket
+        wait for it, 10 ms and more (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
+        """
+        if self._transacted:
+            with suppress(RuntimeError):  # no more threads
+                start_new_thread(self._socket.close, ())
+                return
         self._socket.close()
+
+    def ask(self, message: bytearray) -> Answer:
+        """Send a question that has one answer, and asks for no acknowledgement besides.
+
+        :raises Refused: when the kernel has none.
+        """
+        first = self._number([message])
+        self._socket.sendto(message, (0, 0))
+        while True:
+            for item in self._receive(first):
+                if isinstance(item, Answer):
+                    return item
+                raise Refused(item.number, item.hint, 0)
 
     def call(self, *messages: bytearray) -> list[Answer]:
         """Send messages that ask for an acknowledgement each, and return what came besides those.
@@ -117,6 +117,7 @@ class Socket:
         The kernel acknowledges each message only when it is asked to, and may refuse the whole batch by an
         error on its first message.
         """
+        self._transacted = True
         first = self._number(messages)
         self._socket.sendto(b"".join(messages), (0, 0))
         last = first + max(n for n, message in enumerate(messages) if _flags(message) & NLM_F_ACK)
@@ -127,6 +128,37 @@ class Socket:
                     raise Refused(item.number, item.hint, item.sequence - first)
                 if isinstance(item, _Error) and item.sequence == last:
                     return
+
+    def call_aside(self, message: bytearray, is_done: Callable[[Answer], bool]) -> None:
+        """Send a message from a thread of its own; return when it is acknowledged, or announced as done.
+
+        For deeds whose effect is there long before the kernel comes back from them. The socket is used for
+        nothing else, and may be closed then.
+
+        :raises Refused: when the kernel refused.
+        """
+        first = self._number([message])
+        failed: list[OSError] = []
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ASIDE_TICK)
+        start_new_thread(self._send_aside, (message, failed))
+        while not failed:
+            with suppress(OSError):  # nothing within a tick, or more announcements than the socket holds
+                for item in self._receive(0):
+                    if isinstance(item, Answer):
+                        if is_done(item):
+                            return
+                    elif item.sequence == first:
+                        if item.number:
+                            failed.append(Refused(item.number, item.hint, 0))
+                            break
+                        return
+        raise failed[0]
+
+    def _send_aside(self, message: bytearray, failed: list[OSError]) -> None:
+        try:
+            self._socket.sendto(message, (0, 0))
+        except OSError as err:
+            failed.append(err)
 
     def dump(self, message: bytearray) -> list[Answer]:
         """Return every answer to a dump request, asked again when the tables changed meanwhile."""
@@ -199,17 +231,7 @@ def _error(message: bytes, flags: int, sequence: int) -> _Error:
         (original,) = struct.unpack_from("=I", message, _HEADER.size + 4)
         offset = _HEADER.size + 4 + ((original + 3) & ~3)
     texts = [value for kind, value in attributes(message, offset) if kind == _NLMSGERR_ATTR_MSG]
-    return _Error(number, texts[0].rstrip(b"\0").decode(errors="replace") if texts else "", sequence)
-
-
-def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, value) of netlink attributes from an offset to the end, flags of the type left out."""
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4:  # noqa: PLR2004 (the attribute's own header)
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
+    return _Error(number, read_text(texts[0]) if texts else "", sequence)
 
 
 def is_absent(err: OSError) -> bool:

@@ -72,7 +72,7 @@ def test_thousands_of_stale_elements_are_collected(bed: Any) -> None:
     with bed.inside(), Session(None) as session:
         for part in range(10):
             addresses = [(name, bytes([10, 1, part, n])) for n in range(250)]
-            objects = nft.Objects(1, chain, (nft.Set(name, 7, 4, ""),), b"", tuple(addresses))
+            objects = nft.Objects(1, chain, (nft.Rule((nft.Set(name, 7, 4, ""),), bytes),), tuple(addresses))
             nft.ensure(session, objects, f"{Attachment('net1', 'gone', 'eth0').tag} - gone")
         rules.delete_stale(session, DelStaleRules("net1", frozenset()))
     assert bed.host.run("nft", "list", "ruleset") == ""

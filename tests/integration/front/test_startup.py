@@ -81,3 +81,30 @@ def test_no_road_loads_what_it_does_not_need(command: str) -> None:
 def test_releasing_an_address_loads_neither_pydantic_nor_the_kernel_room() -> None:
     modules = loaded("DEL", "host-local", {**CONF, "type": "host-local", "ipam": {"type": "host-local"}})
     assert not {"pydantic", "pyroute2", "cni_plugins.kernel"} & modules
+
+
+CALLS = """
+import json, os, sys
+from cni_plugins.engine.program import Program
+from cni_plugins.engine.run import run
+path, conf = sys.argv[1], sys.argv[2].encode()
+status = os.stat(path + "/bridge")
+for command in ("ADD", "DEL", "GC"):
+    call = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c", "CNI_NETNS": sys.argv[3], "CNI_IFNAME": "eth0"}
+    call["CNI_PATH"] = path
+    outcome = run("bridge", call, lambda _: conf, Program(status.st_dev, status.st_ino))
+    assert outcome.code == 0, outcome
+print("\\n".join(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"isDefaultGateway": True, "ipMasq": True, "macspoofchk": True, "mtu": "auto"}]
+)
+def test_no_attachment_needs_pyroute2(bed: Any, keys: dict[str, Any]) -> None:
+    conf = bed.conf(ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64"), **keys)
+    conf["cni.dev/valid-attachments"] = []
+    command = (sys.executable, "-c", CALLS, str(bed.bin), json.dumps(conf), bed.sandbox().path)
+    modules = set(bed.host.run(*command).split())
+    assert "cni_plugins.kernel.links" in modules
+    assert not {"pyroute2", "logging", *NEVER} & modules

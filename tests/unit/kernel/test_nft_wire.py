@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from cni_plugins.kernel import nft_wire as wire
-from cni_plugins.kernel.wire import attributes
+from cni_plugins.kernel.attributes import attributes
 
 
 def test_attributes_are_padded_and_nested() -> None:
