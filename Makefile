@@ -4,7 +4,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 DIST    := dist
 DESTDIR ?= /opt/cni/bin
-SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -name '*.spec' 2>/dev/null)
+SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -name '*.spec' \
+                 -o -path '*/systemd/*' 2>/dev/null) conf/10-bridge.conflist
 # Network namespaces need root; an ordinary user gets them, and a root of their own, from a user namespace.
 ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)
 
@@ -30,10 +31,10 @@ test: $(VENV)/.stamp ## unit and integration tests
 	$(BIN)/python -m pytest -q -n auto tests/unit
 	$(ASROOT) $(BIN)/python -m pytest -q tests/integration
 
-$(DIST)/bridge: $(VENV)/.stamp $(SOURCES)
+$(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 	$(BIN)/python packaging/freeze.py
 
-freeze: $(DIST)/bridge ## build the single-file executables in dist/
+freeze: $(DIST)/bridge $(DIST)/cnictl ## build the single-file executables in dist/
 
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
 	$(BIN)/python -m pytest -q tests/e2e tests/differential tests/bench

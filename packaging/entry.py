@@ -1,4 +1,7 @@
-"""Start the program inside the executable, and end it without taking the interpreter apart."""
+"""Start the program inside the executable, and end it without taking the interpreter apart.
+
+Which program that is, suite.spec says: it writes the module `program`.
+"""
 
 import gc
 import os
@@ -21,7 +24,7 @@ if hasattr(sys, "_MEIPASS") and os.environ.get("LD_LIBRARY_PATH", "").startswith
 
 def run() -> int:
     """:return: the exit code, by the rules of sys.exit()"""
-    from cni_plugins.front.main import main
+    from program import main
 
     try:
         main()

@@ -1,4 +1,4 @@
-"""Build the plugins as one executable, hard-linked under every plugin name: `freeze.py`.
+"""Build the plugins as one executable under every plugin's name, and cnictl as another: `freeze.py`.
 
 Two halves. The bootloader is PyInstaller's own, compiled from the sdist of exactly the installed version
 with the C files of this directory added (launch.c says why). The rest is PyInstaller as usual, run on
@@ -18,17 +18,33 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 import PyInstaller  # type: ignore[import-untyped]
-from install import place
 
+from cni_plugins.cli.place import place
 from cni_plugins.engine.registry import NAMES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-BUNDLED = ("pydantic", "pydantic_core", "pyroute2", "netaddr")
+PROGRAMS = (("plugins", "cni_plugins.front.main"), ("cnictl", "cni_plugins.cli.main"))
+SOURCES = ("cni_plugins/**/*.py", "packaging/*.*", "packaging/systemd/*", "conf/10-bridge.conflist")
+BUNDLED = (
+    "annotated-doc",
+    "annotated-types",
+    "netaddr",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_core",
+    "pyroute2",
+    "rich",
+    "shellingham",
+    "typer",
+    "typing-inspection",
+    "typing_extensions",
+)
 
 
 class Failed(Exception):
@@ -94,16 +110,24 @@ def bootloader(work: Path) -> Path:
     return built
 
 
-def freeze(loader: Path, work: Path) -> Path:
-    """:return: the executable"""
-    sources = [*(ROOT / "cni_plugins").rglob("*.py"), *HERE.glob("*.py"), HERE / "suite.spec", loader]
+def identity(loader: Path) -> str:
+    """Name all that both programs are made from: an agent serves only programs of its own build."""
+    sources = [path for pattern in SOURCES for path in ROOT.glob(pattern)]
     versions = [f"{name} {metadata.version(name)}" for name in BUNDLED]
-    program = work / f"program-{digest(sources, sys.version, PyInstaller.__version__, *versions)}"
+    tools = (sys.version, PyInstaller.__version__, f"strip {bool(shutil.which('strip'))}")
+    return digest(sources, hashlib.sha256(loader.read_bytes()).hexdigest(), *tools, *versions)
+
+
+def freeze(name: str, main: str, build: str, loader: Path, work: Path) -> Path:
+    """:return: the executable"""
+    program = work / f"{name}-{build}"
     if not program.exists():
-        for old in work.glob("program-*"):
+        for old in work.glob(f"{name}-*"):
             old.unlink()
+        own = work / f"pyinstaller-of-{name}"
         # PyInstaller compares its own lists of inputs, and what suite.spec does beside them is not on those.
-        shutil.rmtree(work / "pyinstaller", ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
         command: list[str | Path] = [
             sys.executable,
             "-m",
@@ -112,22 +136,12 @@ def freeze(loader: Path, work: Path) -> Path:
             "--log-level",
             "ERROR",
         ]
-        command += [
-            "--distpath",
-            work / "program.new",
-            "--workpath",
-            work / "pyinstaller",
-            HERE / "suite.spec",
-        ]
-        command += ["--", "--name", "program", "--bootloader", loader]
+        command += ["--distpath", own, "--workpath", own, HERE / "suite.spec", "--"]
+        command += ["--name", name, "--main", main, "--build", build, "--bootloader", loader]
         command += ["--strip"] if shutil.which("strip") else []
-        run(
-            command,
-            work / "pyinstaller.log",
-            PYINSTALLER_CONFIG_DIR=str(work / "cache"),
-            PYTHONPATH=str(ROOT),
-        )
-        (work / "program.new" / "program").replace(program)
+        environment = {"PYINSTALLER_CONFIG_DIR": str(own / "cache"), "PYTHONPATH": str(ROOT)}
+        run(command, work / f"{name}.log", **environment)
+        (own / name).replace(program)
     return program
 
 
@@ -143,12 +157,24 @@ def main() -> None:
     except Failed as why:
         print(f"freeze: using PyInstaller's own bootloader: {why}", file=sys.stderr)
         loader = Path(PyInstaller.__file__).parent / "bootloader" / PyInstaller.PLATFORM / "run"
+    build = identity(loader)
     try:
-        program = freeze(loader, work)
+        # Two processes, as most of it is one processor's work.
+        with ThreadPoolExecutor() as pool:
+            plugins, cnictl = pool.map(lambda program: freeze(*program, build, loader, work), PROGRAMS)
     except Failed as why:
         sys.exit(f"freeze: {why}")
-    place(program, options.dist, NAMES)
-    print(f"{options.dist}: {' '.join(NAMES)}, one file of {program.stat().st_size / 1e6:.1f} MB")
+    place(plugins, options.dist, NAMES)
+    place(cnictl, options.dist, ["cnictl"])
+    size, more = (program.stat().st_size / 1e6 for program in (plugins, cnictl))
+    print(
+        f"{options.dist}: {' '.join(NAMES)}, one file of {size:.1f} MB; cnictl, {more:.1f} MB; build {build}"
+    )
+    if identity(loader) != build:
+        # The two may differ and yet trust each other: not to be taken for this build a second time.
+        plugins.unlink()
+        cnictl.unlink()
+        print("freeze: sources have changed meanwhile, freeze again", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,69 +1,21 @@
-"""Put executables into a directory that a running node uses: `install.py SRC DESTDIR`.
+"""Put the plugins into a directory that a running node uses: `install.py SRC DESTDIR`.
 
-A runtime may start a plugin at any moment, so no name ever points at a file half written: the program is
-copied once under a name no runtime asks for, then linked and renamed over every plugin name.
+Only the plugins, and without a word written down about it: `cnictl install` does the rest.
 """
 
 import argparse
-import fcntl
 import os
-import shutil
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = ".cni-plugins-"
-
-
-def place(program: Path, directory: Path, names: Iterable[str]) -> None:
-    """Copy `program` into `directory` once, and make every one of `names` a hard link to the copy."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with workshop(directory) as own:
-        copy, link = own / "copy", own / "link"
-        shutil.copyfile(program, copy)
-        copy.chmod(0o755)
-        # On disk before a name leads to it: power lost now would boot a node without network.
-        with copy.open("rb") as written:
-            os.fsync(written.fileno())
-        for name in names:
-            link.hardlink_to(copy)
-            link.replace(directory / name)
-
-
-@contextmanager
-def workshop(directory: Path) -> Iterator[Path]:
-    """Make a directory of our own in there, and remove those of installs that were killed.
-
-    What a killed one left is linked with the plugins themselves, so nothing of it may ever be written to.
-    """
-    for left in directory.glob(f"{PREFIX}*"):
-        with suppress(OSError), locked(left):
-            shutil.rmtree(left)
-    own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
-    try:
-        with locked(own):
-            yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """:raises BlockingIOError: when a running install holds it"""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)
+from cni_plugins.cli.place import place
+from cni_plugins.engine.registry import NAMES
 
 
 def install(source: Path, directory: Path) -> list[str]:
     """:return: the names installed; files that are one file in `source` are one in `directory`"""
     programs: dict[int, list[Path]] = defaultdict(list)
-    for path in sorted(source.iterdir()):
+    for path in sorted(source / name for name in NAMES):
         if path.is_file() and os.access(path, os.X_OK):
             programs[path.stat().st_ino].append(path)
     for paths in programs.values():

@@ -1,0 +1,127 @@
+"""The agent's socket, handed over by a supervisor or our predecessor, else made here; and the supervisor."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import NamedTuple
+
+OWN = "cni-plugins-own"  # LISTEN_FDNAMES of what we hand over to ourselves
+_FIRST_FD = 3  # sd_listen_fds(3)
+_BACKLOG = 1024  # callers that may wait; the kernel cuts it to net.core.somaxconn
+
+
+class Unusable(Exception):
+    """The agent cannot listen; the message says why."""
+
+
+class Listener(NamedTuple):
+    """The socket, listening and not blocking; `own` when the file is ours to remove in the end."""
+
+    socket: socket.socket
+    own: bool
+
+
+def listener(path: str, environment: MutableMapping[str, str]) -> Listener:
+    """Return the socket.
+
+    :param environment: what is said in it of descriptors is taken out, as they are not for our children.
+    :raises Unusable: when another agent listens there, or somebody else could.
+    """
+    pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "0")
+    name = environment.pop("LISTEN_FDNAMES", "")
+    if count != "0" and pid in ("", str(os.getpid())):
+        found = Listener(_handed_over(), own=name == OWN)
+    else:
+        found = Listener(_made(Path(path)), own=True)
+    found.socket.settimeout(0)
+    return found
+
+
+def _handed_over() -> socket.socket:
+    try:
+        found = socket.socket(fileno=_FIRST_FD)
+        kind = (found.family, found.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE))
+        listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as err:
+        raise Unusable(f"LISTEN_FDS is set, but descriptor {_FIRST_FD} is no socket: {err.strerror}") from err
+    if kind != (socket.AF_UNIX, socket.SOCK_SEQPACKET) or not listening:
+        raise Unusable("the socket handed over is not one of ListenSequentialPacket=")
+    os.set_inheritable(_FIRST_FD, False)  # noqa: FBT003 (that is how it is called)
+    return found
+
+
+def _made(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        _require_private(path.parent)
+        _clear(path)
+        before = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(before)
+        made.listen(_BACKLOG)
+    except OSError as err:
+        made.close()
+        raise Unusable(f"cannot listen at {path}: {err.strerror or err}") from err
+    except Unusable:
+        made.close()
+        raise
+    return made
+
+
+def _require_private(directory: Path) -> None:
+    """Callers believe whoever listens here, so nobody else may be able to put a socket in its place."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise Unusable(f"{directory} is not a directory that only this user can write to")
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens on any more, and nothing else."""
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+        raise Unusable(f"cannot listen at {path}: it is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.settimeout(1)
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            if err.errno != errno.ECONNREFUSED:
+                raise
+            path.unlink(missing_ok=True)
+            return
+    raise Unusable(f"another agent listens at {path}")
+
+
+class Supervisor:
+    """The service manager that started us, told in the way of sd_notify(3); nobody when there is none."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._address = environment.pop("NOTIFY_SOCKET", "")
+        micros, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
+        meant = pid in ("", str(os.getpid())) and micros.isascii() and micros.isdecimal()
+        self.watchdog = int(micros) / 1e6 if meant else 0.0
+        """Seconds within which it wants a sign of life; 0: it does not."""
+
+    def environment(self) -> dict[str, str]:
+        """Return what our successor in this process must find, to tell it too."""
+        watchdog = {"WATCHDOG_USEC": str(int(self.watchdog * 1e6))} if self.watchdog else {}
+        return {"NOTIFY_SOCKET": self._address, **watchdog} if self._address else {}
+
+    def tell(self, *lines: str) -> None:
+        """Send assignments such as READY=1; whether anybody hears them is not our concern."""
+        if not self._address:
+            return
+        address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as messenger:
+            try:
+                messenger.settimeout(0)
+                messenger.sendto("\n".join(lines).encode(), address)
+            except OSError:
+                pass

@@ -1,0 +1,235 @@
+"""The agent's parent process: keeps the socket and the workers, and never touches a request.
+
+A worker that ends is replaced, one that hangs is killed first. SIGTERM: finish what was begun, then end.
+SIGHUP, or the discovery that our executable has been replaced: finish what was begun, then become the new
+executable, with the same socket, so callers wait a moment and none is lost.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from cni_plugins.agent import listen, metrics, preload
+from cni_plugins.agent.build import BUILD
+from cni_plugins.agent.message import Call
+from cni_plugins.agent.record import Journal, Record
+from cni_plugins.agent.table import Slot, Table
+from cni_plugins.agent.worker import Surroundings, work
+
+SOCKET = "/run/cni-plugins/agent.sock"  # where the executables look
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_TICK = 1.0  # seconds between looks at the workers
+_SHORTEST_LIFE = 1.0  # seconds; a process that ends sooner is not replaced at once
+_DRAIN = 20.0  # seconds for requests under way when the agent ends
+_LISTEN_FD = 3  # sd_listen_fds(3)
+
+
+class Options(NamedTuple):
+    """How the agent is to run; seconds, and an empty text for no metrics."""
+
+    workers: int
+    socket: str = SOCKET
+    recycle_after: int = 10_000
+    request_timeout: float = 120.0
+    metrics: str = ""
+
+
+def default_workers() -> int:
+    return max(2, len(os.sched_getaffinity(0)))
+
+
+def serve(options: Options) -> int:
+    """Run until told to end; return the exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    journal = Journal(os.dup(2), prioritised="JOURNAL_STREAM" in os.environ)
+    program = _Program()
+    supervisor = listen.Supervisor(os.environ)
+    try:
+        if options.metrics:
+            metrics.require_usable(options.metrics)
+        listener = listen.listener(options.socket, os.environ)
+    except listen.Unusable as err:
+        journal.warn(f"agent: {err}")
+        return 1
+    preload.preload()
+    agent = _Agent(options, listener.socket, journal, supervisor, program)
+    if agent.run() == signal.SIGHUP:
+        program.become(listener, supervisor.environment())
+    if listener.own:
+        Path(options.socket).unlink(missing_ok=True)
+    return 0
+
+
+class _Program:
+    """The executable this process was started from, which an upgrade replaces."""
+
+    def __init__(self) -> None:
+        frozen = getattr(sys, "frozen", False)
+        self.path = os.readlink("/proc/self/exe").removesuffix(" (deleted)") if frozen else sys.executable
+        self._words = [self.path, *sys.argv[1:]] if frozen else sys.orig_argv
+        self._started = self._identity()
+
+    def _identity(self) -> tuple[int, int, int]:
+        try:
+            status = os.stat(self.path)
+        except OSError:  # between two steps of somebody's upgrade
+            return (0, 0, 0)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def is_replaced(self) -> bool:
+        now = self._identity()
+        return any(now) and now != self._started
+
+    def become(self, listener: listen.Listener, environment: dict[str, str]) -> None:
+        """Start the executable anew in this process, in the way a supervisor would."""
+        os.dup2(listener.socket.fileno(), _LISTEN_FD)
+        name = {"LISTEN_FDNAMES": listen.OWN} if listener.own else {}
+        handed = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), **name, **environment}
+        os.execve(self.path, self._words, {**os.environ, **handed})  # noqa: S606 (no shell is what is wanted)
+
+
+class _Child(NamedTuple):
+    """A process of ours: what it does, and since when."""
+
+    body: Callable[[], None]
+    slot: Slot | None
+    begun: float = 0.0
+
+
+class _Agent:
+    def __init__(
+        self,
+        options: Options,
+        listener: socket.socket,
+        journal: Journal,
+        supervisor: listen.Supervisor,
+        program: _Program,
+    ) -> None:
+        self._options = options
+        self._journal = journal
+        self._supervisor = supervisor
+        self._program = program
+        self._lifeline, self._hold = os.pipe()
+        self._table = Table(options.workers)
+        channel = metrics.Channel() if options.metrics else None
+        around = Surroundings(
+            listener=listener,
+            lifeline=self._lifeline,
+            table=self._table,
+            build=BUILD,
+            recycle_after=options.recycle_after,
+            journal=journal,
+            tell=channel.tell if channel else _tell_nobody,
+        )
+        self._waiting = [_Child(partial(work, around, slot), slot) for slot in self._table.slots]
+        if channel:
+            export = partial(metrics.export, channel, options.metrics, self._table, self._lifeline)
+            self._waiting.append(_Child(export, None))
+        self._children: dict[int, _Child] = {}
+        self._strangers = 0
+
+    def run(self) -> int:
+        """Return the signal that ended it, or SIGHUP when the executable has been replaced."""
+        self._start_waiting()
+        self._supervisor.tell("READY=1", f"STATUS={self._options.workers} workers")
+        self._journal.note(f"agent {BUILD}: {self._options.workers} workers at {self._options.socket}")
+        number = 0
+        while number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            number = self._look_after()
+        self._supervisor.tell("RELOADING=1" if number == signal.SIGHUP else "STOPPING=1")
+        self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing what was begun")
+        self._drain()
+        return number
+
+    def _look_after(self) -> int:
+        """Wait for a signal or a tick, see to the workers, return what should be obeyed: a signal, or 0."""
+        info = signal.sigtimedwait(_SIGNALS, _TICK)
+        self._reap()
+        self._kill_hung()
+        if self._supervisor.watchdog:
+            self._supervisor.tell("WATCHDOG=1")
+        strangers, self._strangers = self._strangers, self._table.refusals()["build"]
+        if strangers != self._strangers and self._program.is_replaced():
+            return signal.SIGHUP
+        if info is None:
+            self._start_waiting()
+            return 0
+        return info.si_signo
+
+    def _start_waiting(self) -> None:
+        while self._waiting:
+            self._start(self._waiting.pop(0))
+
+    def _start(self, child: _Child) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._live(child.body)
+        self._children[pid] = child._replace(begun=time.monotonic())
+
+    def _live(self, body: Callable[[], None]) -> None:
+        """Be a child: never return into what the parent was doing."""
+        code = 1
+        try:
+            os.close(self._hold)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            body()
+            code = 0
+        except BaseException:  # noqa: BLE001 (the end of this process; the parent starts another)
+            self._journal.warn(traceback.format_exc())
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            child = self._children.pop(pid, None)
+            if child is None:  # somebody's orphan
+                continue
+            if status:
+                self._journal.warn(f"worker {pid} ended: {_ending(status)}")
+            if child.slot:
+                child.slot.recycled()
+            if time.monotonic() - child.begun < _SHORTEST_LIFE:
+                self._waiting.append(child)
+            else:
+                self._start(child)
+
+    def _kill_hung(self) -> None:
+        now = time.monotonic()
+        for pid, child in self._children.items():
+            busy = child.slot.busy_since if child.slot else 0.0
+            if busy and now - busy > self._options.request_timeout:
+                self._journal.warn(f"worker {pid} hangs in a request, and is killed")
+                os.kill(pid, signal.SIGKILL)
+
+    def _drain(self) -> None:
+        """Let the workers finish, for as long as a supervisor will wait."""
+        os.close(self._hold)
+        deadline = time.monotonic() + _DRAIN
+        while self._children and time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                self._children.pop(pid, None)
+            else:
+                signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+        for pid in self._children:
+            self._journal.warn(f"worker {pid} did not finish, and is killed")
+            os.kill(pid, signal.SIGKILL)
+
+
+def _tell_nobody(_record: Record, _call: Call) -> None:
+    pass
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,182 @@
+"""One worker: takes calls off the socket, one after another, and answers each by the engine's only road.
+
+A call changes nothing in the worker that the next one could notice: namespace, descriptors, directory and
+environment are as before, or the worker ends and another takes its place.
+"""
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from cni_plugins.agent import message
+from cni_plugins.agent.message import Call, Unfit
+from cni_plugins.agent.record import Journal, Record, record
+from cni_plugins.agent.table import Slot, Table
+from cni_plugins.engine.program import Program
+from cni_plugins.engine.run import Outcome, run
+from cni_plugins.kernel.session import nft_socket
+
+_PATIENCE = 2.0  # seconds for a caller to send its call, to say go, and to take the answer
+_AGENT_VARIABLE = "CNI_PLUGINS_AGENT"  # as packaging/handoff.c has it
+
+
+class Surroundings(NamedTuple):
+    """What all workers of one agent have in common.
+
+    :param lifeline: its end of file says that the agent wants no more work done.
+    :param tell: told of every request that was served, after its answer.
+    """
+
+    listener: socket.socket
+    lifeline: int
+    table: Table
+    build: str
+    recycle_after: int
+    journal: Journal
+    tell: Callable[[Record, Call], None]
+
+
+def work(around: Surroundings, slot: Slot) -> None:
+    """Serve until the agent ends, enough was served, or something is not as it was."""
+    worker = _Worker(around, slot)
+    slot.begin(os.getpid())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _not_for_us)
+    with select.epoll() as events:
+        # One caller wakes one worker.
+        events.register(around.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        events.register(around.lifeline, select.EPOLLHUP)
+        worker.settle()
+        for _ in range(around.recycle_after):
+            if not worker.next_call(events):
+                return
+            if not worker.is_unchanged():
+                around.journal.warn(f"worker {os.getpid()}: a request left something behind")
+                return
+
+
+def _not_for_us(_number: int, _frame: object) -> None:
+    """Signals to the whole group, a terminal's or a supervisor's, are the parent's to act upon."""
+
+
+class _Worker:
+    def __init__(self, around: Surroundings, slot: Slot) -> None:
+        self._around = around
+        self._slot = slot
+        self._here = message.places()
+        self._stderr = os.dup(2)
+        self._nft = nft_socket()
+        self._free = 0
+        self._is_sound = True
+
+    def settle(self) -> None:
+        """Remember what must be the same after every request."""
+        self._free = _lowest_free()
+
+    def is_unchanged(self) -> bool:
+        return self._is_sound and _lowest_free() == self._free and message.places() == self._here
+
+    def next_call(self, events: select.epoll) -> bool:
+        """Wait for a call and answer it; say whether to go on."""
+        while True:
+            ready = {fd for fd, _ in events.poll()}
+            if self._around.lifeline in ready:
+                return False
+            try:
+                connection, _ = self._around.listener.accept()
+            except OSError:  # another worker was faster, or the caller has left again
+                continue
+            break
+        with connection, ExitStack() as owned:
+            self._slot.busy()
+            try:
+                self._attend(connection, owned)
+            except Unfit as err:
+                self._slot.refused(err.reason)
+            except OSError:
+                self._slot.refused("left")
+            finally:
+                self._slot.idle()
+        return True
+
+    def _attend(self, connection: socket.socket, owned: ExitStack) -> None:
+        begun = time.monotonic()
+        connection.settimeout(_PATIENCE)
+        message.require_own_user(connection)
+        data, fds = message.receive(connection, owned)
+        if data.startswith(message.STATUS):
+            self._show_status(connection)
+            return
+        call = message.parse(data, fds, self._around.build, self._here)
+        owned.callback(self._return)
+        self._stand_in(call)
+        connection.send(message.TAKEN)
+        if connection.recv(1) != message.GO:
+            raise Unfit("left")
+        outcome = self._run(call)
+        if not _delivered(connection, outcome):
+            self._take_back(call, outcome)
+        self._close_books(call, outcome, time.monotonic() - begun)
+
+    def _stand_in(self, call: Call) -> None:
+        """Take the caller's place: what a program it starts would have from it."""
+        os.environ.clear()
+        os.environ.update(_for_children(call))
+        os.fchdir(call.descriptors.directory)
+        os.dup2(call.descriptors.stderr, 2)
+
+    def _return(self) -> None:
+        os.dup2(self._stderr, 2)
+        os.chdir("/")
+
+    def _run(self, call: Call) -> Outcome:
+        file = os.fstat(call.descriptors.program)
+        return run(call.name, _for_children(call), call.read, Program(file.st_dev, file.st_ino, self._nft))
+
+    def _take_back(self, call: Call, outcome: Outcome) -> None:
+        """A runtime that kills its plugin sends a DEL, which may have been done before our ADD was."""
+        if call.environment.get("CNI_COMMAND") == "ADD" and outcome.code == 0:
+            self._around.journal.warn(f"the caller of an ADD is gone: {call.environment['CNI_CONTAINERID']}")
+            self._run(call._replace(environment={**call.environment, "CNI_COMMAND": "DEL"}))
+
+    def _close_books(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        told = record(call, outcome, seconds)
+        self._slot.served()
+        self._around.journal.note(told.line())
+        if outcome.code:
+            self._slot.failed(told.line())
+        if outcome.trace:
+            self._is_sound = False  # a fault of ours; nobody knows what it left half done
+            self._around.journal.warn(outcome.trace)
+        self._around.tell(told, call)
+
+    def _show_status(self, connection: socket.socket) -> None:
+        import json
+
+        page = self._around.table.page(self._around.build, os.getppid())
+        text = json.dumps(page).encode()
+        message.answer(connection, 0, text, b"")
+
+
+def _for_children(call: Call) -> dict[str, str]:
+    """An executable of ours run as IPAM plugin must not wait for a worker: all may be waiting for it."""
+    return {**call.environment, _AGENT_VARIABLE: ""}
+
+
+def _delivered(connection: socket.socket, outcome: Outcome) -> bool:
+    try:
+        message.answer(connection, outcome.code, outcome.stdout, outcome.trace.encode(errors="replace"))
+    except OSError:
+        return False
+    return True
+
+
+def _lowest_free() -> int:
+    fd = os.dup(0)
+    os.close(fd)
+    return fd

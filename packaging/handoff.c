@@ -1,0 +1,242 @@
+/*
+ * Hand a call to the resident agent (cnictl agent), before Python starts.
+ *
+ * Compiled into the bootloader beside launch.c, and run before it. The agent's workers have imported everything: they
+ * answer in a fraction of the time that starting an interpreter takes. Whatever is wrong before a worker has taken the
+ * call and been told to go on (no socket, another build, another namespace, nobody there in time), this function
+ * returns, and the program goes on by itself as if it had never asked: stdin was kept, and is put back. After that
+ * there is no way back: a worker that dies then leaves a CNI error document, never silence.
+ *
+ * The agent's side is cni_plugins/agent/worker.py. One SOCK_SEQPACKET connection per call:
+ *   > the call: texts, each ended by a NUL: protocol, build, places, name, environment...; with it the descriptors of
+ *     stdin (a sealed memfd), of this program's file, of the working directory and of stderr
+ *   < "T"  taken: the worker can serve it, and has not begun
+ *   > "G"  go: from here on only the worker acts
+ *   < struct answer, then its bytes for stdout and stderr, in as many packets as it takes
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define HANDOFF_PRIORITY 150 /* before launch.c, which unpacks */
+#define PROTOCOL "cni-handoff 1"
+#define SOCKET "/run/cni-plugins/agent.sock"
+#define SOCKET_VARIABLE "CNI_PLUGINS_AGENT" /* another path, or empty: no agent */
+#define OPERATORS "cnictl"                  /* has the same bootloader */
+#define PATIENCE 5                          /* seconds until a worker must have taken the call */
+#define CALL_LIMIT (64 << 10)
+#define STDIN_LIMIT ((1 << 20) + 1)   /* what spec/request.py reads at most, to find that it is too much */
+#define ANSWER_LIMIT (64 << 20)
+#define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
+
+struct answer {
+    uint32_t code, out, err; /* exit code, bytes for stdout, bytes for stderr */
+};
+
+/* freeze.py writes the build's digest over the zeros; volatile, or the compiler would spread the text over its code. */
+static const volatile char build[] = "@build-id:0000000000000000";
+
+static int write_all(int fd, const char *data, size_t length)
+{
+    while (length > 0) {
+        ssize_t n = write(fd, data, length);
+
+        if (n < 0 && errno != EINTR)
+            return -1;
+        if (n > 0)
+            data += n, length -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Where an agent may be. 0 when there is none. */
+static int find_agent(struct sockaddr_un *address)
+{
+    const char *path = getenv(SOCKET_VARIABLE);
+
+    path = path ? path : SOCKET;
+    if (!*path || strlen(path) >= sizeof(address->sun_path) || access(path, F_OK) < 0)
+        return 0;
+    address->sun_family = AF_UNIX;
+    strcpy(address->sun_path, path);
+    return 1;
+}
+
+/* A connection to a process of our own user, or -1. A socket that somebody else listens on is as good as none. */
+static int connect_agent(const struct sockaddr_un *address)
+{
+    struct timeval patience = {.tv_sec = PATIENCE};
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) == 0 &&
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0 &&
+        connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 &&
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid())
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* Reads stdin to its end into a memfd. The caller's half of it is used up then: see put_back. */
+static int keep_stdin(void)
+{
+    int fd = memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    char buffer[16 << 10];
+    size_t total = 0;
+    ssize_t n;
+
+    while (fd >= 0 && total < STDIN_LIMIT && (n = read(0, buffer, sizeof(buffer))) != 0) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 || write_all(fd, buffer, (size_t)n) < 0) {
+            if (total > 0)
+                break; /* the text is broken off, and whoever parses it says so */
+            close(fd);
+            return -1;
+        }
+        total += (size_t)n;
+    }
+    return fd;
+}
+
+static void put_back(int kept)
+{
+    if (kept >= 0 && lseek(kept, 0, SEEK_SET) == 0)
+        dup2(kept, 0);
+}
+
+/* Writes what decides whether a worker stands where we stand: namespaces and root directory. NULL when unknown. */
+static char *add_places(char *to, size_t room)
+{
+    static const char *const places[] = {"/proc/self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user", "/"};
+    struct stat st;
+    size_t i;
+
+    for (i = 0; i < sizeof(places) / sizeof(*places); i++) {
+        int n = stat(places[i], &st) < 0 ? -1
+                                         : snprintf(to, room, "%llu:%llu ", (unsigned long long)st.st_dev,
+                                                    (unsigned long long)st.st_ino);
+        if (n < 0 || (size_t)n >= room)
+            return NULL;
+        to += n, room -= (size_t)n;
+    }
+    to[-1] = 0;
+    return to;
+}
+
+static char *add_text(char *to, const char *end, const char *text)
+{
+    size_t length = strlen(text) + 1;
+
+    return to && length <= (size_t)(end - to) ? (char *)memcpy(to, text, length) + length : NULL;
+}
+
+/* Composes the call. 0 when there is something it cannot hold. */
+static size_t compose(char *call, const char *name, char **environment)
+{
+    char *const end = call + CALL_LIMIT, *at = add_text(call, end, PROTOCOL);
+    size_t i;
+
+    for (i = 0; i < sizeof(build); i++)
+        *at++ = build[i];
+    at = add_text(add_places(at, 256), end, name);
+    for (; *environment && at; environment++)
+        at = add_text(at, end, *environment);
+    return at ? (size_t)(at - call) : 0;
+}
+
+/* Sends the call and waits until a worker has taken it. Not 0: it has not, and will not. */
+static int offer(int agent, int kept, char *call, size_t length)
+{
+    int fds[4] = {kept, open("/proc/self/exe", O_PATH | O_CLOEXEC), open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), 2};
+    char control[CMSG_SPACE(sizeof(fds))] = "", taken = 0;
+    struct iovec text = {call, length};
+    struct msghdr message = {
+        .msg_iov = &text, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    int rc = -1;
+
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(fds));
+    memcpy(CMSG_DATA(header), fds, sizeof(fds));
+    if (fcntl(kept, F_ADD_SEALS, SEALS) == 0 && fds[1] >= 0 && fds[2] >= 0 &&
+        sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length && recv(agent, &taken, 1, 0) == 1 && taken == 'T')
+        rc = send(agent, "G", 1, MSG_NOSIGNAL) == 1 ? 0 : -1;
+    close(fds[1]);
+    close(fds[2]);
+    return rc;
+}
+
+/* Receives exactly so many bytes, however they are packed. */
+static int receive(int agent, char *data, size_t length)
+{
+    while (length > 0) {
+        ssize_t n = recv(agent, data, length, 0);
+
+        if (n == 0 || (n < 0 && errno != EINTR))
+            return -1;
+        if (n > 0)
+            data += n, length -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Waits for the answer, however long it takes: the runtime has its own patience. Never returns. */
+static void conclude(int agent)
+{
+    static const char lost[] = "{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"the agent ended in the middle of this "
+                               "request\",\"details\":\"a worker of cnictl agent took it and gave no answer\"}\n";
+    struct timeval forever = {0};
+    struct answer answer;
+    char *data = NULL;
+
+    signal(SIGPIPE, SIG_IGN);
+    setsockopt(agent, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever));
+    if (receive(agent, (char *)&answer, sizeof(answer)) < 0 || answer.out > ANSWER_LIMIT || answer.err > ANSWER_LIMIT ||
+        !(data = malloc((size_t)answer.out + answer.err + 1)) ||
+        receive(agent, data, (size_t)answer.out + answer.err) < 0) {
+        write_all(1, lost, sizeof(lost) - 1);
+        _exit(1);
+    }
+    write_all(2, data + answer.out, answer.err);
+    _exit(write_all(1, data, answer.out) < 0 ? 1 : (int)answer.code);
+}
+
+__attribute__((constructor(HANDOFF_PRIORITY))) static void hand_over(int argc, char **argv, char **environment)
+{
+    const char *command = getenv("CNI_COMMAND"), *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    const char *name = slash ? slash + 1 : argc > 0 ? argv[0] : "";
+    struct sockaddr_un address = {0};
+    int agent = -1, kept;
+    size_t length;
+    char *call;
+
+    if (!command || !*command || !strcmp(command, "VERSION") || !strcmp(name, OPERATORS))
+        return; /* answered faster than by asking anybody, or no plugin */
+    if (fcntl(0, F_GETFD) < 0 || fcntl(1, F_GETFD) < 0 || fcntl(2, F_GETFD) < 0)
+        return; /* what we open would take the place of a closed stdin, stdout or stderr */
+    if (!find_agent(&address) || !(call = malloc(CALL_LIMIT)) || !(length = compose(call, name, environment)))
+        return;
+    kept = keep_stdin(); /* before a worker is asked: stdin may take its time, and the worker has none */
+    if (kept >= 0 && (agent = connect_agent(&address)) >= 0 && offer(agent, kept, call, length) == 0)
+        conclude(agent);
+    put_back(kept);
+    close(kept);
+    close(agent);
+    free(call);
+}
