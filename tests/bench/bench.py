@@ -4,17 +4,21 @@
 """
 
 import argparse
+import contextlib
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import columns, report, scenarios
-from tests.bench.scenarios import Row, Scenario
+from tests.bench.columns import Kind
+from tests.bench.rows import Row
+from tests.bench.scenarios import Scenario, Solo
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-QUICK_ROUNDS = 2
 
 
 def main(words: list[str]) -> int:
@@ -23,11 +27,8 @@ def main(words: list[str]) -> int:
     if os.geteuid() != 0:
         sys.stderr.write("bench: network namespaces need root\n")
         return 1
-    with columns.available() as present:
-        rows = [
-            row for scenario in _chosen(wanted) for row in _measured(scenario, present, quick=wanted.quick)
-        ]
-        text = report.section(present, rows, columns.absences())
+    kinds = columns.present()
+    text = report.section(kinds, _rows(kinds, _chosen(wanted)), columns.absences())
     sys.stdout.write(f"{text}\n")
     if wanted.output:
         report.write(Path(wanted.output), text)
@@ -49,15 +50,34 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     return wanted
 
 
-def _chosen(wanted: argparse.Namespace) -> list[Scenario]:
-    if wanted.only:
-        return [one for one in scenarios.ALL if one.name in wanted.only]
-    return [one for one in scenarios.ALL if not (wanted.quick and one.name in scenarios.QUICK_LEAVES_OUT)]
+def _chosen(wanted: argparse.Namespace) -> list[tuple[Scenario | Solo, int]]:
+    """The scenarios and their rounds."""
+    chosen = [one for one in scenarios.ALL if not wanted.only or one.name in wanted.only]
+    pairs = [(one, one.quick_rounds if wanted.quick else one.rounds) for one in chosen]
+    return [(one, rounds) for one, rounds in pairs if rounds]
 
 
-def _measured(scenario: Scenario, present: list[columns.Column], *, quick: bool) -> list[Row]:
-    sys.stderr.write(f"bench: {scenario.name}\n")
-    return scenario.measure(present, QUICK_ROUNDS if quick else scenario.rounds)
+def _rows(kinds: list[Kind], chosen: list[tuple[Scenario | Solo, int]]) -> list[Row]:
+    rows: list[Row] = []
+    with columns.opened(kinds) as side_by_side:
+        for scenario, rounds in chosen:
+            if isinstance(scenario, Scenario):
+                with _told(scenario.name):
+                    rows += scenario.measure(side_by_side, rounds)
+                    for column in side_by_side:
+                        column.confirm()
+    for solo, rounds in chosen:
+        if isinstance(solo, Solo):
+            with _told(solo.name):
+                rows += solo.measure(kinds, rounds)
+    return rows
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    sys.stderr.write(f"bench: {name}, {time.monotonic() - begun:.1f} s\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table in markdown, and its place in docs/benchmarks.md."""
+"""The tables in markdown, and their place in docs/benchmarks.md."""
 
 import os
 import platform
@@ -6,51 +6,75 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.bench.columns import Column
-from tests.bench.scenarios import Row
+from tests.bench import budgets, resident
+from tests.bench.columns import Kind
+from tests.bench.rows import ANATOMY, CALL, CPU, PARALLEL, RESIDENT, Row
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-_FRAME = f"""# Benchmarks
-
-How long a runtime waits for a plugin, ours beside the reference, on the same machine in the same
-minutes. Every sample is a real process start with the configuration on a pipe; the columns take
-turns, so that noise hits all alike; the figures are medians. A ratio below 1 means that ours is
-faster.
-
-To repeat: `make freeze && make bench` as root. Go and the Debian package
-`containernetworking-plugins` give the reference columns; a suite that is missing is left out and
-named. `make bench` rewrites what stands between the markers and nothing else.
-
-{BEGIN}
-{END}
-"""
+_FRAME = f"# Benchmarks\n\n{BEGIN}\n{END}\n"
+_TABLES = {
+    "One call: how long the runtime waits": CALL,
+    "One call: CPU time": CPU,
+    "Many calls at once": PARALLEL,
+    "Where the time of a warm ADD goes": ANATOMY,
+    "Memory of the agent": RESIDENT,
+}
+_COMPARED = (CALL, CPU, PARALLEL)
 
 
-def section(columns: list[Column], rows: list[Row], missing: list[str]) -> str:
+def section(kinds: list[Kind], rows: list[Row], missing: list[str]) -> str:
     """Everything that is generated."""
-    parts = [machine(), *(f"Left out: {reason}." for reason in missing), table(columns, rows), sizes(columns)]
+    parts = [machine(), *(f"Left out: {reason}." for reason in missing)]
+    for heading, of in _TABLES.items():
+        chosen = [row for row in rows if row.table == of]
+        if chosen:
+            parts += [f"### {heading}", compared(kinds, chosen) if of in _COMPARED else plain(chosen)]
+    parts += [judged(kinds, rows), f"### Size on disk\n\n{sizes(kinds)}"]
     return "\n\n".join(part for part in parts if part)
 
 
-def table(columns: list[Column], rows: list[Row]) -> str:
-    """Medians per column, then the ratio of each of ours to each reference."""
-    pairs = [
-        (mine, theirs)
-        for mine in columns
-        for theirs in columns
-        if theirs.is_reference and not mine.is_reference
-    ]
+def compared(kinds: list[Kind], rows: list[Row]) -> str:
+    """Medians per column, then the ratio of each of ours to the faster reference of the row."""
+    mine = [kind.label for kind in kinds if not kind.is_reference]
+    references = _references(kinds)
+    ratios = mine if references else []
     heads = [
         "operation",
-        *(column.label for column in columns),
-        *(f"{mine.label} ÷ {theirs.label}" for mine, theirs in pairs),
+        *(kind.label for kind in kinds),
+        *(f"{label} ÷ reference" for label in ratios),
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+    lines = [
+        [
+            row.operation,
+            *(_amount(row.median(kind.label), row.unit) for kind in kinds),
+            *(_ratio(row.median(label), row.fastest(references)) for label in ratios),
+        ]
+        for row in rows
+    ]
+    return _table(heads, lines)
+
+
+def plain(rows: list[Row]) -> str:
+    """Medians only; rows of the same operation become one."""
+    rows = [row for row in rows if row.samples]
+    labels = list(dict.fromkeys(label for row in rows for label in row.samples))
+    cells: dict[str, dict[str, str]] = {}
     for row in rows:
-        medians = [_milliseconds(row.median(column.label)) for column in columns]
-        ratios = [_ratio(row.median(mine.label), row.median(theirs.label)) for mine, theirs in pairs]
-        lines.append("| " + " | ".join([row.operation, *medians, *ratios]) + " |")
-    return "\n".join(lines)
+        found = {label: _amount(row.median(label), row.unit) for label in row.samples}
+        cells.setdefault(row.operation, {}).update(found)
+    lines = [[operation, *(found.get(label, "-") for label in labels)] for operation, found in cells.items()]
+    return _table(["", *labels], lines)
+
+
+def judged(kinds: list[Kind], rows: list[Row]) -> str:
+    """The budgets whose figures were measured."""
+    found = [budget.verdict(rows, _references(kinds)) for budget in budgets.ALL]
+    lines = [
+        [verdict.what, verdict.limit, verdict.found, "yes" if verdict.is_kept else "**no**"]
+        for verdict in found
+        if verdict
+    ]
+    return "### Budgets\n\n" + _table(["what", "at most", "measured", "kept"], lines) if lines else ""
 
 
 def machine() -> str:
@@ -66,13 +90,21 @@ def machine() -> str:
     return "Machine: " + ", ".join(words) + "."
 
 
-def sizes(columns: list[Column]) -> str:
+def sizes(kinds: list[Kind]) -> str:
     """What the programs weigh; hard links are counted once."""
-    told = []
-    for column in columns:
-        files = {path.stat().st_ino: path.stat().st_size for path in _programs(column)}
-        told.append(f"{column.label} {sum(files.values()) / 1e6:.1f} MB in {len(files)} file(s)")
-    return "Size of bridge, host-local, static and loopback: " + "; ".join(told) + "." if told else ""
+    told = {kind.suite.label: _size(kind) for kind in kinds}
+    extra = next((_cnictl(kind) for kind in kinds if kind.is_warm), "")
+    return f"bridge, host-local, static and loopback: {'; '.join(told.values())}.{extra}" if told else ""
+
+
+def _size(kind: Kind) -> str:
+    files = {path.stat().st_ino: path.stat().st_size for path in _programs(kind)}
+    label = kind.label if kind.is_reference else "ours"
+    return f"{label} {sum(files.values()) / 1e6:.1f} MB in {_counted(len(files), 'file')}"
+
+
+def _cnictl(kind: Kind) -> str:
+    return f" {resident.PROGRAM}: {kind.suite.program(resident.PROGRAM).stat().st_size / 1e6:.1f} MB."
 
 
 def write(path: Path, generated: str) -> None:
@@ -86,12 +118,25 @@ def write(path: Path, generated: str) -> None:
     path.write_text(f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}")
 
 
-def _programs(column: Column) -> list[Path]:
-    return [column.suite.program(name) for name in ("bridge", "host-local", "static", "loopback")]
+def _programs(kind: Kind) -> list[Path]:
+    return [kind.suite.program(name) for name in ("bridge", "host-local", "static", "loopback")]
 
 
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+def _references(kinds: list[Kind]) -> list[str]:
+    return [kind.label for kind in kinds if kind.is_reference]
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    rule = "|---|" + "--:|" * (len(heads) - 1)
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _amount(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _ratio(mine: float | None, theirs: float | None) -> str:

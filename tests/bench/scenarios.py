@@ -5,84 +5,98 @@ A scenario yields rows; in every round each column does the same thing, one afte
 
 import itertools
 import json
-import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import timing
-from tests.bench.columns import Column
-from tests.differential import netns
+from tests.bench import anatomy, memory, timing
+from tests.bench.columns import Column, Kind, Together
+from tests.bench.rows import CPU, PARALLEL, RESIDENT, Row
 
 Config = dict[str, Any]
 
 V4 = [{"subnet": "10.1.0.0/16"}]
 V6 = [{"subnet": "fd00:1::/64"}]
-PARALLEL = 60
-
-
-@dataclass
-class Row:
-    """One operation and, per column, every sample in the unit's scale."""
-
-    operation: str
-    unit: str = "ms"
-    samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def median(self, label: str) -> float | None:
-        """The middle of a column's samples."""
-        return statistics.median(self.samples[label]) if self.samples.get(label) else None
+QUICK_ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A named measurement; `rounds` are those of a full run."""
+    """A named measurement; `rounds` are those of a full run, and a quick run may leave it out."""
 
     name: str
     rounds: int
     measure: Callable[[list[Column], int], list[Row]]
+    quick_rounds: int = QUICK_ROUNDS
 
 
-def bridge_config(*, masquerade: bool = False, dual: bool = False, backend: str | None = None) -> Config:
+@dataclass(frozen=True)
+class Solo:
+    """One whose columns are opened one at a time: what another one maps would be shared, and look smaller."""
+
+    name: str
+    rounds: int
+    measure: Callable[[list[Kind], int], list[Row]]
+    quick_rounds: int = QUICK_ROUNDS
+
+
+def bridge_config(*, dual: bool = False, **keys: Any) -> Config:
     """The usual network: default gateway, host-local."""
     ipam = {"type": "host-local", "dataDir": "@DATA@", "ranges": [V4, V6] if dual else [V4]}
-    config: Config = {"cniVersion": "1.0.0", "name": "bench", "isDefaultGateway": True, "ipam": ipam}
-    if masquerade:
-        config["ipMasq"] = True
-    return config | ({"ipMasqBackend": backend} if backend else {})
+    return {"cniVersion": "1.0.0", "name": "bench", "isDefaultGateway": True, "ipam": ipam, **keys}
 
 
 def version(columns: list[Column], rounds: int) -> list[Row]:
-    """Process start and nothing else."""
+    """Process start and nothing else; the first one reads the file from the disk and is not counted."""
     row = Row("VERSION")
-    for column in _in_turn(columns, rounds):
-        row.samples[column.label].append(_ms(column.measure(column.call("bridge", "VERSION", {}))))
+    for number, column in enumerate(_in_turn(columns, rounds + 1)):
+        done = column.measure(column.call("bridge", "VERSION", {}))
+        if number >= len(columns):
+            row.samples[column.label].append(_ms(done))
     return [row]
 
 
-def attachment(name: str, plugin: str, config: Config) -> Callable[[list[Column], int], list[Row]]:
-    """ADD, CHECK and DEL of one container, over and over."""
+def attachment(
+    name: str, plugin: str, config: Config, *, tells_cpu: bool = True
+) -> Callable[[list[Column], int], list[Row]]:
+    """ADD, CHECK and DEL of one container, over and over; the first round makes the bridge, uncounted."""
 
     def measured(columns: list[Column], rounds: int) -> list[Row]:
-        rows = {command: Row(f"{name} {command}") for command in ("ADD", "CHECK", "DEL")}
+        walls = {command: Row(f"{name} {command}") for command in ("ADD", "CHECK", "DEL")}
+        cpus = {command: Row(row.operation, table=CPU) for command, row in walls.items()}
         for number, column in enumerate(_in_turn(columns, rounds + 1)):
-            for command, milliseconds in _one_life(column, plugin, config):
+            for command, done in _one_life(column, plugin, config):
                 if number >= len(columns):
-                    rows[command].samples[column.label].append(milliseconds)
-        return list(rows.values())
+                    walls[command].samples[column.label].append(_ms(done))
+                    cpus[command].samples[column.label].append(done.cpu * 1000)
+        return [*walls.values(), *(cpus.values() if tells_cpu else ())]
 
     return measured
 
 
-def _one_life(column: Column, plugin: str, config: Config, box: str = "box1") -> Iterator[tuple[str, float]]:
+def beside_another(config: Config) -> Callable[[list[Column], int], list[Row]]:
+    """The same where another container has been on the network all along, as on a node in use."""
+
+    def measured(columns: list[Column], rounds: int) -> list[Row]:
+        for column in columns:
+            column.measure(column.call("bridge", "ADD", config, "resident"))
+        rows = attachment("… dual-stack ipMasq beside another container", "bridge", config)(columns, rounds)
+        for column in columns:
+            column.measure(column.call("bridge", "DEL", config, "resident"))
+        return rows
+
+    return measured
+
+
+def _one_life(
+    column: Column, plugin: str, config: Config, box: str = "box1"
+) -> Iterator[tuple[str, timing.Measured]]:
     added = column.measure(column.call(plugin, "ADD", config, box))
-    yield "ADD", _ms(added)
+    yield "ADD", added
     whole = config | {"prevResult": json.loads(added.stdout)}
     for command in ("CHECK", "DEL"):
-        yield command, _ms(column.measure(column.call(plugin, command, whole, box)))
+        yield command, column.measure(column.call(plugin, command, whole, box))
 
 
 def leases(count: int) -> Callable[[list[Column], int], list[Row]]:
@@ -96,7 +110,7 @@ def leases(count: int) -> Callable[[list[Column], int], list[Row]]:
     def measured(columns: list[Column], rounds: int) -> list[Row]:
         for column in columns:
             lay_out_leases(column.world.data / f"leases-{count}", count)
-        once = attachment(f"host-local, {_grouped(count)} leases,", "host-local", config)
+        once = attachment(f"host-local, {_grouped(count)} leases,", "host-local", config, tells_cpu=False)
         rows = once(columns, rounds)
         return [*rows, _after_foreign_write(columns, config, count)] if count else rows
 
@@ -109,7 +123,7 @@ def _after_foreign_write(columns: list[Column], config: Config, count: int) -> R
     for number, column in enumerate(_in_turn(columns, 3)):
         (column.world.data / config["name"] / f"10.1.255.{200 + number}").write_text("foreign\r\neth0")
         _, added = next(_one_life(column, "host-local", config))
-        row.samples[column.label].append(added)
+        row.samples[column.label].append(_ms(added))
         column.measure(column.call("host-local", "DEL", config))
     return row
 
@@ -126,46 +140,91 @@ def lay_out_leases(directory: Path, count: int) -> None:
     (directory / "last_reserved_ip.0").write_text(last)
 
 
-def parallel(columns: list[Column], rounds: int) -> list[Row]:
-    """Sixty containers at once: the time until the last answer, and the CPU time of all."""
-    config = bridge_config(masquerade=True, dual=True)
-    name = f"{PARALLEL} parallel dual-stack ipMasq"
-    rows = [Row(f"{name} {command}, {what}") for command in ("ADD", "DEL") for what in ("wall", "CPU")]
-    for column in _in_turn(columns, rounds):
-        samples = (*_together(column, "ADD", config), *_together(column, "DEL", config))
-        for row, sample in zip(rows, samples, strict=True):
-            row.samples[column.label].append(sample)
-    return rows
+def parallel(count: int) -> Callable[[list[Column], int], list[Row]]:
+    """Many containers at once: the time until the last answer, and the CPU time of all."""
+    config = bridge_config(dual=True, ipMasq=True)
+
+    def measured(columns: list[Column], rounds: int) -> list[Row]:
+        name = f"{count} parallel dual-stack ipMasq"
+        rows = {
+            (command, what): Row(f"{name} {command}, {what}", table=PARALLEL)
+            for command in ("ADD", "DEL")
+            for what in ("wall", "CPU")
+        }
+        for column in _in_turn(columns, rounds):
+            for command in ("ADD", "DEL"):
+                together = _together(column, command, config, count)
+                rows[command, "wall"].samples[column.label].append(together.wall * 1000)
+                rows[command, "CPU"].samples[column.label].append(together.cpu * 1000)
+        return list(rows.values())
+
+    return measured
 
 
-def _together(column: Column, command: str, config: Config) -> tuple[float, float]:
-    """Wall and CPU milliseconds.
+def parallel_memory(count: int) -> Callable[[list[Kind], int], list[Row]]:
+    """The same ADDs under the eye of a sampler, which costs time: so apart from those that are timed.
 
-    :raises RuntimeError: when a call failed or an address was given twice.
+    Nobody waits for the DELs: the worlds are new, and go as they are.
     """
-    calls = [column.call("bridge", command, config, f"many{number}") for number in range(PARALLEL)]
-    with netns.entered(column.world.host):
-        begun = time.perf_counter()
-        running = [timing.start(call) for call in calls]
-        done = [process.finish() for process in running]
-        wall = time.perf_counter() - begun
-    failed = [measured.stdout.decode() for measured in done if measured.code != 0]
-    if failed:
-        raise RuntimeError(
-            f"{column.label}: {len(failed)} of {PARALLEL} parallel {command} failed: {failed[0]}"
-        )
+
+    def measured(kinds: list[Kind], rounds: int) -> list[Row]:
+        name = f"{count} parallel dual-stack ipMasq ADD, peak memory"
+        row = Row(name, unit="MB", table=PARALLEL)
+        for kind in _in_turn(kinds, rounds):
+            with kind.opened() as column:
+                calls = _calls(column, "ADD", bridge_config(dual=True, ipMasq=True), count)
+                with memory.sampled(column.agent.pids if column.agent else ()) as peak:
+                    column.measure_together(calls)
+            row.samples[kind.label].append(peak.megabytes)
+        return [row]
+
+    return measured
+
+
+def _calls(column: Column, command: str, config: Config, count: int) -> list[timing.Call]:
+    return [column.call("bridge", command, config, f"many{number}") for number in range(count)]
+
+
+def _together(column: Column, command: str, config: Config, count: int) -> Together:
+    """:raises RuntimeError: when a call failed or an address was given twice."""
+    together = column.measure_together(_calls(column, command, config, count))
     if command == "ADD":
-        _all_different(column, done)
-    return wall * 1000, sum(measured.cpu for measured in done) * 1000
+        given = [entry["address"] for done in together.done for entry in json.loads(done.stdout)["ips"]]
+        if len(set(given)) != 2 * count:
+            raise RuntimeError(f"{column.label}: {len(given)} addresses given, {len(set(given))} different")
+    return together
 
 
-def _all_different(column: Column, done: list[timing.Measured]) -> None:
-    given = [entry["address"] for measured in done for entry in json.loads(measured.stdout)["ips"]]
-    if len(set(given)) != 2 * PARALLEL:
-        raise RuntimeError(f"{column.label}: {len(given)} addresses given, {len(set(given))} different")
+def resident_memory(kinds: list[Kind], rounds: int) -> list[Row]:
+    """An agent with two workers, as it starts and after `rounds` attachments have come and gone."""
+    rows = [
+        Row(name, unit="MB", table=RESIDENT) for name in ("parent", "each worker", "agent with two workers")
+    ]
+    for kind in kinds:
+        if not kind.is_warm:
+            continue
+        with kind.opened(workers=2) as column:
+            assert column.agent is not None
+            for label, attachments in (("just started", 0), (f"after {3 * rounds} requests", rounds)):
+                for _ in range(attachments):
+                    list(_one_life(column, "bridge", bridge_config(dual=True, ipMasq=True)))
+                parent, *workers = map(memory.pss, column.agent.pids)
+                for row, sizes in zip(rows, ([parent], workers, [parent + sum(workers)]), strict=True):
+                    row.samples[label].extend(sizes)
+    return [row for row in rows if row.samples]
 
 
-def _in_turn(columns: list[Column], rounds: int) -> Iterator[Column]:
+def warm_add(name: str, config: Config) -> Callable[[list[Column], int], list[Row]]:
+    """Where the time of a warm ADD goes."""
+
+    def measured(columns: list[Column], rounds: int) -> list[Row]:
+        warm = next((column for column in columns if column.agent), None)
+        return anatomy.measure(warm, name, config, rounds) if warm else []
+
+    return measured
+
+
+def _in_turn(columns: list[Any], rounds: int) -> Iterator[Any]:
     for _ in range(rounds):
         yield from columns
 
@@ -178,25 +237,37 @@ def _ms(measured: timing.Measured) -> float:
     return measured.wall * 1000
 
 
-ALL = (
+ALL: tuple[Scenario | Solo, ...] = (
     Scenario("VERSION", 40, version),
     Scenario("loopback", 20, attachment("loopback", "loopback", {"cniVersion": "1.0.0", "name": "bench"})),
     Scenario("bridge", 20, attachment("bridge + host-local", "bridge", bridge_config())),
-    Scenario("ipMasq", 12, attachment("… ipMasq", "bridge", bridge_config(masquerade=True))),
+    Scenario("ipMasq", 12, attachment("… ipMasq", "bridge", bridge_config(ipMasq=True))),
     Scenario(
         "ipMasq nftables",
         12,
-        attachment("… ipMasq, nftables", "bridge", bridge_config(masquerade=True, backend="nftables")),
+        attachment("… ipMasq, nftables", "bridge", bridge_config(ipMasq=True, ipMasqBackend="nftables")),
+        quick_rounds=0,
     ),
     Scenario(
         "dual-stack ipMasq",
-        10,
-        attachment("… dual-stack ipMasq", "bridge", bridge_config(masquerade=True, dual=True)),
+        12,
+        attachment("… dual-stack ipMasq", "bridge", bridge_config(dual=True, ipMasq=True)),
     ),
+    Scenario("dual-stack ipMasq, others", 12, beside_another(bridge_config(dual=True, ipMasq=True))),
+    Scenario("macspoofchk", 12, attachment("… macspoofchk", "bridge", bridge_config(macspoofchk=True))),
     Scenario("leases 0", 15, leases(0)),
     Scenario("leases 1000", 12, leases(1_000)),
-    Scenario("leases 16000", 7, leases(16_000)),
-    Scenario("leases 60000", 5, leases(60_000)),
-    Scenario("parallel", 3, parallel),
+    Scenario("leases 16000", 7, leases(16_000), quick_rounds=0),
+    Scenario("leases 60000", 5, leases(60_000), quick_rounds=0),
+    Scenario("warm ADD", 30, warm_add("bridge + host-local", bridge_config())),
+    Scenario(
+        "warm dual-stack ADD",
+        30,
+        warm_add("… dual-stack ipMasq", bridge_config(dual=True, ipMasq=True)),
+    ),
+    Scenario("parallel 60", 2, parallel(60), quick_rounds=1),
+    Scenario("parallel 200", 1, parallel(200), quick_rounds=0),
+    Solo("memory 60", 1, parallel_memory(60), quick_rounds=1),
+    Solo("memory 200", 1, parallel_memory(200), quick_rounds=0),
+    Solo("agent memory", 100, resident_memory, quick_rounds=10),
 )
-QUICK_LEAVES_OUT = ("leases 16000", "leases 60000", "ipMasq nftables")

@@ -15,11 +15,12 @@ _PIPE_ROOM = (
 
 @dataclass(frozen=True)
 class Call:
-    """What is started: the program, its environment, its standard input."""
+    """What is started: the program, its environment, its standard input, its further words."""
 
     program: Path
     env: Mapping[str, str]
     stdin: bytes
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def start(call: Call) -> Running:
     ]
     begun = time.perf_counter()
     pid = os.posix_spawn(
-        call.program, [str(call.program)], call.env, file_actions=actions, setsigdef=[signal.SIGPIPE]
+        call.program,
+        [str(call.program), *call.words],
+        call.env,
+        file_actions=actions,
+        setsigdef=[signal.SIGPIPE],
     )
     os.close(question)
     os.close(answer_end)
