@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PlainValidator
 
-from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, load_ipam
+from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, empty, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.ipam_hostlocal import place
 from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, check_set, check_sets
@@ -48,8 +48,8 @@ class IpamConf(Bounds):
     """The `ipam` object; its own subnet is the form from before range sets."""
 
     subnet: Cidr | None = None
-    ranges: list[list[RangeConf]] = Field(default_factory=list)
-    routes: list[RouteField] = Field(default_factory=list)
+    ranges: list[list[RangeConf]] = Field(default_factory=empty)
+    routes: list[RouteField] = Field(default_factory=empty)
     resolv_conf: str = ""
 
     def old_style(self) -> list[tuple[str, list[RangeConf]]]:
@@ -63,12 +63,12 @@ class IpamConf(Bounds):
 
 
 class RuntimeConf(ConfigModel):
-    ip_ranges: list[list[RangeConf]] = Field(default_factory=list)
-    ips: list[Requested] = Field(default_factory=list)
+    ip_ranges: list[list[RangeConf]] = Field(default_factory=empty)
+    ips: list[Requested] = Field(default_factory=empty)
 
 
 class CniArgs(ConfigModel):
-    ips: list[Requested] = Field(default_factory=list)
+    ips: list[Requested] = Field(default_factory=empty)
 
 
 class Args(ConfigModel):

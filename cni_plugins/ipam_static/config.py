@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field, PlainValidator
 
-from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, load_ipam
+from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, empty, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.spec.args import parse_args
 from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
@@ -40,14 +40,14 @@ class AddressConf(ConfigModel):
 class IpamConf(ConfigModel):
     """The `ipam` object; `gateways` is ours, for addresses that are asked for at run time."""
 
-    addresses: list[AddressConf] = Field(default_factory=list)
-    gateways: list[Address] = Field(default_factory=list)
-    routes: list[RouteField] = Field(default_factory=list)
+    addresses: list[AddressConf] = Field(default_factory=empty)
+    gateways: list[Address] = Field(default_factory=empty)
+    routes: list[RouteField] = Field(default_factory=empty)
     dns: DnsField = DNS()
 
 
 class Asked(ConfigModel):
-    ips: list[Annotated[IPInterface, PlainValidator(_cidr_of("ips"))]] = Field(default_factory=list)
+    ips: list[Annotated[IPInterface, PlainValidator(_cidr_of("ips"))]] = Field(default_factory=empty)
 
 
 class Args(ConfigModel):

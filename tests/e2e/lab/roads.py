@@ -1,0 +1,111 @@
+"""
+Which modules a call loads, told by the frozen program itself.
+
+The interpreter in the executable cannot be asked, so this interpreter is given the executable's archive of
+modules and its importer, and nothing else to import from. `python -m tests.e2e.lab.roads` writes the lists
+anew (as root, after `make freeze`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from PyInstaller.archive.readers import CArchiveReader  # type: ignore[import-untyped]
+
+from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.plugin import BIN, Call
+from tests.e2e.lab.tools import REPOSITORY
+
+LISTS = Path(__file__).with_name("roads.json")
+OURS = "cni_plugins"
+INSIDE = """
+import os, sys
+program, offset, home, name, packaging = sys.argv[1:]
+before = set(sys.modules)
+sys.path.insert(0, packaging)
+import importer
+sys._pyinstaller_pyz, sys._MEIPASS, sys.executable, sys.argv = f"{program}?{offset}", home, program, [name]
+importer.install()
+end = os._exit
+def tell(code):
+    os.write(2, " ".join(sorted(set(sys.modules) - before - {"importer"})).encode())
+    end(code)
+os._exit = tell
+from cni_plugins.front.main import main
+main()
+"""
+HOST_LOCAL = {"type": "host-local", "ranges": [[{"subnet": "10.7.0.0/24"}], [{"subnet": "fd07::/64"}]]}
+PLAIN = {"cniVersion": "1.1.0", "name": "cnie", "type": "bridge", "bridge": "cnie0", "isGateway": True}
+BRIDGE = {**PLAIN, "ipam": HOST_LOCAL}
+FULL = {**BRIDGE, "ipMasq": True, "macspoofchk": True, "isDefaultGateway": True}
+STALE = {"cni.dev/valid-attachments": []}
+BROKEN = b"{"
+LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
+ROADS = {
+    "VERSION": Call("VERSION", PLAIN),
+    "error": Call("ADD", BROKEN),
+    "loopback ADD": Call("ADD", LOOPBACK),
+    "host-local ADD": Call("ADD", BRIDGE, plugin="host-local", container="ipam"),
+    "static ADD": Call("ADD", {**PLAIN, "ipam": {"type": "static"}}, plugin="static"),
+    "bridge ADD": Call("ADD", BRIDGE, container="plain", ifname="eth1"),
+    "bridge ADD, everything on": Call("ADD", FULL),
+    "bridge CHECK": Call("CHECK", FULL),
+    "bridge DEL": Call("DEL", FULL),
+    "bridge GC": Call("GC", {**FULL, **STALE}),
+    "bridge STATUS": Call("STATUS", FULL),
+}
+
+
+def walk(host: Host, home: Path) -> dict[str, list[str]]:
+    """Take every road on a host; the modules of each."""
+    host.netns("cnie1")
+    result: dict[str, Any] = {}
+    found = {}
+    for name, call in ROADS.items():
+        checking = call.command == "CHECK" and isinstance(call.conf, dict)
+        said, found[name] = _take(
+            host, home, call.but(conf={**call.conf, "prevResult": result}) if checking else call
+        )
+        if name == "bridge ADD, everything on":
+            result = json.loads(said)
+    return found
+
+
+def _take(host: Host, home: Path, call: Call) -> tuple[str, list[str]]:
+    program = f"{BIN}/bridge"
+    archive = CArchiveReader(str(host.path(program)))
+    offset = next(archive._start_offset + entry[0] for entry in archive.toc.values() if entry[4] in "zZ")
+    name = Path(call.program).name
+    words = [program, str(offset), str(home), name, str(REPOSITORY / "packaging")]
+    done = host.run(
+        sys.executable,
+        *("-I", "-S", "-OO", "-c", INSIDE),
+        *words,
+        env=call.environment,
+        input=call.stdin.decode(),
+        check=False,
+    )
+    for unpacked in home.iterdir():
+        unpacked.unlink()
+    *trace, modules = done.stderr.splitlines() or [""]
+    if done.returncode != (call.conf == BROKEN) or trace:
+        raise AssertionError(f"{name} {call.command}: {done.stdout}{done.stderr}")
+    return done.stdout, modules.split()
+
+
+def main() -> None:
+    """Write down the roads as they are now."""
+    import tempfile
+
+    with raise_host(REPOSITORY / "dist") as host, tempfile.TemporaryDirectory() as home:
+        roads = walk(host, Path(home))
+    LISTS.write_text(
+        json.dumps({name: " ".join(modules) for name, modules in roads.items()}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
