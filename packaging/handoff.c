@@ -8,10 +8,11 @@
  * there is no way back: a worker that dies then leaves a CNI error document, never silence.
  *
  * The agent's side is cni_plugins/agent/worker.py. One SOCK_SEQPACKET connection per call:
- *   > the call: texts, each ended by a NUL: protocol, build, places, name, environment...; with it the descriptors of
- *     stdin (a sealed memfd), of this program's file, of the working directory and of stderr
+ *   > the call: texts, each ended by a NUL: protocol, build, places, umask, name, environment...; with it the
+ *     descriptors of stdin (a sealed memfd), of this program's file and of the working directory
  *   < "T"  taken: the worker can serve it, and has not begun
- *   > "G"  go: from here on only the worker acts
+ *   > "G"  go: from here on only the worker acts; with it the descriptor of stderr, which must not lie with an agent
+ *     that hangs, as the runtime reads it to its end
  *   < struct answer, then its bytes for stdout and stderr, in as many packets as it takes
  */
 #define _GNU_SOURCE
@@ -35,6 +36,7 @@
 #define SOCKET_VARIABLE "CNI_PLUGINS_AGENT" /* another path, or empty: no agent */
 #define OPERATORS "cnictl"                  /* has the same bootloader */
 #define PATIENCE 5                          /* seconds until a worker must have taken the call */
+#define MOST_DESCRIPTORS 3
 #define CALL_LIMIT (64 << 10)
 #define STDIN_LIMIT ((1 << 20) + 1)   /* what spec/request.py reads at most, to find that it is too much */
 #define ANSWER_LIMIT (64 << 20)
@@ -149,34 +151,51 @@ static char *add_text(char *to, const char *end, const char *text)
 static size_t compose(char *call, const char *name, char **environment)
 {
     char *const end = call + CALL_LIMIT, *at = add_text(call, end, PROTOCOL);
+    mode_t mask = umask(0);
     size_t i;
+
+    umask(mask);
 
     for (i = 0; i < sizeof(build); i++)
         *at++ = build[i];
-    at = add_text(add_places(at, 256), end, name);
+    at = add_places(at, 256);
+    if (at)
+        at += 1 + sprintf(at, "%o", (unsigned)mask);
+    at = add_text(at, end, name);
     for (; *environment && at; environment++)
         at = add_text(at, end, *environment);
     return at ? (size_t)(at - call) : 0;
 }
 
-/* Sends the call and waits until a worker has taken it. Not 0: it has not, and will not. */
-static int offer(int agent, int kept, char *call, size_t length)
+/* Sends a text and descriptors in one message. */
+static int pass(int agent, char *text, size_t length, const int *fds, size_t count)
 {
-    int fds[4] = {kept, open("/proc/self/exe", O_PATH | O_CLOEXEC), open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), 2};
-    char control[CMSG_SPACE(sizeof(fds))] = "", taken = 0;
-    struct iovec text = {call, length};
-    struct msghdr message = {
-        .msg_iov = &text, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    char control[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))] = "";
+    struct iovec part = {text, length};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    int rc = -1;
 
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(fds));
-    memcpy(CMSG_DATA(header), fds, sizeof(fds));
-    if (fcntl(kept, F_ADD_SEALS, SEALS) == 0 && fds[1] >= 0 && fds[2] >= 0 &&
-        sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length && recv(agent, &taken, 1, 0) == 1 && taken == 'T')
-        rc = send(agent, "G", 1, MSG_NOSIGNAL) == 1 ? 0 : -1;
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+    return sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
+}
+
+/* Sends the call and waits until a worker has taken it. Not 0: it has not, and will not. */
+static int offer(int agent, int kept, char *call, size_t length)
+{
+    const int fds[] = {kept, open("/proc/self/exe", O_PATH | O_CLOEXEC), open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+    const int stderr_fd = 2;
+    char taken = 0;
+    int rc = -1;
+
+    if (fcntl(kept, F_ADD_SEALS, SEALS) == 0 && fds[1] >= 0 && fds[2] >= 0 && pass(agent, call, length, fds, 3) == 0 &&
+        recv(agent, &taken, 1, 0) == 1 && taken == 'T')
+        rc = pass(agent, (char[]){'G'}, 1, &stderr_fd, 1);
     close(fds[1]);
     close(fds[2]);
     return rc;

@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,33 @@ def _handed_over() -> socket.socket:
         raise Unusable("the socket handed over is not one of ListenSequentialPacket=")
     os.set_inheritable(_FIRST_FD, False)  # noqa: FBT003 (that is how it is called)
     return found
+
+
+@contextmanager
+def in_its_place(listening: socket.socket) -> Iterator[None]:
+    """Have the socket where a program looks that is handed one; what stood there returns afterwards."""
+    own = listening.fileno()
+    before = None if own == _FIRST_FD else _duplicate(_FIRST_FD)
+    if own != _FIRST_FD:
+        os.dup2(own, _FIRST_FD)
+    os.set_inheritable(_FIRST_FD, True)  # noqa: FBT003 (that is how it is called)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.dup2(before, _FIRST_FD, inheritable=False)
+            os.close(before)
+        elif own == _FIRST_FD:
+            os.set_inheritable(_FIRST_FD, False)  # noqa: FBT003 (likewise)
+        else:
+            os.close(_FIRST_FD)
+
+
+def _duplicate(fd: int) -> int | None:
+    try:
+        return os.dup(fd)
+    except OSError:  # nothing there
+        return None
 
 
 def _made(path: Path) -> socket.socket:

@@ -1,12 +1,13 @@
 """What crosses the agent's socket; everything received is hostile until it has been through here.
 
-A call is one SOCK_SEQPACKET message of texts, each ended by a NUL: protocol, build, places, plugin name, and
-the environment; with it come four descriptors. `packaging/handoff.c` is the other side, and says when what is
-sent.
+A call is one SOCK_SEQPACKET message of texts, each ended by a NUL: protocol, build, places, umask, plugin
+name, and the environment; with it come three descriptors. `packaging/handoff.c` is the other side, and says
+when what is sent.
 """
 
 import fcntl
 import os
+import re
 import socket
 import stat
 import struct
@@ -23,6 +24,7 @@ _BUILD_MARK = "@build-id:"
 _ANSWER = struct.Struct("=III")  # exit code, bytes for stdout, bytes for stderr
 _CHUNK = 32 << 10
 _MOST_DESCRIPTORS = 16
+_UMASK = re.compile("[0-7]{1,3}")
 _INT = struct.Struct("=i")
 _PLACES = ("/proc/thread-self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user", "/")
 _SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
@@ -47,7 +49,6 @@ class Descriptors(NamedTuple):
     stdin: int
     program: int
     directory: int
-    stderr: int
 
 
 class Call(NamedTuple):
@@ -55,6 +56,7 @@ class Call(NamedTuple):
 
     name: str
     environment: dict[str, str]
+    umask: int
     descriptors: Descriptors
 
     def read(self, limit: int) -> bytes:
@@ -112,15 +114,17 @@ def parse(data: bytes, fds: tuple[int, ...], build: str, here: str) -> Call:
     :raises Unfit: when it is not one, or not one for us.
     """
     texts = data.split(b"\0")
-    if len(texts) < 5 or texts[0] != CALL or texts[-1]:  # noqa: PLR2004 (four texts, and what follows the last NUL)
+    if len(texts) < 6 or texts[0] != CALL or texts[-1]:  # noqa: PLR2004 (five texts, and what follows the last NUL)
         raise Unfit("message")
-    _, own_build, own_places, name, *variables = map(os.fsdecode, texts[:-1])
+    _, own_build, own_places, umask, name, *variables = map(os.fsdecode, texts[:-1])
     if own_build != _BUILD_MARK + build:
         raise Unfit("build")
     environment = _environment(variables)
     if own_places != here or not _means_the_same(environment.get("CNI_NETNS", "")):
         raise Unfit("place")
-    return Call(name, environment, _checked(fds))
+    if not _UMASK.fullmatch(umask):
+        raise Unfit("message")
+    return Call(name, environment, int(umask, 8), _checked(fds))
 
 
 def _environment(variables: list[str]) -> dict[str, str]:
@@ -142,6 +146,17 @@ def _means_the_same(path: str) -> bool:
     places = (os.path.realpath(path), os.path.realpath(os.path.dirname(path)) + "/")
     own = (f"/proc/{os.getpid()}/", "/dev/")  # /dev has links to what a process has open
     return path.startswith("/") and not any(place.startswith(own) for place in places)
+
+
+def receive_go(connection: socket.socket, owned: ExitStack) -> int:
+    """Wait until the caller says go; return its stderr.
+
+    :raises Unfit: when it leaves instead.
+    """
+    data, fds = receive(connection, owned)
+    if data != GO or len(fds) != 1:
+        raise Unfit("left" if not data else "message")
+    return fds[0]
 
 
 def _checked(fds: tuple[int, ...]) -> Descriptors:

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,6 @@ _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _TICK = 1.0  # seconds between looks at the workers
 _SHORTEST_LIFE = 1.0  # seconds; a process that ends sooner is not replaced at once
 _DRAIN = 20.0  # seconds for requests under way when the agent ends
-_LISTEN_FD = 3  # sd_listen_fds(3)
 
 
 class Options(NamedTuple):
@@ -59,9 +59,9 @@ def serve(options: Options) -> int:
         journal.warn(f"agent: {err}")
         return 1
     preload.preload()
-    agent = _Agent(options, listener.socket, journal, supervisor, program)
-    if agent.run() == signal.SIGHUP:
-        program.become(listener, supervisor.environment())
+    while _Agent(options, listener.socket, journal, supervisor, program).run() == signal.SIGHUP:
+        failure = program.become(listener, supervisor.environment())
+        journal.warn(f"agent: cannot become {program.path}: {failure}; going on as before")
     if listener.own:
         Path(options.socket).unlink(missing_ok=True)
     return 0
@@ -87,12 +87,16 @@ class _Program:
         now = self._identity()
         return any(now) and now != self._started
 
-    def become(self, listener: listen.Listener, environment: dict[str, str]) -> None:
-        """Start the executable anew in this process, in the way a supervisor would."""
-        os.dup2(listener.socket.fileno(), _LISTEN_FD)
+    def become(self, listener: listen.Listener, environment: dict[str, str]) -> str:
+        """Start the executable anew in this process, as a supervisor would; return why that failed."""
         name = {"LISTEN_FDNAMES": listen.OWN} if listener.own else {}
         handed = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), **name, **environment}
-        os.execve(self.path, self._words, {**os.environ, **handed})  # noqa: S606 (no shell is what is wanted)
+        with listen.in_its_place(listener.socket):
+            try:
+                os.execve(self.path, self._words, {**os.environ, **handed})  # noqa: S606 (no shell is wanted)
+            except OSError as err:
+                self._started = self._identity()  # once is enough, until there is another
+                return err.strerror or str(err)
 
 
 class _Child(NamedTuple):
@@ -170,7 +174,10 @@ class _Agent:
     def _start(self, child: _Child) -> None:
         pid = os.fork()
         if pid == 0:
+            os.setpgid(0, 0)  # what a request starts ends with its worker
             self._live(child.body)
+        with suppress(OSError):  # whoever is first: nobody is signalled before
+            os.setpgid(pid, pid)
         self._children[pid] = child._replace(begun=time.monotonic())
 
     def _live(self, body: Callable[[], None]) -> None:
@@ -188,15 +195,19 @@ class _Agent:
 
     def _reap(self) -> None:
         while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
+            over = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if over is None:
                 return
+            with suppress(ProcessLookupError, PermissionError):  # what it had started must not run on
+                os.killpg(over.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(over.si_pid, 0)
             child = self._children.pop(pid, None)
             if child is None:  # somebody's orphan
                 continue
             if status:
                 self._journal.warn(f"worker {pid} ended: {_ending(status)}")
             if child.slot:
+                child.slot.idle()  # or its successor would be taken to hang
                 child.slot.recycled()
             if time.monotonic() - child.begun < _SHORTEST_LIFE:
                 self._waiting.append(child)
@@ -209,7 +220,8 @@ class _Agent:
             busy = child.slot.busy_since if child.slot else 0.0
             if busy and now - busy > self._options.request_timeout:
                 self._journal.warn(f"worker {pid} hangs in a request, and is killed")
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def _drain(self) -> None:
         """Let the workers finish, for as long as a supervisor will wait."""
@@ -223,7 +235,8 @@ class _Agent:
                 signal.sigtimedwait({signal.SIGCHLD}, 0.1)
         for pid in self._children:
             self._journal.warn(f"worker {pid} did not finish, and is killed")
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def _tell_nobody(_record: Record, _call: Call) -> None:

@@ -22,6 +22,7 @@ from cni_plugins.engine.run import Outcome, run
 from cni_plugins.kernel.session import nft_socket
 
 _PATIENCE = 2.0  # seconds for a caller to send its call, to say go, and to take the answer
+_UMASK = 0o077  # between requests, where nothing is written
 _AGENT_VARIABLE = "CNI_PLUGINS_AGENT"  # as packaging/handoff.c has it
 
 
@@ -116,8 +117,7 @@ class _Worker:
         owned.callback(self._return)
         self._stand_in(call)
         connection.send(message.TAKEN)
-        if connection.recv(1) != message.GO:
-            raise Unfit("left")
+        os.dup2(message.receive_go(connection, owned), 2)
         outcome = self._run(call)
         if not _delivered(connection, outcome):
             self._take_back(call, outcome)
@@ -128,10 +128,11 @@ class _Worker:
         os.environ.clear()
         os.environ.update(_for_children(call))
         os.fchdir(call.descriptors.directory)
-        os.dup2(call.descriptors.stderr, 2)
+        os.umask(call.umask)
 
     def _return(self) -> None:
         os.dup2(self._stderr, 2)
+        os.umask(_UMASK)
         os.chdir("/")
 
     def _run(self, call: Call) -> Outcome:

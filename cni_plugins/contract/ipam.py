@@ -12,8 +12,9 @@ class Ipam(NamedTuple):
 
     `reserve` answers with ips, routes and dns, and leaves nothing behind when it raises. `release` succeeds
     for an attachment it does not know, and needs no more of the config than where the leases are. `take_back`
-    frees what one `reserve` answered with, and nothing the attachment had before. `gc`
-    releases all but `request.valid_attachments`. `check` raises StateDrifted, `status` raises NotAvailable.
+    frees what one `reserve` answered with, and nothing the attachment had before; `is_exact` is False for one
+    that cannot tell, and frees all the attachment has. `gc` releases all but `request.valid_attachments`.
+    `check` raises StateDrifted, `status` raises NotAvailable.
     """
 
     name: str
@@ -23,3 +24,4 @@ class Ipam(NamedTuple):
     check: Callable[[Request], None]
     gc: Callable[[Request], None]
     status: Callable[[Request], None]
+    is_exact: bool = True

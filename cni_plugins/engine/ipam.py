@@ -50,4 +50,5 @@ def _delegated(name: str, executable: str) -> Ipam:
         check=lambda request: delegate.call(executable, request, "CHECK"),
         gc=lambda request: delegate.call(executable, request, "GC"),
         status=lambda request: delegate.call(executable, request, "STATUS"),
+        is_exact=False,
     )

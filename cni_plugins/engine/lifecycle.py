@@ -12,7 +12,7 @@ from cni_plugins.contract.ipam import Ipam
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
-from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
+from cni_plugins.errors import AttachmentExists, CniError, KernelRefused, NameTaken, StateDrifted, foreseen
 from cni_plugins.kernel import apply, observe, sandbox
 from cni_plugins.kernel.session import Session
 from cni_plugins.spec.encode import encode
@@ -121,6 +121,9 @@ def _require_addresses(ipam: Ipam, lease: Result) -> None:
 
 
 def _take_back(ipam: Ipam, request: Request, lease: Result, reason: BaseException) -> None:
+    """Release the addresses, unless they may be those of the same attachment, which was made meanwhile."""
+    if isinstance(reason, AttachmentExists) and not ipam.is_exact:
+        return
     failures: list[CniError] = []
     _attempt(failures, lambda: ipam.take_back(request, lease))
     for failure in failures:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple, TypeVar
 
-from cni_plugins.errors import KernelRefused, NameTaken
+from cni_plugins.errors import AttachmentExists, KernelRefused
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, read_text
 from cni_plugins.kernel.rtnl_wire import read_number
@@ -249,7 +249,7 @@ def add_veth(session: Session, step: AddVeth) -> None:
         made = add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
     except Refused as err:
         if err.errno == errno.EEXIST:
-            raise NameTaken(
+            raise AttachmentExists(
                 f'container veth name ("{step.ifname}") peer provided ("{step.host_end}") already exists',
                 f"CNI_IFNAME is {step.ifname}, CNI_NETNS is {session.path}",
             ) from err

@@ -13,9 +13,14 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_S
 
 
 def message(
-    *variables: str, protocol: bytes = CALL, build: str = BUILD, here: str = HERE, name: str = "bridge"
+    *variables: str,
+    protocol: bytes = CALL,
+    build: str = BUILD,
+    here: str = HERE,
+    umask: str = "22",
+    name: str = "bridge",
 ) -> bytes:
-    texts = [protocol, *map(os.fsencode, (f"@build-id:{build}", here, name, *variables))]
+    texts = [protocol, *map(os.fsencode, (f"@build-id:{build}", here, umask, name, *variables))]
     return b"".join(text + b"\0" for text in texts)
 
 
@@ -34,7 +39,6 @@ def descriptors(stdin: bytes = b"{}") -> Iterator[Descriptors]:
             memfd(stdin),
             os.open("/proc/self/exe", os.O_PATH),
             os.open("/", os.O_PATH | os.O_DIRECTORY),
-            os.open("/dev/null", os.O_WRONLY),
         )
         for fd in fds:
             owned.callback(os.close, fd)

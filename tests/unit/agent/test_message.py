@@ -40,7 +40,7 @@ def test_a_call_is_name_environment_and_descriptors() -> None:
     data = calls.message("CNI_COMMAND=ADD", "EMPTY=", "ODD=a=b")
     with calls.descriptors() as fds:
         call = message.parse(data, fds, BUILD, HERE)
-        assert call == ("bridge", {"CNI_COMMAND": "ADD", "EMPTY": "", "ODD": "a=b"}, fds)
+        assert call == ("bridge", {"CNI_COMMAND": "ADD", "EMPTY": "", "ODD": "a=b"}, 0o22, fds)
 
 
 def test_bytes_that_are_no_text_come_through() -> None:
@@ -53,6 +53,12 @@ def test_stdin_is_read_up_to_a_limit_and_again(limit: int) -> None:
     with calls.descriptors(b"0123456789") as fds:
         call = message.parse(calls.message(), fds, BUILD, HERE)
         assert call.read(limit) == call.read(limit) == b"0123456789"[:limit]
+
+
+@pytest.mark.parametrize("umask", ["", "8", "-1", "1000", "0o22", " 22", "\u0662"])
+def test_a_umask_is_three_octal_digits(umask: str) -> None:
+    with calls.descriptors() as fds:
+        assert refused(calls.message(umask=umask), fds) == "message"
 
 
 def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
@@ -173,8 +179,8 @@ def test_a_descriptor_of_the_wrong_kind_is_refused(at: int, kind: Callable[[], i
         os.close(wrong)
 
 
-@pytest.mark.parametrize("number", [0, 1, 3, 5])
-def test_there_are_four_descriptors(number: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_there_are_three_descriptors(number: int) -> None:
     with calls.descriptors() as fds:
         assert refused(calls.message(), (fds * 2)[:number]) == "descriptors"
 
@@ -211,7 +217,7 @@ def test_descriptors_are_closed_with_the_stack_and_not_inherited(pair: Pair) -> 
         socket.send_fds(pair[0], [b"x"], list(fds))
         with ExitStack() as owned:
             _, received = message.receive(pair[1], owned)
-            assert len(received) == 4
+            assert len(received) == 3
             assert not any(map(os.get_inheritable, received))
         assert _open() == before
 
@@ -276,6 +282,6 @@ def test_whatever_is_sent_is_a_call_or_unfit(data: bytes, kinds: list[Callable[[
         except Unfit as err:
             assert err.reason in message.REASONS  # noqa: PT017 (either this or a call)
         else:
-            assert len(call.descriptors) == 4
+            assert len(call.descriptors) == 3
             assert isinstance(call.read(100), bytes)
     assert _open() == before

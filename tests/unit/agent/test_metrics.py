@@ -150,8 +150,8 @@ def test_a_full_channel_loses_reports_and_says_how_many(channel: Channel) -> Non
 
 def told_plainly(channel: Channel) -> None:
     with open(os.devnull) as null:
-        descriptors = message.Descriptors(null.fileno(), 0, 0, 0)
-        channel.tell(DONE, message.Call("bridge", {}, descriptors))
+        descriptors = message.Descriptors(null.fileno(), 0, 0)
+        channel.tell(DONE, message.Call("bridge", {}, 0o22, descriptors))
 
 
 def test_a_pool_in_a_lost_report_is_told_again(channel: Channel) -> None:
