@@ -13,7 +13,6 @@ CniError                      999  anything nobody foresaw
 ├── LimitedConnectivity        51  STATUS: attached containers may lose their network
 ├── KernelRefused             100  the kernel said no; details carry the errno text
 ├── NameTaken                 101  an object of that name exists and is not ours to use
-│   └── AttachmentExists           … because the same attachment was made meanwhile
 ├── PoolExhausted             102  no address left, or the requested one is taken
 ├── StateDrifted              103  CHECK found a difference
 ├── DelegateBroken            104  another plugin could not be run, or printed neither result nor error
@@ -98,10 +97,6 @@ class KernelRefused(CniError):
 
 class NameTaken(CniError):
     code = 101
-
-
-class AttachmentExists(NameTaken):
-    pass
 
 
 class PoolExhausted(CniError):

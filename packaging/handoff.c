@@ -18,6 +18,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -97,12 +98,13 @@ static int connect_agent(const struct sockaddr_un *address)
 static int keep_stdin(void)
 {
     int fd = memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    struct pollfd in = {.fd = 0, .events = POLLIN};
     char buffer[16 << 10];
     size_t total = 0;
     ssize_t n;
 
     while (fd >= 0 && total < STDIN_LIMIT && (n = read(0, buffer, sizeof(buffer))) != 0) {
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && (errno == EINTR || (errno == EAGAIN && poll(&in, 1, -1) >= 0)))
             continue;
         if (n < 0 || write_all(fd, buffer, (size_t)n) < 0) {
             if (total > 0)
@@ -252,7 +254,7 @@ __attribute__((constructor(HANDOFF_PRIORITY))) static void hand_over(int argc, c
     if (!find_agent(&address) || !(call = malloc(CALL_LIMIT)) || !(length = compose(call, name, environment)))
         return;
     kept = keep_stdin(); /* before a worker is asked: stdin may take its time, and the worker has none */
-    if (kept >= 0 && (agent = connect_agent(&address)) >= 0 && offer(agent, kept, call, length) == 0)
+    if (kept >= 0 && lseek(kept, 0, SEEK_END) < STDIN_LIMIT && (agent = connect_agent(&address)) >= 0 && offer(agent, kept, call, length) == 0)
         conclude(agent);
     put_back(kept);
     close(kept);

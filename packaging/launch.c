@@ -223,14 +223,18 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
     const char *places[] = {getenv("TMPDIR"), "/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib"}, *why;
     char home[PATH_MAX], details[512] = "";
     struct ARCHIVE *archive = NULL;
+    struct stat st;
     size_t i, other;
     int self;
 
     if (getenv(LAUNCHED))
         return; /* main() did not take our word and started a child in its own way: let it, or it goes on for ever */
-    for (i = 0; i < 3; i++) /* a file of ours in the place of a closed stdout would receive the Result */
+    for (i = 0; i < 3; i++) { /* a file of ours in the place of a closed stdout would receive the Result */
         if (fcntl((int)i, F_GETFD) < 0)
             open("/dev/null", O_RDWR);
+        else if (fstat((int)i, &st) == 0 && S_ISDIR(st.st_mode) && (self = open("/dev/null", O_RDWR)) >= 0)
+            dup2(self, (int)i), close(self); /* Python does not start with a directory there */
+    }
     self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* stays open for as long as we live */
     if (self >= 0)
         sprintf(exe, "/proc/self/fd/%d", self);

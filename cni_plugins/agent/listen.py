@@ -5,9 +5,8 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 OWN = "cni-plugins-own"  # LISTEN_FDNAMES of what we hand over to ourselves
 _FIRST_FD = 3  # sd_listen_fds(3)
@@ -18,11 +17,34 @@ class Unusable(Exception):
     """The agent cannot listen; the message says why."""
 
 
-class Listener(NamedTuple):
+class Listener:
     """The socket, listening and not blocking; `own` when the file is ours to remove in the end."""
 
-    socket: socket.socket
-    own: bool
+    def __init__(self, listening: socket.socket, path: str, *, own: bool) -> None:
+        self.socket = listening
+        self.own = own
+        self._path = path
+        self._file = _identity(path)
+        listening.settimeout(0)
+
+    def remove(self) -> None:
+        """Remove the file, unless it is no longer ours: somebody may have put another agent's there."""
+        if self.own and self._file and _identity(self._path) == self._file:
+            os.unlink(self._path)
+
+    def send_away(self) -> None:
+        """Hang up on all who wait: they go cold at once."""
+        with suppress(OSError):
+            while True:
+                self.socket.accept()[0].close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def listener(path: str, environment: MutableMapping[str, str]) -> Listener:
@@ -34,11 +56,8 @@ def listener(path: str, environment: MutableMapping[str, str]) -> Listener:
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "0")
     name = environment.pop("LISTEN_FDNAMES", "")
     if count != "0" and pid in ("", str(os.getpid())):
-        found = Listener(_handed_over(), own=name == OWN)
-    else:
-        found = Listener(_made(Path(path)), own=True)
-    found.socket.settimeout(0)
-    return found
+        return Listener(_handed_over(), path, own=name == OWN)
+    return Listener(_made(Path(path)), path, own=True)
 
 
 def _handed_over() -> socket.socket:

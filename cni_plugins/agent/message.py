@@ -81,6 +81,8 @@ def receive(connection: socket.socket, owned: ExitStack) -> tuple[bytes, tuple[i
     fds = tuple(_passed(control))
     for fd in fds:
         owned.callback(os.close, fd)
+    if not data:
+        raise Unfit("left")
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise Unfit("message")
     return data, fds
@@ -155,7 +157,7 @@ def receive_go(connection: socket.socket, owned: ExitStack) -> int:
     """
     data, fds = receive(connection, owned)
     if data != GO or len(fds) != 1:
-        raise Unfit("left" if not data else "message")
+        raise Unfit("message")
     return fds[0]
 
 

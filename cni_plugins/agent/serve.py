@@ -1,20 +1,18 @@
 """The agent's parent process: keeps the socket and the workers, and never touches a request.
 
 A worker that ends is replaced, one that hangs is killed first. SIGTERM: finish what was begun, then end.
-SIGHUP, or the discovery that our executable has been replaced: finish what was begun, then become the new
-executable, with the same socket, so callers wait a moment and none is lost.
+SIGHUP, or the discovery that our executable has been replaced: become the new executable at once, with the
+same socket, while the old workers finish what they have begun; callers wait a moment and none is lost.
 """
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from cni_plugins.agent import listen, metrics, preload
@@ -59,11 +57,7 @@ def serve(options: Options) -> int:
         journal.warn(f"agent: {err}")
         return 1
     preload.preload()
-    while _Agent(options, listener.socket, journal, supervisor, program).run() == signal.SIGHUP:
-        failure = program.become(listener, supervisor.environment())
-        journal.warn(f"agent: cannot become {program.path}: {failure}; going on as before")
-    if listener.own:
-        Path(options.socket).unlink(missing_ok=True)
+    _Agent(options, listener, journal, supervisor, program).run()
     return 0
 
 
@@ -111,12 +105,13 @@ class _Agent:
     def __init__(
         self,
         options: Options,
-        listener: socket.socket,
+        listener: listen.Listener,
         journal: Journal,
         supervisor: listen.Supervisor,
         program: _Program,
     ) -> None:
         self._options = options
+        self._listener = listener
         self._journal = journal
         self._supervisor = supervisor
         self._program = program
@@ -124,7 +119,7 @@ class _Agent:
         self._table = Table(options.workers)
         channel = metrics.Channel() if options.metrics else None
         around = Surroundings(
-            listener=listener,
+            listener=listener.socket,
             lifeline=self._lifeline,
             table=self._table,
             build=BUILD,
@@ -139,18 +134,27 @@ class _Agent:
         self._children: dict[int, _Child] = {}
         self._strangers = 0
 
-    def run(self) -> int:
-        """Return the signal that ended it, or SIGHUP when the executable has been replaced."""
+    def run(self) -> None:
+        """Serve until told to end."""
         self._start_waiting()
         self._supervisor.tell("READY=1", f"STATUS={self._options.workers} workers")
         self._journal.note(f"agent {BUILD}: {self._options.workers} workers at {self._options.socket}")
         number = 0
-        while number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        while number not in (signal.SIGTERM, signal.SIGINT):
             number = self._look_after()
-        self._supervisor.tell("RELOADING=1" if number == signal.SIGHUP else "STOPPING=1")
+            if number == signal.SIGHUP:
+                self._renew()
+        self._supervisor.tell("STOPPING=1")
         self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing what was begun")
         self._drain()
-        return number
+
+    def _renew(self) -> None:
+        """Become the executable that is there now. Our workers see the lifeline end, and finish."""
+        self._supervisor.tell("RELOADING=1")
+        self._journal.note(f"agent {BUILD}: becoming {self._program.path}")
+        failure = self._program.become(self._listener, self._supervisor.environment())
+        self._journal.warn(f"agent: cannot become {self._program.path}: {failure}; going on as before")
+        self._supervisor.tell("READY=1")
 
     def _look_after(self) -> int:
         """Wait for a signal or a tick, see to the workers, return what should be obeyed: a signal, or 0."""
@@ -168,11 +172,18 @@ class _Agent:
         return info.si_signo
 
     def _start_waiting(self) -> None:
-        while self._waiting:
-            self._start(self._waiting.pop(0))
+        waiting, self._waiting = self._waiting, []
+        for child in waiting:
+            self._start(child)
 
     def _start(self, child: _Child) -> None:
-        pid = os.fork()
+        """Start a child, or have it wait for the next tick where there is no room for it."""
+        try:
+            pid = os.fork()
+        except OSError as err:
+            self._journal.warn(f"cannot start a worker: {err.strerror}")
+            self._waiting.append(child)
+            return
         if pid == 0:
             os.setpgid(0, 0)  # what a request starts ends with its worker
             self._live(child.body)
@@ -198,11 +209,12 @@ class _Agent:
             over = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if over is None:
                 return
-            with suppress(ProcessLookupError, PermissionError):  # what it had started must not run on
-                os.killpg(over.si_pid, signal.SIGKILL)
+            if over.si_pid in self._children:
+                with suppress(ProcessLookupError):  # what it had started must not run on
+                    os.killpg(over.si_pid, signal.SIGKILL)
             pid, status = os.waitpid(over.si_pid, 0)
             child = self._children.pop(pid, None)
-            if child is None:  # somebody's orphan
+            if child is None:  # a worker of our predecessor, or somebody's orphan
                 continue
             if status:
                 self._journal.warn(f"worker {pid} ended: {_ending(status)}")
@@ -224,10 +236,12 @@ class _Agent:
                     os.killpg(pid, signal.SIGKILL)
 
     def _drain(self) -> None:
-        """Let the workers finish, for as long as a supervisor will wait."""
+        """Let the workers finish, for as long as a supervisor will wait; who still calls is sent away."""
+        self._listener.remove()
         os.close(self._hold)
         deadline = time.monotonic() + _DRAIN
         while self._children and time.monotonic() < deadline:
+            self._listener.send_away()
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid:
                 self._children.pop(pid, None)

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from cni_plugins.agent import message
@@ -19,7 +19,7 @@ from cni_plugins.agent.record import Journal, Record, record
 from cni_plugins.agent.table import Slot, Table
 from cni_plugins.engine.program import Program
 from cni_plugins.engine.run import Outcome, run
-from cni_plugins.kernel.session import nft_socket
+from cni_plugins.kernel.session import Residence, nft_socket
 
 _PATIENCE = 2.0  # seconds for a caller to send its call, to say go, and to take the answer
 _UMASK = 0o077  # between requests, where nothing is written
@@ -118,9 +118,8 @@ class _Worker:
         self._stand_in(call)
         connection.send(message.TAKEN)
         os.dup2(message.receive_go(connection, owned), 2)
-        outcome = self._run(call)
-        if not _delivered(connection, outcome):
-            self._take_back(call, outcome)
+        outcome = self._run(call, Residence(self._nft, _presence(connection)))
+        _deliver(connection, outcome)
         self._close_books(call, outcome, time.monotonic() - begun)
 
     def _stand_in(self, call: Call) -> None:
@@ -135,15 +134,9 @@ class _Worker:
         os.umask(_UMASK)
         os.chdir("/")
 
-    def _run(self, call: Call) -> Outcome:
+    def _run(self, call: Call, residence: Residence) -> Outcome:
         file = os.fstat(call.descriptors.program)
-        return run(call.name, _for_children(call), call.read, Program(file.st_dev, file.st_ino, self._nft))
-
-    def _take_back(self, call: Call, outcome: Outcome) -> None:
-        """A runtime that kills its plugin sends a DEL, which may have been done before our ADD was."""
-        if call.environment.get("CNI_COMMAND") == "ADD" and outcome.code == 0:
-            self._around.journal.warn(f"the caller of an ADD is gone: {call.environment['CNI_CONTAINERID']}")
-            self._run(call._replace(environment={**call.environment, "CNI_COMMAND": "DEL"}))
+        return run(call.name, _for_children(call), call.read, Program(file.st_dev, file.st_ino, residence))
 
     def _close_books(self, call: Call, outcome: Outcome, seconds: float) -> None:
         told = record(call, outcome, seconds)
@@ -169,12 +162,17 @@ def _for_children(call: Call) -> dict[str, str]:
     return {**call.environment, _AGENT_VARIABLE: ""}
 
 
-def _delivered(connection: socket.socket, outcome: Outcome) -> bool:
-    try:
+def _deliver(connection: socket.socket, outcome: Outcome) -> None:
+    """Answer. Nobody may be there any more: then the runtime's DEL comes after all that was done."""
+    with suppress(OSError):
         message.answer(connection, outcome.code, outcome.stdout, outcome.trace.encode(errors="replace"))
-    except OSError:
-        return False
-    return True
+
+
+def _presence(connection: socket.socket) -> Callable[[], bool]:
+    """Return what tells whether the caller still lives; it has nothing more to say."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | select.POLLRDHUP)
+    return lambda: not poll.poll(0)
 
 
 def _lowest_free() -> int:

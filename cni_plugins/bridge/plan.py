@@ -35,12 +35,19 @@ _SCOPE_LINK = 253  # linux/rtnetlink.h: RT_SCOPE_LINK, and above it only the hos
 def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
     """Refuse before addresses are reserved, as taking those back could take a living attachment's.
 
-    :raises NameTaken: when the bridge is none, or the sandbox has an interface of that name.
+    :raises NameTaken: when the bridge is none, or the sandbox has an interface of that name, or the host one
+        of the name of the host end: that would be taken for ours from then on.
     """
     _existing_bridge(config, facts)
     if request.ifname in facts.sandbox:
         raise NameTaken(
             f'container veth name ("{request.ifname}") already exists',
+            f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
+        )
+    if request.attachment.host_end in facts.host:
+        raise NameTaken(
+            f'container veth name ("{request.ifname}") peer provided ("{request.attachment.host_end}") '
+            "already exists",
             f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
         )
 

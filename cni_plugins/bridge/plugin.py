@@ -34,6 +34,8 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
             nf_tables=config.macspoofchk or (masquerades and not through_iptables),
             iptables=through_iptables,
         )
+    if request.command == "ADD":
+        links = (*links, request.attachment.host_end)
     return Asks(host=links, sandbox=(request.ifname,), default_route=config.mtu == AUTO)
 
 

@@ -12,7 +12,7 @@ from cni_plugins.contract.ipam import Ipam
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
-from cni_plugins.errors import AttachmentExists, CniError, KernelRefused, NameTaken, StateDrifted, foreseen
+from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
 from cni_plugins.kernel import apply, observe, sandbox
 from cni_plugins.kernel.session import Session
 from cni_plugins.spec.encode import encode
@@ -40,6 +40,7 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
     with _session(request, program) as session:
+        session.hold_attachment(request.attachment)
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
         lease = ipam.reserve(request)
@@ -51,7 +52,8 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
             apply.apply(session, plan)
             return answer
         except BaseException as err:
-            _take_back(ipam, request, lease, err)
+            if ipam.is_exact or not _was_made_meanwhile(session, plugin, request, config):
+                _take_back(ipam, request, lease, err)
             raise
 
 
@@ -71,29 +73,33 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
 
 
 def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
-    """Links and rules go before the addresses, so nobody else can be given one that is still in use."""
+    """Links and rules go before the addresses, so nobody else can be given one that is still in use.
+
+    What cannot be taken away does not keep the rest; a request that is wrong in itself takes nothing away.
+    """
     config = _parsed_if_possible(plugin, request)
     failures: list[CniError] = []
-    _attempt(failures, lambda: failures.extend(_delete_from_kernel(plugin, request, config, program)))
-    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
+    with _session(request, program) as session:
+        session.hold_attachment(request.attachment)
+
+        def take_away() -> None:
+            facts = observe.observe(session, plugin.asks(request, config))
+            failures.extend(apply.apply_all(session, plugin.plan_del(request, config, facts)))
+
+        _attempt(failures, take_away)
+        _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
     _report(failures)
 
 
-def _delete_from_kernel(
-    plugin: Plugin[Any],
-    request: Request,
-    config: Any,  # noqa: ANN401 (the plugin's own model)
-    program: Program | None,
-) -> list[CniError]:
-    with _session(request, program) as session:
-        facts = observe.observe(session, plugin.asks(request, config))
-        return apply.apply_all(session, plugin.plan_del(request, config, facts))
-
-
 def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    failures: list[CniError] = []
     with _session(request, program) as session:
-        facts = observe.observe(session, plugin.asks(request, None))
-        failures = apply.apply_all(session, plugin.plan_gc(request, facts))
+
+        def take_away() -> None:
+            facts = observe.observe(session, plugin.asks(request, None))
+            failures.extend(apply.apply_all(session, plugin.plan_gc(request, facts)))
+
+        _attempt(failures, take_away)
     _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(request))
     _report(failures)
 
@@ -106,7 +112,7 @@ def status(plugin: Plugin[Any], request: Request, program: Program | None) -> No
 
 
 def _session(request: Request, program: Program | None) -> Session:
-    return sandbox.open_session(request, program.nft if program else None)
+    return sandbox.open_session(request, program.residence if program else None)
 
 
 def _ipam(name: str, request: Request, program: Program | None) -> Ipam:
@@ -120,10 +126,23 @@ def _require_addresses(ipam: Ipam, lease: Result) -> None:
         )
 
 
+def _was_made_meanwhile(
+    session: Session,
+    plugin: Plugin[Any],
+    request: Request,
+    config: Any,  # noqa: ANN401 (the plugin's own model)
+) -> bool:
+    """Say whether the attachment is there although we have taken ours back: then the addresses are its."""
+    try:
+        plugin.admit(request, config, observe.observe(session, plugin.asks(request, config)))
+    except NameTaken:
+        return True
+    except (CniError, OSError):
+        return False
+    return False
+
+
 def _take_back(ipam: Ipam, request: Request, lease: Result, reason: BaseException) -> None:
-    """Release the addresses, unless they may be those of the same attachment, which was made meanwhile."""
-    if isinstance(reason, AttachmentExists) and not ipam.is_exact:
-        return
     failures: list[CniError] = []
     _attempt(failures, lambda: ipam.take_back(request, lease))
     for failure in failures:

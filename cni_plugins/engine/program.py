@@ -3,16 +3,15 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # IPAM plugins do without the kernel room
-    from cni_plugins.kernel.wire import Socket
+    from cni_plugins.kernel.session import Residence
 
 
 class Program(NamedTuple):
     """The running program's file; hard links of it under other names are the same program.
 
-    :param nft: an nf_tables socket of a process that stays, in the namespace it stays in; see
-        kernel.session.nft_socket.
+    :param residence: what it keeps from request to request, if it answers more than one.
     """
 
     device: int
     inode: int
-    nft: "Socket | None" = None
+    residence: "Residence | None" = None

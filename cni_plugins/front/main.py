@@ -45,10 +45,20 @@ def _usage(name: str) -> bytes:
 def _read(limit: int) -> bytes:
     """Read stdin to its end, but no more than the limit."""
     parts: list[bytes] = []
-    while limit > 0 and (part := os.read(0, min(limit, 1 << 16))):
+    while limit > 0 and (part := _read_some(min(limit, 1 << 16))):
         parts.append(part)
         limit -= len(part)
     return b"".join(parts)
+
+
+def _read_some(limit: int) -> bytes:
+    while True:
+        try:
+            return os.read(0, limit)
+        except BlockingIOError:  # a runtime may have made its pipe so
+            import select
+
+            select.select([0], [], [])
 
 
 def _write(fd: int, data: bytes) -> bool:

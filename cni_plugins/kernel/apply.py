@@ -13,6 +13,7 @@ from cni_plugins.kernel import (
     iptables,
     link_checks,
     links,
+    new_links,
     reference,
     routes,
     rules,
@@ -63,10 +64,12 @@ def apply(session: Session, plan: Plan) -> None:
     done: list[tuple[Step, str]] = []
     try:
         for step in plan:
+            session.require_caller()
             if may_be_half_done(step):
                 done.append((step, ABSENT))
             with refusals(session, step):
                 done.append((step, carry_out(session, step)))
+        session.require_caller()
     except BaseException as err:
         take_back(session, done, err)
         raise
@@ -161,7 +164,7 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         case PinMac(bridge):
             links.repeat_mac(session, HOST, bridge)
         case AddVeth():
-            links.add_veth(session, step)
+            new_links.add_veth(session, step)
         case DelLink(where, link):
             links.delete(session, where, link)
         case AttachPort():

@@ -3,8 +3,8 @@
 import errno
 import time
 
-from cni_plugins.errors import KernelRefused, NameTaken, UnsupportedField
-from cni_plugins.kernel import links, vlans
+from cni_plugins.errors import CniError, KernelRefused, NameTaken, UnsupportedField
+from cni_plugins.kernel import links, new_links, vlans
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
@@ -45,7 +45,7 @@ def _made_or_found(session: Session, step: EnsureBridge) -> str:
     if found is None:
         filtering = (_filtering(on=True),) if step.vlan_filtering else ()
         try:
-            links.add_named(
+            new_links.add_named(
                 session,
                 step.name,
                 BRIDGE_ALIAS,
@@ -124,7 +124,7 @@ def ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
     try:
         if gateway_port_differs(session, step):
             _plug_gateway_port(session, step)
-    except OSError:
+    except (OSError, CniError):
         if before == ABSENT:
             links.delete(session, HOST, step.name)
         raise
@@ -136,7 +136,7 @@ def _made_pair(session: Session, step: EnsureGatewayPort) -> str:
         return UNCHANGED
     peer = (wire.text(wire.IFLA_IFNAME, step.name), wire.mac(wire.IFLA_ADDRESS, step.mac))
     try:
-        links.add_pair(session, (step.port, "", BRIDGE_ALIAS), peer, 0)
+        new_links.add_pair(session, (step.port, "", BRIDGE_ALIAS), peer, 0)
     except Refused as err:
         if err.errno == errno.EEXIST:  # another ADD was faster
             return UNCHANGED

@@ -5,22 +5,19 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple, TypeVar
 
-from cni_plugins.errors import AttachmentExists, KernelRefused
+from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, read_text
 from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
     NLM_F_ACK,
-    NLM_F_CREATE,
     NLM_F_DUMP,
-    NLM_F_EXCL,
     Answer,
     Refused,
     is_absent,
 )
-from cni_plugins.steps.links import AddVeth
-from cni_plugins.steps.places import HOST, SANDBOX, Place
+from cni_plugins.steps.places import HOST, Place
 from cni_plugins.steps.plan import UNCHANGED
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100  # linux/if.h
@@ -95,14 +92,14 @@ def find(session: Session, where: Place, name: str = "", index: int = 0) -> Link
 
 def _asked(session: Session, where: Place, name: str, index: int = 0) -> Answer | None:
     try:
-        return session.rtnl(where).ask(_question(name, index))
+        return session.rtnl(where).ask(question(name, index))
     except Refused as err:
         if is_absent(err):
             return None
         raise
 
 
-def _question(name: str = "", index: int = 0, asked: int = 0) -> bytearray:
+def question(name: str = "", index: int = 0, asked: int = 0) -> bytearray:
     named = wire.text(wire.IFLA_IFNAME, name) if name else b""
     return wire.link(wire.RTM_GETLINK, asked, _BRIEF, named, index=index)
 
@@ -191,29 +188,42 @@ def modify(session: Session, *messages: bytearray, where: Place = HOST) -> None:
 
 
 def delete(session: Session, where: Place, name: str) -> None:
+    """Remove a link; it need not be there."""
+    session.indexes.pop((where, name), None)
+    answer = _asked(session, where, name)
+    if answer is None:
+        return
+    _, _, index, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
+    try:
+        if session.may_leave_threads():
+            _delete_aside(session, where, index)
+        else:
+            session.rtnl(where).call(wire.link(wire.RTM_DELLINK, NLM_F_ACK, index=index))
+    except Refused as err:
+        if not is_absent(err):
+            raise
+
+
+def _delete_aside(session: Session, where: Place, index: int) -> None:
     """Return when the link is gone, which is long before the kernel comes back from removing it.
 
     It has then taken the link out of every table and announced that; the 20 ms after are for the grace
     periods of RCU until the memory is freed (netdev_run_todo, net/core/dev.c), and concern nobody.
     """
-    session.indexes.pop((where, name), None)
-    message = wire.link(wire.RTM_DELLINK, NLM_F_ACK, wire.text(wire.IFLA_IFNAME, name))
+    # By index: the thread may come late, when the name is another link's already.
+    message = wire.link(wire.RTM_DELLINK, NLM_F_ACK, index=index)
     with closing(session.link_listener(where)) as listener:
-        try:
-            listener.call_aside(message, lambda answer: _announces_end(answer, name))
-        except Refused as err:
-            if is_absent(err):
-                return
-            raise
+        listener.call_aside(message, lambda item: _announces_end(item, index))
     # Announced from the middle of it: who is answered next has waited for the end (rtnl_lock).
-    _asked(session, where, name)
+    if _asked(session, where, "", index) is not None:  # the answer was lost among many announcements
+        session.rtnl(where).call(message)
 
 
-def _announces_end(answer: Answer, name: str) -> bool:
-    if answer.kind != wire.RTM_DELLINK or answer.data[wire.BODY]:  # AF_BRIDGE: a port left its bridge
+def _announces_end(answer: Answer, index: int) -> bool:
+    if answer.kind != wire.RTM_DELLINK:
         return False
-    attrs = dict(attributes(answer.data, wire.BODY + wire.IFINFOMSG.size))
-    return read_text(attrs.get(wire.IFLA_IFNAME, b"")) == name
+    family, _, gone, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
+    return (family, gone) == (0, index)  # AF_BRIDGE: a port left its bridge
 
 
 def set_up(session: Session, where: Place, name: str, *, up: bool) -> str:
@@ -233,56 +243,6 @@ def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool)
         return False
     modify(session, change(index=index, flags=flag if on else 0, mask=flag), where=where)
     return True
-
-
-# ---------------------------------------------------------------------------------------------- veth
-
-
-def add_veth(session: Session, step: AddVeth) -> None:
-    """Make the pair; the sandbox end is born in the sandbox and never bears its name in the host."""
-    sandbox_end = (
-        wire.text(wire.IFLA_IFNAME, step.ifname),
-        wire.mac(wire.IFLA_ADDRESS, step.mac),
-        wire.number(wire.IFLA_NET_NS_FD, session.fd(SANDBOX)),
-    )
-    try:
-        made = add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
-    except Refused as err:
-        if err.errno == errno.EEXIST:
-            raise AttachmentExists(
-                f'container veth name ("{step.ifname}") peer provided ("{step.host_end}") already exists',
-                f"CNI_IFNAME is {step.ifname}, CNI_NETNS is {session.path}",
-            ) from err
-        raise
-    session.indexes[SANDBOX, step.ifname] = made.peer
-
-
-def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...], mtu: int) -> Link:
-    """Make a veth pair and give the host's end its alias in one datagram, so that no signal comes between.
-
-    :param own: name, MAC (empty: the kernel's choice) and alias of the host's end.
-    """
-    name, mac, alias = own
-    size = wire.number(wire.IFLA_MTU, mtu) if mtu else b""
-    address = wire.mac(wire.IFLA_ADDRESS, mac) if mac else b""
-    info = wire.kind_of_link("veth", wire.veth_peer(*peer, size))
-    return add_named(session, name, alias, address, size, info)
-
-
-def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> Link:
-    """Make a link with an alias, and return what became of it."""
-    named = wire.text(wire.IFLA_IFNAME, name)
-    made = change(named, *attrs, asked=NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
-    marked = change(named, wire.text(wire.IFLA_IFALIAS, alias))
-    try:
-        (answer,) = session.rtnl(HOST).call(made, marked, _question(name, asked=NLM_F_ACK))
-    except Refused as err:
-        if err.position > 0:
-            delete(session, HOST, name)
-        raise
-    link = decoded(answer)
-    session.indexes[HOST, name] = link.ifindex
-    return link
 
 
 def repeat_mac(session: Session, where: Place, name: str) -> None:

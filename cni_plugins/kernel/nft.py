@@ -87,7 +87,7 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
     building: list[bytearray] = []
     generation = None
     # Asked first: a refused transaction is aborted by the kernel in 10 ms (nf_tables_abort waits for RCU).
-    if not {name for name, _ in objects.elements}.issubset(look.set_names(session, objects.family)):
+    if not all(look.has_set(session, objects.family, name) for name, _ in objects.elements):
         generation = look.generation(session)
         building = _build(session, objects)
     for _ in range(_TRIES):
@@ -130,11 +130,14 @@ def missing(session: Session, objects: Objects, tag: str) -> str:
     return ""
 
 
-def remove(session: Session, doomed: Callable[[Element], bool]) -> None:
-    """Remove the elements that a predicate names, and all that has no element left because of it."""
+def remove(session: Session, look_anew: Callable[[], Callable[[Element], bool]]) -> None:
+    """Remove the elements that a predicate names, and all that has no element left because of it.
+
+    :param look_anew: makes the predicate for one look at the ruleset; it may remember things as long as that.
+    """
     for family in _FAMILIES:
         for attempt in range(_TRIES):
-            if _remove_once(session, family, doomed, tidy=attempt < _TRIES - 1):
+            if _remove_once(session, family, look_anew(), tidy=attempt < _TRIES - 1):
                 break
 
 
@@ -228,7 +231,8 @@ def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool
         return True
     messages = [item for elements in going.values() for item in _removals(family, elements[:_AT_ONCE])]
     empty = {name for name, number in kept.items() if number == 0}
-    guarded = tidy and bool(empty) and all(len(elements) <= _AT_ONCE for elements in going.values())
+    whole = all(len(elements) <= _AT_ONCE for elements in going.values())
+    guarded = tidy and bool(empty) and whole
     if guarded:
         messages = _tidied(session, family, messages, empty, everything=len(empty) == len(kept))
     try:
@@ -237,7 +241,7 @@ def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool
         if err.errno == errno.ENOENT or _changed(err):
             return False
         raise
-    return guarded or not empty or not tidy
+    return whole and (guarded or not empty or not tidy)
 
 
 def _tidied(

@@ -50,6 +50,16 @@ def set_names(session: Session, family: int) -> list[str]:
     return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, TABLE))]
 
 
+def has_set(session: Session, family: int, name: str) -> bool:
+    try:
+        session.nft().ask(message(wire.GETSET, family, 0, attr(1, TABLE), attr(2, name)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
 def chain_names(session: Session, family: int, table: str = TABLE) -> list[str]:
     found = [wire.fields(data) for data in dump(session, wire.GETCHAIN, family)]
     return [text(item[3]) for item in found if text(item[1]) == table]

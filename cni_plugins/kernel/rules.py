@@ -61,16 +61,16 @@ def delete_owned(session: Session, step: DelOwnedRules) -> None:
     """Remove the attachment's elements, and those of this network whose link went without a DEL of ours."""
     tag, network = step.attachment.tag, network_tag(step.attachment.network)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
-        # A link has an element for each of its addresses.
-        gone = cache(partial(_is_gone, asking))
-        nft.remove(
-            session,
-            lambda item: _owned_by(item, tag) or (_owned_by(item, network) and gone(_link_of(item))),
-        )
+
+        def look() -> Callable[[Element], bool]:
+            gone = cache(partial(_is_gone, asking))  # a link has an element for each of its addresses
+            return lambda item: _owned_by(item, tag) or (_owned_by(item, network) and gone(_link_of(item)))
+
+        nft.remove(session, look)
 
 
 def delete_stale(session: Session, step: DelStaleRules) -> None:
-    nft.remove(session, stale(step.network, step.valid_tags))
+    nft.remove(session, lambda: stale(step.network, step.valid_tags))
 
 
 def stale(network: str, valid_tags: frozenset[str]) -> Callable[[Element], bool]:

@@ -2,29 +2,27 @@
 
 from cni_plugins.errors import InvalidNetns
 from cni_plugins.kernel import netns
-from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import Socket
+from cni_plugins.kernel.session import Residence, Session
 from cni_plugins.spec.request import Request
 
 
-def open_session(request: Request, nft: Socket | None) -> Session:
+def open_session(request: Request, residence: Residence | None) -> Session:
     """Open the sandbox before anything is changed.
 
-    :param nft: a socket to use instead of a new one; it stays open.
     :raises InvalidNetns: for ADD and CHECK when CNI_NETNS is no network namespace; for any command when it is
         the plugin's own.
     """
     if request.command in ("GC", "STATUS") or not request.netns:
-        return Session(None, nft=nft)
+        return Session(None, residence=residence)
     try:
         fd = netns.open_sandbox(request.netns)
     except InvalidNetns:
         if request.command != "DEL":
             raise
-        return Session(None, nft=nft)
+        return Session(None, residence=residence)
     if not _may_be_own(request):
         netns.refuse_own(fd, request.netns)
-    return Session(fd, request.netns, nft)
+    return Session(fd, request.netns, residence)
 
 
 def _may_be_own(request: Request) -> bool:

@@ -2,22 +2,38 @@
 
 import fcntl
 import os
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from cni_plugins.errors import InvalidNetns
+from cni_plugins.errors import InvalidNetns, TryAgainLater
 from cni_plugins.kernel import netns
 from cni_plugins.kernel.wire import Socket
+from cni_plugins.spec.attachment import Attachment, digest
 from cni_plugins.steps.places import HOST, SANDBOX, Place
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
 _LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
 _LOCK_PATIENCE = 2.0  # seconds
 _LOCK_PAUSE = 0.005
+_ATTACHMENT_PATIENCE = 5.0  # seconds
+_MOST_THREADS = 64  # of one request: GC may find thousands of links
 _RTMGRP_LINK = 1  # linux/rtnetlink.h
+
+
+class Residence(NamedTuple):
+    """What a process that answers many requests has for each of them.
+
+    :param nft: see nft_socket.
+    :param is_wanted: whether there is still somebody to be answered. A caller that is killed kills what it
+        had begun, unless somebody else does it for him.
+    """
+
+    nft: Socket
+    is_wanted: Callable[[], bool]
 
 
 def nft_socket() -> Socket:
@@ -33,16 +49,17 @@ class Session:
     """Holds descriptors for one request; a context manager, so none outlives it.
 
     :param sandbox: an open namespace, or None where there is none (any more).
-    :param nft: see nft_socket; it is not closed here.
     """
 
-    def __init__(self, sandbox: int | None, path: str = "", nft: Socket | None = None) -> None:
+    def __init__(self, sandbox: int | None, path: str = "", residence: Residence | None = None) -> None:
         self.host = netns.open_own()
         self.sandbox = sandbox
         self.path = path
         # Of links seen in this request, by place and name; see links.with_index.
         self.indexes: dict[tuple[Place, str], int] = {}
-        self._nft = nft
+        self._residence = residence
+        self._attachment: int | None = None
+        self._threads = 0
         self._sockets: dict[tuple[int, Place], Socket] = {}
         self._lock: int | None = None
 
@@ -54,7 +71,7 @@ class Session:
     ) -> None:
         for item in self._sockets.values():
             item.close()
-        for fd in (self.host, self.sandbox, self._lock):
+        for fd in (self.host, self.sandbox, self._lock, self._attachment):
             if fd is not None:
                 os.close(fd)
 
@@ -69,7 +86,15 @@ class Session:
         return self._socket(_NETLINK_ROUTE, where)
 
     def nft(self) -> Socket:
-        return self._nft or self._socket(_NETLINK_NETFILTER, HOST)
+        return self._residence.nft if self._residence else self._socket(_NETLINK_NETFILTER, HOST)
+
+    def may_leave_threads(self) -> bool:
+        """Say whether one more thread may sit out what the kernel takes its time for.
+
+        A process that ends after this request would wait for it in the end.
+        """
+        self._threads += 1
+        return self._residence is not None and self._threads <= _MOST_THREADS
 
     def link_listener(self, where: Place) -> Socket:
         """Return a new socket that is told of every change to a link; the caller closes it."""
@@ -89,6 +114,27 @@ class Session:
                 "this needs a network namespace, and there is none", f"CNI_NETNS is {self.path!r}"
             )
         return self.sandbox
+
+    def require_caller(self) -> None:
+        """:raises TryAgainLater: when nobody waits for the answer any more."""
+        if self._residence and not self._residence.is_wanted():
+            raise TryAgainLater("the caller of this request is gone", "whatever it had done is taken back")
+
+    def hold_attachment(self, attachment: Attachment) -> None:
+        """Keep other requests about the same attachment waiting until the session ends.
+
+        A runtime that kills its plugin in the middle of ADD sends DEL at once; an ADD that goes on regardless
+        in a process that stays must not come after that. Waited for in vain, the request goes on without.
+        """
+        offset = int(digest("\0".join(attachment), 15), 16)
+        lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
+        try:
+            self._attachment = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
+            _try_until(
+                lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock), self._attachment, _ATTACHMENT_PATIENCE
+            )
+        except OSError:  # a kernel without IPv4, or a root who may not write there
+            return
 
     def share_host(self) -> None:
         """Hold the host against removal of shared objects, such as idle bridges, until the session ends.
@@ -126,10 +172,14 @@ def _open_lock() -> int:
 
 def _take_lock(fd: int, kind: int) -> bool:
     """Take a lock within the patience there is; say whether it was had."""
-    deadline = time.monotonic() + _LOCK_PATIENCE
+    return _try_until(lambda fd: fcntl.flock(fd, kind | fcntl.LOCK_NB), fd, _LOCK_PATIENCE)
+
+
+def _try_until(take: Callable[[int], object], fd: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            take(fd)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False

@@ -17,7 +17,7 @@ from cni_plugins.kernel.attributes import attributes, read_text
 
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_REPLACE = 0x200, 0x400, 0x800, 0x100
+NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_DUMP_INTR, _NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x10, 0x200, 0x100
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK, _STRICT_CHECK = 270, 11, 10, 12
@@ -25,7 +25,7 @@ _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 17  # bytes; the kernel never fills more than 32 KiB per datagram of a dump
 _DUMP_TRIES = 5
-_ASIDE_TICK = struct.pack("=qq", 0, 100_000)  # struct timeval
+_ASIDE_TICK = struct.pack("@ll", 0, 100_000)  # struct timeval
 
 
 class Refused(OSError):
@@ -130,35 +130,52 @@ class Socket:
                     return
 
     def call_aside(self, message: bytearray, is_done: Callable[[Answer], bool]) -> None:
-        """Send a message from a thread of its own; return when it is acknowledged, or announced as done.
+        """Send a message from a thread of its own; return when it is announced as done, or answered.
 
-        For deeds whose effect is there long before the kernel comes back from them. The socket is used for
-        nothing else, and may be closed then.
+        For deeds whose effect is there long before the kernel comes back from them. Announcement and answer
+        may both be lost where others make many announcements, so the caller looks what became of it. The
+        socket is used for nothing else, and may be closed then.
 
         :raises Refused: when the kernel refused.
         """
-        first = self._number([message])
-        failed: list[OSError] = []
+        self._number([message])
+        ended: list[OSError | None] = []
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ASIDE_TICK)
-        start_new_thread(self._send_aside, (message, failed))
-        while not failed:
-            with suppress(OSError):  # nothing within a tick, or more announcements than the socket holds
-                for item in self._receive(0):
-                    if isinstance(item, Answer):
-                        if is_done(item):
-                            return
-                    elif item.sequence == first:
-                        if item.number:
-                            failed.append(Refused(item.number, item.hint, 0))
-                            break
-                        return
-        raise failed[0]
+        try:
+            start_new_thread(self._send_aside, (message, ended))
+        except RuntimeError:  # no more threads
+            self._send_aside(message, ended)
+        while not self._hears(is_done, [*ended]):
+            pass
 
-    def _send_aside(self, message: bytearray, failed: list[OSError]) -> None:
+    def _send_aside(self, message: bytearray, ended: list[OSError | None]) -> None:
         try:
             self._socket.sendto(message, (0, 0))
         except OSError as err:
-            failed.append(err)
+            ended.append(err)
+        else:
+            ended.append(None)
+
+    def _hears(self, is_done: Callable[[Answer], bool], ended: list[OSError | None]) -> bool:
+        """Listen for a tick; say whether there is no more to wait for.
+
+        :param ended: how the call ended, if it had before: the kernel answers first and comes back then.
+        """
+        try:
+            for item in self._receive(0):
+                if isinstance(item, _Error):
+                    _require_success(item)
+                    return True
+                if is_done(item):
+                    return True
+        except BlockingIOError:
+            if ended and ended[0]:
+                raise ended[0] from None
+            return bool(ended)
+        except OSError as err:
+            if err.errno != errno.ENOBUFS:
+                raise
+        return False
 
     def dump(self, message: bytearray) -> list[Answer]:
         """Return every answer to a dump request, asked again when the tables changed meanwhile."""
@@ -216,6 +233,11 @@ class Socket:
             pass
         finally:
             self._socket.settimeout(None)
+
+
+def _require_success(answer: _Error) -> None:
+    if answer.number:
+        raise Refused(answer.number, answer.hint, 0)
 
 
 def _flags(message: bytes | bytearray) -> int:

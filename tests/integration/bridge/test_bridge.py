@@ -284,8 +284,8 @@ def test_a_second_add_is_refused_and_harms_nothing(bed: Any) -> None:
         assert (code, error["code"]) == (1, 101)
         assert "already exists" in error["msg"]
     code, error = bed.call("ADD", conf, bed.sandbox())
-    assert (code, error["code"]) == (1, 102)
-    assert "duplicate allocation is not allowed" in error["msg"]
+    assert (code, error["code"]) == (1, 101)
+    assert "peer provided" in error["msg"]
     assert bed.state() == before
     assert sandbox.reaches("10.1.0.1")
 

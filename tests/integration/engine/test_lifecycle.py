@@ -38,6 +38,7 @@ def test_a_netns_that_is_something_else(bed: Any, tmp_path: Path, kind: str) -> 
 
 def test_the_plugins_own_netns_is_refused_before_anything_happens(bed: Any) -> None:
     conf = bed.conf(ipam=bed.host_local("10.1.0.0/24"))
+    bed.add(conf, bed.sandbox())
     before = bed.state()
     for command in ("ADD", "DEL"):
         code, error = bed.call(command, conf, bed.host.path)
@@ -84,6 +85,27 @@ def test_descriptors_are_closed(bed: Any) -> None:
         bed.call("GC", {**conf, "cni.dev/valid-attachments": []})
         bed.call("STATUS", {**conf, "vlan": 5})
     assert _open_descriptors() == before
+
+
+def test_a_host_end_of_somebody_else_is_left_to_him(bed: Any) -> None:
+    """It must not get our alias, by which the DEL that follows would know it for ours."""
+    conf = bed.conf(ipam=bed.host_local("10.1.0.0/24"))
+    sandbox = bed.sandbox()
+    made = bed.add(conf, sandbox)["interfaces"][1]["name"]
+    bed.call("DEL", conf, sandbox)
+    bed.host.run("ip", "link", "add", made, "type", "veth", "peer", "name", "other")
+    before = bed.state()
+    code, error = bed.call("ADD", conf, sandbox)
+    assert (code, error["code"]) == (1, 101)
+    assert error["msg"] == f'container veth name ("eth0") peer provided ("{made}") already exists'
+    assert bed.state() == before
+
+
+def test_an_alias_may_be_as_long_as_the_kernel_lets_it(bed: Any) -> None:
+    conf, sandbox = bed.conf(), bed.sandbox()
+    bed.add(conf, sandbox, container="c" * 255)
+    assert max(len(link["ifalias"] or "") for link in bed.state()["links"]) == 255
+    assert bed.call("DEL", conf, sandbox, container="c" * 255) == (0, None)
 
 
 def _open_descriptors() -> int:

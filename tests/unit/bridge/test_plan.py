@@ -404,7 +404,9 @@ def test_gc_takes_links_of_this_network_that_are_not_valid() -> None:
 def test_each_command_asks_only_what_it_needs() -> None:
     asked = request(conf={"mtu": "auto", "vlan": 5, "macspoofchk": True})
     config = parse(asked)
-    assert asks(asked, config)[:3] == (("br0", "br0.5"), ("eth0",), True)
+    host_end = asked.attachment.host_end
+    assert asks(asked, config)[:3] == (("br0", "br0.5", host_end), ("eth0",), True)
+    assert asks(asked._replace(command="CHECK"), config).host == ("br0", "br0.5")
     assert asks(asked._replace(command="DEL"), None) == asks(asked._replace(command="DEL"), config)
     assert asks(asked._replace(command="GC"), None).owned
     wanted = asks(asked._replace(command="STATUS"), config)
