@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.lab import containerd, image, network
+from tests.e2e.lab.agent import wait_for
 from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.plugin import BIN
 from tests.e2e.lab.state import State, assert_unchanged, observe
 
 if TYPE_CHECKING:
@@ -25,15 +30,37 @@ SERVE = ["httpd", "-f", "-p", "80", "-h", "/www"]
 Execute = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def host(dist: Path, busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with containerd, our network and an outside."""
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def host(
+    request: pytest.FixtureRequest, dist: Path, busybox: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """A host with containerd, our network and an outside, without and with an agent."""
     log = tmp_path_factory.mktemp("containerd") / "log"
     with raise_host(dist, runtimes=True) as up:
         network.install(up, CONF)
         network.serve_outside(up)
-        with containerd.running(up, busybox, log):
+        with (
+            containerd.running(up, busybox, log),
+            _agent(up, log) if request.param == "warm" else nullcontext(),
+        ):
             yield up
+
+
+@contextmanager
+def _agent(host: Host, log: Path) -> Iterator[None]:
+    """An agent where the executables look for it; it must have served every call."""
+    status = (f"{BIN}/cnictl", "agent", "status", "--json")
+    with log.with_name("agent").open("wb") as file:
+        process = host.start(f"{BIN}/cnictl", "agent", log=file)
+    try:
+        wait_for("the agent", lambda: host.run(*status, check=False).returncode == 0)
+        yield
+        page = json.loads(host.run(*status).stdout)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert page["served"] > 0
+    assert not any(page["refused"].values()), page
 
 
 @pytest.fixture
