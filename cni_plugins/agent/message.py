@@ -21,7 +21,7 @@ LIMIT = 1 << 16  # bytes of one message
 CALL, STATUS = b"cni-handoff 1", b"cni-status 1"
 TAKEN, GO = b"T", b"G"
 _BUILD_MARK = "@build-id:"
-_ANSWER = struct.Struct("=III")  # exit code, bytes for stdout, bytes for stderr
+ANSWER = struct.Struct("=III")  # exit code, bytes for stdout, bytes for stderr
 _CHUNK = 32 << 10
 _MOST_DESCRIPTORS = 16
 _UMASK = re.compile("[0-7]{1,3}")
@@ -165,7 +165,7 @@ def _checked(fds: tuple[int, ...]) -> Descriptors:
     if len(fds) != len(Descriptors._fields):
         raise Unfit("descriptors")
     found = Descriptors(*fds)
-    kept, program, directory = (os.fstat(fd) for fd in found[:3])
+    kept, program, directory = (os.fstat(fd) for fd in found)
     fit = stat.S_ISREG(kept.st_mode) and stat.S_ISREG(program.st_mode) and stat.S_ISDIR(directory.st_mode)
     # Read at once and never changed behind our back: only a sealed memfd promises that.
     if not fit or kept.st_size > STDIN_LIMIT + 1 or not _is_sealed(found.stdin):
@@ -182,11 +182,7 @@ def _is_sealed(fd: int) -> bool:
 
 def answer(connection: socket.socket, code: int, stdout: bytes, stderr: bytes) -> None:
     """:raises OSError: when the caller is gone, or does not take it in time."""
-    connection.send(_ANSWER.pack(code, len(stdout), len(stderr)))
-    send_text(connection, stdout + stderr)
-
-
-def send_text(connection: socket.socket, text: bytes) -> None:
-    """Send bytes in packets of a size that the socket takes."""
+    connection.send(ANSWER.pack(code, len(stdout), len(stderr)))
+    text = stdout + stderr
     for start in range(0, len(text), _CHUNK):
         connection.send(text[start : start + _CHUNK])

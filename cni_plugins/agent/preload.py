@@ -14,7 +14,6 @@ _LATE = (
     "shutil",
     "shlex",
     "traceback",
-    "encodings.idna",
 )
 
 

@@ -2,14 +2,11 @@
 
 import json
 import socket
-import struct
 from typing import Any
 
 from cni_plugins.agent import message
 
 _PATIENCE = 5.0  # seconds
-_ANSWER = struct.Struct("=III")
-_PACKET = 1 << 16
 _LIMIT = 1 << 22  # bytes; a thousand workers have less to say
 
 
@@ -35,10 +32,10 @@ def _asked(path: str) -> bytes:
         agent.settimeout(_PATIENCE)
         agent.connect(path)
         agent.send(message.STATUS + b"\0")
-        head = agent.recv(_PACKET)
-        length = _ANSWER.unpack(head)[1] if len(head) == _ANSWER.size else _LIMIT
+        head = agent.recv(message.LIMIT)
+        length = message.ANSWER.unpack(head)[1] if len(head) == message.ANSWER.size else _LIMIT
         text = b""
-        while len(text) < length < _LIMIT and (part := agent.recv(_PACKET)):
+        while len(text) < length < _LIMIT and (part := agent.recv(message.LIMIT)):
             text += part
         if len(text) != length:
             raise _stranger(path)

@@ -16,7 +16,8 @@ _HEAD = struct.Struct("=QdQQd")  # pid, started, served, recycled, busy since (0
 _STARTED, _SERVED, _RECYCLED, _BUSY = 8, 16, 24, 32
 _REFUSED_AT = _HEAD.size
 _COUNT = struct.Struct("=Q")
-_ERROR = struct.Struct("=dH374s")  # when, how many bytes of text, text
+_TEXT = 374  # bytes
+_ERROR = struct.Struct(f"=dH{_TEXT}s")  # when, how many bytes of text, text
 _ERRORS = 8
 _ERRORS_AT = 1024
 
@@ -37,7 +38,7 @@ class Slot:
 
     def begin(self, pid: int) -> None:
         """A worker starts; what its predecessors served stays."""
-        self._set(_COUNT, 0, pid)
+        self._set(0, pid)
         self._write(_STARTED, time.time())
         self._write(_BUSY, 0.0)
 
@@ -58,7 +59,7 @@ class Slot:
 
     def failed(self, text: str) -> None:
         """Keep the text, in the place of the oldest one."""
-        data = text.encode(errors="replace")[:374]
+        data = text.encode(errors="replace")[:_TEXT]
         places = (self._at + _ERRORS_AT + number * _ERROR.size for number in range(_ERRORS))
         oldest = min(places, key=lambda at: _ERROR.unpack_from(self._table, at)[0])
         _ERROR.pack_into(self._table, oldest, time.time(), len(data), data)
@@ -100,15 +101,15 @@ class Slot:
         pid, started, served, recycled, busy = _HEAD.unpack_from(self._table, self._at)
         return pid, started, served, recycled, busy
 
-    def _set(self, shape: struct.Struct, offset: int, value: int) -> None:
-        shape.pack_into(self._table, self._at + offset, value)
+    def _set(self, offset: int, value: int) -> None:
+        _COUNT.pack_into(self._table, self._at + offset, value)
 
     def _write(self, offset: int, value: float) -> None:
         struct.pack_into("=d", self._table, self._at + offset, value)
 
     def _add(self, offset: int) -> None:
         (before,) = _COUNT.unpack_from(self._table, self._at + offset)
-        self._set(_COUNT, offset, before + 1)
+        self._set(offset, before + 1)
 
 
 class Table:

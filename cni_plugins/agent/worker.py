@@ -114,18 +114,19 @@ class _Worker:
             self._show_status(connection)
             return
         call = message.parse(data, fds, self._around.build, self._here)
+        environment = _for_children(call)
         owned.callback(self._return)
-        self._stand_in(call)
+        self._stand_in(call, environment)
         connection.send(message.TAKEN)
         os.dup2(message.receive_go(connection, owned), 2)
-        outcome = self._run(call, Residence(self._nft, _presence(connection)))
+        outcome = self._run(call, environment, Residence(self._nft, _presence(connection)))
         _deliver(connection, outcome)
         self._close_books(call, outcome, time.monotonic() - begun)
 
-    def _stand_in(self, call: Call) -> None:
+    def _stand_in(self, call: Call, environment: dict[str, str]) -> None:
         """Take the caller's place: what a program it starts would have from it."""
         os.environ.clear()
-        os.environ.update(_for_children(call))
+        os.environ.update(environment)
         os.fchdir(call.descriptors.directory)
         os.umask(call.umask)
 
@@ -134,9 +135,9 @@ class _Worker:
         os.umask(_UMASK)
         os.chdir("/")
 
-    def _run(self, call: Call, residence: Residence) -> Outcome:
+    def _run(self, call: Call, environment: dict[str, str], residence: Residence) -> Outcome:
         file = os.fstat(call.descriptors.program)
-        return run(call.name, _for_children(call), call.read, Program(file.st_dev, file.st_ino, residence))
+        return run(call.name, environment, call.read, Program(file.st_dev, file.st_ino, residence))
 
     def _close_books(self, call: Call, outcome: Outcome, seconds: float) -> None:
         told = record(call, outcome, seconds)

@@ -8,6 +8,7 @@ same plan with the kernel; DEL and GC take away all they can and report together
 from collections.abc import Callable
 from typing import Any
 
+from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.ipam import Ipam
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.engine import ipam as ipams
@@ -18,6 +19,7 @@ from cni_plugins.kernel.session import Session
 from cni_plugins.spec.encode import encode
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Result, own_part
+from cni_plugins.steps.plan import Plan
 
 
 def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
@@ -78,28 +80,22 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
     What cannot be taken away does not keep the rest; a request that is wrong in itself takes nothing away.
     """
     config = _parsed_if_possible(plugin, request)
-    failures: list[CniError] = []
     with _session(request, program) as session:
         session.hold_attachment(request.attachment)
-
-        def take_away() -> None:
-            facts = observe.observe(session, plugin.asks(request, config))
-            failures.extend(apply.apply_all(session, plugin.plan_del(request, config, facts)))
-
-        _attempt(failures, take_away)
+        failures = _take_away(
+            session,
+            lambda: plugin.asks(request, config),
+            lambda facts: plugin.plan_del(request, config, facts),
+        )
         _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
     _report(failures)
 
 
 def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
-    failures: list[CniError] = []
     with _session(request, program) as session:
-
-        def take_away() -> None:
-            facts = observe.observe(session, plugin.asks(request, None))
-            failures.extend(apply.apply_all(session, plugin.plan_gc(request, facts)))
-
-        _attempt(failures, take_away)
+        failures = _take_away(
+            session, lambda: plugin.asks(request, None), lambda facts: plugin.plan_gc(request, facts)
+        )
     _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(request))
     _report(failures)
 
@@ -124,6 +120,16 @@ def _require_addresses(ipam: Ipam, lease: Result) -> None:
         raise KernelRefused(
             "IPAM plugin returned missing IP config", f"ipam.type is {ipam.name}, ips is empty"
         )
+
+
+def _take_away(session: Session, asks: Callable[[], Asks], plan: Callable[[Facts], Plan]) -> list[CniError]:
+    """Carry out a plan that only takes away; return what could not be, the look at the kernel included."""
+    failures: list[CniError] = []
+    _attempt(
+        failures,
+        lambda: failures.extend(apply.apply_all(session, plan(observe.observe(session, asks())))),
+    )
+    return failures
 
 
 def _was_made_meanwhile(

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -130,9 +131,8 @@ class Session:
         lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
         try:
             self._attachment = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
-            _try_until(
-                lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock), self._attachment, _ATTACHMENT_PATIENCE
-            )
+            take = partial(fcntl.fcntl, self._attachment, fcntl.F_OFD_SETLK, lock)
+            _try_until(take, _ATTACHMENT_PATIENCE)
         except OSError:  # a kernel without IPv4, or a root who may not write there
             return
 
@@ -172,14 +172,14 @@ def _open_lock() -> int:
 
 def _take_lock(fd: int, kind: int) -> bool:
     """Take a lock within the patience there is; say whether it was had."""
-    return _try_until(lambda fd: fcntl.flock(fd, kind | fcntl.LOCK_NB), fd, _LOCK_PATIENCE)
+    return _try_until(partial(fcntl.flock, fd, kind | fcntl.LOCK_NB), _LOCK_PATIENCE)
 
 
-def _try_until(take: Callable[[int], object], fd: int, patience: float) -> bool:
+def _try_until(take: Callable[[], object], patience: float) -> bool:
     deadline = time.monotonic() + patience
     while True:
         try:
-            take(fd)
+            take()
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False

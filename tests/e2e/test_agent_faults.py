@@ -23,18 +23,13 @@ import pytest
 
 from tests.e2e.lab.agent import HEAD, NO_AGENT, SOCKET, Agent, Gate, answer, running, sealed, send, wait_for
 from tests.e2e.lab.host import Host
+from tests.e2e.lab.network import BRIDGE
 from tests.e2e.lab.plugin import BIN, Answer, Call, finish, run, start
 from tests.e2e.lab.state import State, assert_unchanged, leases, observe
 
 pytestmark = [pytest.mark.needs("ip", "nft", "setpriv", "nsenter", "unshare"), pytest.mark.timeout(60)]
 
-DUAL: dict[str, Any] = {
-    "cniVersion": "1.1.0",
-    "name": "cnienet",
-    "type": "bridge",
-    "bridge": "cniebr0",
-    "isGateway": True,
-    "ipMasq": True,
+DUAL = BRIDGE | {
     "macspoofchk": True,
     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.84.0.0/24"}], [{"subnet": "fd00:84::/64"}]]},
 }

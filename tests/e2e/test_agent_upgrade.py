@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.lab.agent import SOCKET, Agent, Gate, build_of, rebuild, running, wait_for
 from tests.e2e.lab.host import Host
+from tests.e2e.lab.network import BRIDGE
 from tests.e2e.lab.plugin import BIN, Call, finish, run, start
 from tests.e2e.lab.state import assert_unchanged, leases, observe
 
@@ -25,15 +25,7 @@ PLUGINS = ("bridge", "host-local", "loopback", "static")
 OTHER = "0123456789abcdef"
 LOAD = 500
 CALLERS = 4
-NETWORK: dict[str, Any] = {
-    "cniVersion": "1.1.0",
-    "name": "cnienet",
-    "type": "bridge",
-    "bridge": "cniebr0",
-    "isGateway": True,
-    "ipMasq": True,
-    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.84.0.0/16"}]]},
-}
+NETWORK = BRIDGE | {"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.84.0.0/16"}]]}}
 ADDRESS = {"cniVersion": "1.1.0", "name": "cnienet", "type": "host-local", "ipam": NETWORK["ipam"]}
 STATUS = Call("STATUS", ADDRESS)
 

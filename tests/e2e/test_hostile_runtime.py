@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.lab.host import Host
+from tests.e2e.lab.network import BRIDGE
 from tests.e2e.lab.plugin import Answer, Call, finish, run, start
 from tests.e2e.lab.state import State, assert_unchanged, leases, observe
 
@@ -26,17 +27,9 @@ pytestmark = pytest.mark.needs("ip", "nft", "ping")
 AT_ONCE = 60
 ROUNDS, KILLS_PER_ROUND = 10, 20
 LIVING, CAPACITY = 4, 32
-NETWORK: dict[str, Any] = {
-    "cniVersion": "1.1.0",
-    "name": "cnienet",
-    "type": "bridge",
-    "bridge": "cniebr0",
-    "isGateway": True,
-    "ipMasq": True,
-}
-WIDE = NETWORK | {"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.84.0.0/24"}]]}}
+WIDE = BRIDGE | {"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.84.0.0/24"}]]}}
 NARROW_RANGE = {"subnet": "10.85.0.0/24", "rangeStart": "10.85.0.2", "rangeEnd": f"10.85.0.{CAPACITY + 1}"}
-NARROW = NETWORK | {"ipam": {"type": "host-local", "ranges": [[NARROW_RANGE]]}}
+NARROW = BRIDGE | {"ipam": {"type": "host-local", "ranges": [[NARROW_RANGE]]}}
 
 
 def test_sixty_at_once_get_sixty_addresses(node: Host) -> None:

@@ -9,6 +9,15 @@ from tests.e2e.lab.host import Host
 from tests.e2e.lab.plugin import Json
 
 NAME = "cnienet"
+# What a plugin itself is given for a bridge with masquerading; the addresses are each test's own.
+BRIDGE: dict[str, Any] = {
+    "cniVersion": "1.1.0",
+    "name": NAME,
+    "type": "bridge",
+    "bridge": "cniebr0",
+    "isGateway": True,
+    "ipMasq": True,
+}
 OUTSIDE = "192.0.2.2"
 HOST_AS_SEEN_OUTSIDE = "192.0.2.1"
 ASK_WHO = ("wget", "-qO-", f"http://{OUTSIDE}/cgi-bin/who")
