@@ -5,16 +5,17 @@ from ipaddress import ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.facts import Facts
-from cni_plugins.errors import InvalidNetworkConfig, NameTaken
+from cni_plugins.contract.gateways import with_gateways
+from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.errors import NameTaken
 from cni_plugins.spec.attachment import digest
-from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.spec.fields import IPInterface
 from cni_plugins.spec.result import IPConfig, Route
 from cni_plugins.steps.addresses import DelAddress, EnsureAddress
 from cni_plugins.steps.links import EnsureGatewayPort
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import Step
 
-IPV4, IPV6 = 4, 6
 _DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
 
 
@@ -22,16 +23,7 @@ def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig,
     """Return the addresses with their gateways: a gateway network without one takes its first address."""
     if not config.is_gw:
         return ips
-    return tuple(ip if ip.gateway else ip._replace(gateway=_first_address(ip.address)) for ip in ips)
-
-
-def _first_address(address: IPInterface) -> IPAddress:
-    """:raises InvalidNetworkConfig: when the network has no such address but the container's own."""
-    network = address.network
-    last = int(network.network_address) == (1 << network.max_prefixlen) - 1
-    if last or network.network_address + 1 == address.ip:
-        raise InvalidNetworkConfig(f"{address} has no gateway and leaves none to take", "isGateway is set")
-    return network.network_address + 1
+    return with_gateways(ips)
 
 
 def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:

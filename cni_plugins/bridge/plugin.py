@@ -1,11 +1,13 @@
 """The bridge plugin's declaration: what it asks, plans, answers and reports."""
 
-from cni_plugins.bridge.config import AUTO, BridgeConfig, parse
+from cni_plugins.bridge.config import BridgeConfig, parse
 from cni_plugins.bridge.gateways import gateways, routes
-from cni_plugins.bridge.identity import identify, reported_mtu
+from cni_plugins.bridge.identity import identify
 from cni_plugins.bridge.plan import add, admit
 from cni_plugins.bridge.removal import collect, delete
+from cni_plugins.contract import veth
 from cni_plugins.contract.facts import Asks, Facts
+from cni_plugins.contract.keys import AUTO
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import NotAvailable
 from cni_plugins.spec.request import Request
@@ -26,7 +28,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     links = (config.bridge, config.gateway_link) if config.vlan else (config.bridge,)
     if request.command == "STATUS":
-        masquerades = config.ip_masq.v4 or config.ip_masq.v6
+        masquerades = config.ip_masq.is_on
         through_iptables = masquerades and config.ip_masq_backend == "iptables"
         return Asks(
             host=links,
@@ -43,12 +45,7 @@ def result(request: Request, config: BridgeConfig, lease: Result, facts: Facts) 
     """Return the bridge, both ends of the pair, and with a VLAN the link that bears the gateway address."""
     identity = identify(request, config, facts)
     ips = gateways(config, lease.ips)
-    mtu = reported_mtu(identity)
-    interfaces = [
-        Interface(config.bridge, identity.bridge_mac),
-        Interface(identity.host_end, identity.host_mac, mtu=mtu),
-        Interface(request.ifname, identity.mac, request.netns, mtu=mtu),
-    ]
+    interfaces = [Interface(config.bridge, identity.bridge_mac), *veth.interfaces(request, identity.pair)]
     if config.vlan and config.is_gw and ips:
         interfaces.append(Interface(config.gateway_link, identity.gateway_mac))
     return lease._replace(

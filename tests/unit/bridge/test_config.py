@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.bridge.config import AUTO, parse
+from cni_plugins.bridge.config import parse
+from cni_plugins.contract.keys import AUTO
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.spec.request import Request
 

@@ -1,0 +1,18 @@
+"""Gateways that a host bears itself: where the IPAM names none, the first address of the subnet."""
+
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.spec.result import IPConfig
+
+
+def with_gateways(ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
+    """:raises InvalidNetworkConfig: when a subnet has no address left for one."""
+    return tuple(ip if ip.gateway else ip._replace(gateway=_first_address(ip.address)) for ip in ips)
+
+
+def _first_address(address: IPInterface) -> IPAddress:
+    network = address.network
+    last = int(network.network_address) == (1 << network.max_prefixlen) - 1
+    if last or network.network_address + 1 == address.ip:
+        raise InvalidNetworkConfig(f"{address} has no gateway and leaves none to take", "isGateway is set")
+    return network.network_address + 1
