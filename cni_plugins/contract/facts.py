@@ -12,6 +12,10 @@ class Asks(NamedTuple):
     :param host: names of links in the host.
     :param sandbox: names of links in the sandbox; a sandbox that is gone answers nothing.
     :param default_route: the link of the host's default route.
+    :param sandbox_default_route: the link of the sandbox's.
+    :param kinds: every host link of these kinds.
+    :param users: the macvlan links on links of the host, wherever they are.
+    :param makes: which of these kinds of link the kernel cannot make.
     :param owned: every host link that bears our alias, whatever its network.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
     :param nf_tables: whether this kernel has nf_tables.
@@ -22,6 +26,10 @@ class Asks(NamedTuple):
     host: tuple[str, ...] = ()
     sandbox: tuple[str, ...] = ()
     default_route: bool = False
+    sandbox_default_route: bool = False
+    kinds: tuple[str, ...] = ()
+    users: bool = False
+    makes: tuple[str, ...] = ()
     owned: bool = False
     vlan_filtering: bool = False
     nf_tables: bool = False
@@ -30,7 +38,12 @@ class Asks(NamedTuple):
 
 
 class LinkFacts(NamedTuple):
-    """One link as it is; `peer…` is about a veth's other end, where that is in the host."""
+    """One link as it is; `peer…` is about a veth's other end, where that is in the host.
+
+    :param master: the name of the bridge or other link that it is a port of.
+    :param lower: the index of the link that it is on, where both are in one namespace.
+    :param vlan: the id and EtherType of a VLAN link, (0, 0) of any other.
+    """
 
     name: str
     ifindex: int
@@ -43,9 +56,32 @@ class LinkFacts(NamedTuple):
     peer_alias: str = ""
     peer_master: str = ""
     addresses: tuple[IPInterface, ...] = ()
+    master: str = ""
+    lower: int = 0
+    vlan: tuple[int, int] = (0, 0)
+    loopback: bool = False
+    ethernet: bool = True
+
+
+class LinkUser(NamedTuple):
+    """A macvlan link on a master, and in words whose it is."""
+
+    mode: str
+    owner: str
 
 
 NO_LINKS: Mapping[str, LinkFacts] = {}
+NO_USERS: Mapping[int, tuple[LinkUser, ...]] = {}
+
+
+def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:
+    """Say why a macvlan link of this mode cannot join those on a master; empty when it can."""
+    holder = next((user.owner for user in there if user.mode == "passthru"), "")
+    if holder:
+        return f"master {master} is held in mode passthru by {holder}"
+    if there and mode == "passthru":
+        return f"master {master} is in use by {there[0].owner}, and mode passthru needs it alone"
+    return ""
 
 
 class Facts(NamedTuple):
@@ -54,6 +90,9 @@ class Facts(NamedTuple):
     host: Mapping[str, LinkFacts] = NO_LINKS
     sandbox: Mapping[str, LinkFacts] = NO_LINKS
     default_route: LinkFacts | None = None
+    of_kinds: tuple[LinkFacts, ...] = ()
+    users: Mapping[int, tuple[LinkUser, ...]] = NO_USERS
+    cannot_make: tuple[str, ...] = ()
     owned: tuple[LinkFacts, ...] = ()
     has_sandbox: bool = False
     vlan_filtering: bool = True

@@ -7,7 +7,7 @@ from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import InvalidNetworkConfig
 
 # Every name the frozen program answers to.
-NAMES = ("bridge", "host-local", "loopback", "static")
+NAMES = ("bridge", "host-local", "loopback", "macvlan", "ptp", "static")
 
 
 def ipam(name: str) -> Ipam | None:
@@ -39,6 +39,14 @@ def plugin(name: str) -> Plugin[Any]:
             from cni_plugins.loopback.plugin import PLUGIN as LOOPBACK
 
             return LOOPBACK
+        case "macvlan":
+            from cni_plugins.macvlan.plugin import PLUGIN as MACVLAN
+
+            return MACVLAN
+        case "ptp":
+            from cni_plugins.ptp.plugin import PLUGIN as PTP
+
+            return PTP
         case _:
             raise InvalidNetworkConfig(
                 f"this program has no plugin {name}", f"it answers to {', '.join(NAMES)}"

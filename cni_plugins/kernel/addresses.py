@@ -2,11 +2,12 @@
 
 import errno
 import time
-from ipaddress import IPv4Interface, IPv6Interface
+from collections.abc import Iterator
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import NamedTuple
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import links
+from cni_plugins.kernel import links, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes
 from cni_plugins.kernel.rtnl_wire import read_number
@@ -25,7 +26,9 @@ from cni_plugins.steps.addresses import AwaitAddresses, DelAddress, EnsureAddres
 from cni_plugins.steps.places import Place
 from cni_plugins.steps.plan import ABSENT, UNCHANGED
 
-_IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x08, 0x40  # linux/if_addr.h
+# linux/if_addr.h
+_IFA_F_NODAD, _IFA_F_OPTIMISTIC, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x04, 0x08, 0x40
+_IFA_F_NOPREFIXROUTE = 0x200
 _AWAIT_DAD = 5.0  # seconds, as long as the reference waits
 _DAD_PAUSE = 0.02
 _INTERFACE: dict[int, type[IPInterface]] = {wire.FAMILY[4]: IPv4Interface, wire.FAMILY[6]: IPv6Interface}
@@ -47,6 +50,16 @@ def on_link(session: Session, where: Place, index: int) -> list[Present]:
     return [_decoded(answer) for answer in answers if answer.data[wire.BODY] in _INTERFACE]
 
 
+def by_link(session: Session, where: Place) -> dict[int, list[Present]]:
+    """Return the addresses of every link that has any, by its index."""
+    found: dict[int, list[Present]] = {}
+    for answer in session.rtnl(where).dump(wire.address(wire.RTM_GETADDR, NLM_F_DUMP)):
+        if answer.data[wire.BODY] in _INTERFACE:
+            *_, index = wire.IFADDRMSG.unpack_from(answer.data, wire.BODY)
+            found.setdefault(index, []).append(_decoded(answer))
+    return found
+
+
 def _decoded(answer: Answer) -> Present:
     family, length, flags, _, _ = wire.IFADDRMSG.unpack_from(answer.data, wire.BODY)
     found = dict(attributes(answer.data, wire.BODY + wire.IFADDRMSG.size))
@@ -56,15 +69,11 @@ def _decoded(answer: Answer) -> Present:
 
 
 def ensure_address(session: Session, step: EnsureAddress) -> str:
-    attrs = []
-    if isinstance(step.address, IPv4Interface) and step.address.network.prefixlen < _LARGEST_POINT_TO_POINT:
-        attrs.append(wire.ip(wire.IFA_BROADCAST, step.address.network.broadcast_address))
-    if step.skip_dad and step.address.version != 4:  # noqa: PLR2004 (the version)
-        attrs.append(wire.number(wire.IFA_FLAGS, _IFA_F_NODAD))
+    attrs = list(_particulars(session, step))
     asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 
     def add(index: int) -> None:
-        message = _message(wire.RTM_NEWADDR, asked, index, step.address, *attrs)
+        message = _message(wire.RTM_NEWADDR, asked, index, step.address, *attrs, scope=step.scope)
         session.rtnl(step.where).call(message)
 
     try:
@@ -74,6 +83,27 @@ def ensure_address(session: Session, step: EnsureAddress) -> str:
             return UNCHANGED
         raise
     return ABSENT
+
+
+def _particulars(session: Session, step: EnsureAddress) -> Iterator[bytes]:
+    network = step.address.network
+    flags = 0 if step.prefix_route else _IFA_F_NOPREFIXROUTE
+    if isinstance(network, IPv4Network):
+        if network.prefixlen < _LARGEST_POINT_TO_POINT:
+            yield wire.ip(wire.IFA_BROADCAST, network.broadcast_address)
+    elif step.skip_dad or (step.optimistic and not _can_be_optimistic(session, step)):
+        flags |= _IFA_F_NODAD
+    elif step.optimistic:
+        flags |= _IFA_F_OPTIMISTIC
+    if flags:
+        yield wire.number(wire.IFA_FLAGS, flags)
+    if step.metric:
+        yield wire.number(wire.IFA_RT_PRIORITY, step.metric)
+
+
+def _can_be_optimistic(session: Session, step: EnsureAddress) -> bool:
+    """A kernel built without would ignore the wish, and the address be of no use at first."""
+    return sysctl.exists(session, step.where, ("ipv6", "conf", step.link, "optimistic_dad"))
 
 
 def del_address(session: Session, step: DelAddress) -> str:
@@ -89,7 +119,9 @@ def del_address(session: Session, step: DelAddress) -> str:
     return ABSENT
 
 
-def _message(kind: int, asked: int, index: int, address: IPInterface, *attrs: bytes) -> bytearray:
+def _message(
+    kind: int, asked: int, index: int, address: IPInterface, *attrs: bytes, scope: int = 0
+) -> bytearray:
     return wire.address(
         kind,
         asked,
@@ -99,6 +131,7 @@ def _message(kind: int, asked: int, index: int, address: IPInterface, *attrs: by
         family=wire.FAMILY[address.version],
         length=address.network.prefixlen,
         index=index,
+        scope=scope,
     )
 
 

@@ -1,6 +1,7 @@
 """Carries plans out: forwards with everything taken back on refusal, or to the end whatever happens.
 
-`carry_out` and `differs` are the two places that know every step.
+`carry_out` and `differs` are the two places that know every step; the words of macvlan links they load when
+needed.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,13 @@ from cni_plugins.kernel import (
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import Attachment
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, DelAddress, DelRoute, EnsureAddress
+from cni_plugins.steps.addresses import (
+    AddRoute,
+    AwaitAddresses,
+    DelAddress,
+    DelRoute,
+    EnsureAddress,
+)
 from cni_plugins.steps.links import (
     AddVeth,
     Announce,
@@ -40,6 +47,7 @@ from cni_plugins.steps.links import (
     SetPortVlans,
     SetVlanFiltering,
 )
+from cni_plugins.steps.macvlans import EnsureHostLink, MacvlanStep
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, is_shared, may_be_half_done
 from cni_plugins.steps.rules import (
@@ -84,10 +92,21 @@ def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseExcept
     shared = [item for item in done if is_shared(item[0])]
     if not shared:
         return
-    names = [step.name for step, _ in shared if isinstance(step, EnsureBridge)]
     with session.host_alone() as alone:
-        if alone and not any(bridges.has_attachments(session, name) for name in names):
+        if alone and not any(_is_relied_on(session, step) for step, _ in shared):
             _undo(session, shared, reason)
+
+
+def _is_relied_on(session: Session, step: Step) -> bool:
+    match step:
+        case EnsureBridge(name=name):
+            return bridges.has_attachments(session, name)
+        case EnsureHostLink(name=name):
+            from cni_plugins.kernel import host_access
+
+            return host_access.has_attachments(session, name)
+        case _:
+            return False
 
 
 def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
@@ -148,6 +167,10 @@ def _phrase(session: Session, step: Step) -> str:
 
 def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one arm per word)
     """Carry out one step; return what was there before (see steps.plan)."""
+    if isinstance(step, MacvlanStep):
+        from cni_plugins.kernel import macvlan_words
+
+        return macvlan_words.carry_out(session, step)
     match step:
         case EnsureBridge():
             return bridges.ensure_bridge(session, step)
@@ -212,6 +235,10 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
 
 def differs(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0912 (one arm per word)
     """Say how the kernel differs from what the step makes; empty when it does not."""
+    if isinstance(step, MacvlanStep):
+        from cni_plugins.kernel import macvlan_words
+
+        return macvlan_words.differs(session, step)
     match step:
         case EnsureBridge():
             return link_checks.bridge_differs(session, step)

@@ -20,7 +20,8 @@ from cni_plugins.kernel.wire import (
 from cni_plugins.steps.places import HOST, Place
 from cni_plugins.steps.plan import UNCHANGED
 
-IFF_UP, IFF_PROMISC = 0x1, 0x100  # linux/if.h
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100  # linux/if.h
+_ARPHRD_ETHER = 1  # linux/if_arp.h
 _BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
 OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: counters are most of a link message
@@ -32,7 +33,10 @@ T = TypeVar("T")
 class Link(NamedTuple):
     """The attributes of a link that anything here needs.
 
-    :param bridge: what a bridge says of itself, as attributes.
+    :param peer: index of a veth's other end, or of the link that a macvlan or VLAN link is on.
+    :param peer_netns: the number of the namespace that index is of; None: the link's own.
+    :param hardware: ARPHRD_… of linux/if_arp.h.
+    :param data: what is particular to the link's kind, as attributes.
     :param port: what its bridge says of a port, as attributes.
     """
 
@@ -46,7 +50,10 @@ class Link(NamedTuple):
     alias: str
     master: int
     peer: int
-    bridge: bytes
+    peer_netns: int | None
+    hardware: int
+    promiscuity: int
+    data: bytes
     port: bytes
 
     @property
@@ -56,8 +63,31 @@ class Link(NamedTuple):
     @property
     def vlan_filtering(self) -> bool | None:
         """None for what is no bridge, and for a bridge that cannot."""
-        value = dict(attributes(self.bridge)).get(wire.IFLA_BR_VLAN_FILTERING)
+        value = self._of_kind("bridge", wire.IFLA_BR_VLAN_FILTERING)
         return None if value is None else bool(read_number(value))
+
+    @property
+    def macvlan_mode(self) -> int:
+        return read_number(self._of_kind("macvlan", wire.IFLA_MACVLAN_MODE))
+
+    @property
+    def macvlan_sources(self) -> list[str]:
+        listed = attributes(self._of_kind("macvlan", wire.IFLA_MACVLAN_MACADDR_DATA) or b"")
+        return [value.hex(":") for kind, value in listed if kind == wire.IFLA_MACVLAN_MACADDR]
+
+    @property
+    def vlan(self) -> tuple[int, int]:
+        """VLAN id and EtherType of a VLAN link, (0, 0) of any other."""
+        protocol = self._of_kind("vlan", wire.IFLA_VLAN_PROTOCOL) or b""
+        return read_number(self._of_kind("vlan", wire.IFLA_VLAN_ID)), int.from_bytes(protocol, "big")
+
+    @property
+    def loopback(self) -> bool:
+        return bool(self.flags & IFF_LOOPBACK)
+
+    @property
+    def ethernet(self) -> bool:
+        return self.hardware == _ARPHRD_ETHER
 
     @property
     def hairpin(self) -> bool:
@@ -71,6 +101,9 @@ class Link(NamedTuple):
     def port_enabled(self) -> bool:
         """Say whether a port is in service; what is no port needs none."""
         return self._of_port(wire.IFLA_BRPORT_STATE, 1) != _BR_STATE_DISABLED
+
+    def _of_kind(self, kind: str, attribute: int) -> bytes | None:
+        return dict(attributes(self.data)).get(attribute) if self.kind == kind else None
 
     def _of_port(self, kind: int, default: int) -> int:
         value = dict(attributes(self.port)).get(kind)
@@ -147,14 +180,25 @@ def with_index(session: Session, where: Place, name: str, deed: Callable[[int], 
 def every(session: Session, where: Place, master: int = 0) -> list[Link]:
     """Return all links, or all ports of one master."""
     chosen = wire.number(wire.IFLA_MASTER, master) if master else b""
-    return [
-        decoded(answer)
-        for answer in session.rtnl(where).dump(wire.link(wire.RTM_GETLINK, NLM_F_DUMP, _BRIEF, chosen))
-    ]
+    return _dump(session, where, chosen)
+
+
+def of_kind(session: Session, kind: str, netns: int | None = None) -> list[Link]:
+    """Return the links of one kind in the host, or in the namespace that the host knows by this number."""
+    chosen = [wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_KIND, kind))]
+    if netns is not None:
+        chosen.append(wire.signed(wire.IFLA_TARGET_NETNSID, netns))
+    # A kernel that has no such links (yet) answers with all there are.
+    return [link for link in _dump(session, HOST, *chosen) if link.kind == kind]
+
+
+def _dump(session: Session, where: Place, *chosen: bytes) -> list[Link]:
+    message = wire.link(wire.RTM_GETLINK, NLM_F_DUMP, _BRIEF, *chosen)
+    return [decoded(answer) for answer in session.rtnl(where).dump(message)]
 
 
 def decoded(answer: Answer) -> Link:
-    _, _, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
+    _, hardware, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
     found = dict(attributes(answer.data, wire.BODY + wire.IFINFOMSG.size))
     info = dict(attributes(found.get(wire.IFLA_LINKINFO, b"")))
     kind = read_text(info.get(wire.IFLA_INFO_KIND, b""))
@@ -170,7 +214,10 @@ def decoded(answer: Answer) -> Link:
         alias=read_text(found.get(wire.IFLA_IFALIAS, b"")),
         master=read_number(found.get(wire.IFLA_MASTER)),
         peer=read_number(found.get(wire.IFLA_LINK)),
-        bridge=info.get(wire.IFLA_INFO_DATA, b"") if kind == "bridge" else b"",
+        peer_netns=read_number(netns) if (netns := found.get(wire.IFLA_LINK_NETNSID)) else None,
+        hardware=hardware,
+        promiscuity=read_number(found.get(wire.IFLA_PROMISCUITY)),
+        data=info.get(wire.IFLA_INFO_DATA, b""),
         port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
     )
 
@@ -237,7 +284,9 @@ def set_promisc(session: Session, name: str, *, on: bool) -> str:
 
 
 def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool) -> bool:
-    """Set or clear a flag; say whether it was otherwise."""
+    """Set or clear a flag; say whether it was otherwise. A link that is gone has none."""
+    if not on and find(session, where, name) is None:
+        return False
     index, flags = _index_and_flags(session, where, name)
     if bool(flags & flag) == on:
         return False

@@ -1,11 +1,13 @@
 """Answers what a plugin asks, and nothing more."""
 
 import socket
+import struct
+from collections.abc import Iterator, Mapping
 
-from cni_plugins.contract.facts import Asks, Facts, LinkFacts
+from cni_plugins.contract.facts import NO_USERS, Asks, Facts, LinkFacts, LinkUser
 from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.attributes import attributes, packed
 from cni_plugins.kernel.links import Link
 from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
@@ -16,6 +18,8 @@ from cni_plugins.steps.places import HOST, SANDBOX, Place
 _TABLE_MAIN = 254
 _RTN_UNICAST = 1
 _PROBE = "probe"
+# What a link of a kind cannot be made without.
+_SMALLEST = {"vlan": (packed(wire.IFLA_VLAN_ID, struct.pack("=H", 1)),), "macvlan": ()}
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -27,7 +31,10 @@ def observe(session: Session, asks: Asks) -> Facts:
     return Facts(
         host={name: _facts(session, HOST, link) for name, link in host.items()},
         sandbox={name: _inside(session, link, host) for name, link in sandbox.items()},
-        default_route=_default_route(session) if asks.default_route else None,
+        default_route=_way_out(session, asks),
+        of_kinds=tuple(_of_kinds(session, asks.kinds)),
+        users=_users(session) if asks.users else NO_USERS,
+        cannot_make=tuple(kind for kind in asks.makes if not _can_make(session, kind)),
         owned=_owned(session) if asks.owned else (),
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
@@ -54,6 +61,11 @@ def _facts(session: Session, where: Place, link: Link, *, with_addresses: bool =
         up=link.up,
         alias=link.alias,
         addresses=tuple(item.address for item in present),
+        master=_name(link.master) if where == HOST else "",
+        lower=link.peer if link.peer_netns is None else 0,
+        vlan=link.vlan,
+        loopback=link.loopback,
+        ethernet=link.ethernet,
     )
 
 
@@ -82,17 +94,37 @@ def _owned(session: Session) -> tuple[LinkFacts, ...]:
     return tuple(_facts(session, HOST, link, with_addresses=False) for link in ours)
 
 
-def _default_route(session: Session) -> LinkFacts | None:
+def _of_kinds(session: Session, kinds: tuple[str, ...]) -> Iterator[LinkFacts]:
+    present = addresses.by_link(session, HOST) if kinds else {}
+    for kind in kinds:
+        for link in links.of_kind(session, kind):
+            facts = _facts(session, HOST, link, with_addresses=False)
+            yield facts._replace(addresses=tuple(item.address for item in present.get(link.ifindex, ())))
+
+
+def _users(session: Session) -> Mapping[int, tuple[LinkUser, ...]]:
+    from cni_plugins.kernel import macvlans
+
+    return macvlans.users(session)
+
+
+def _way_out(session: Session, asks: Asks) -> LinkFacts | None:
+    if asks.sandbox_default_route:
+        return _default_route(session, SANDBOX) if session.sandbox is not None else None
+    return _default_route(session, HOST) if asks.default_route else None
+
+
+def _default_route(session: Session, where: Place) -> LinkFacts | None:
     """Return the link of the default route with the lowest metric, IPv4 before IPv6."""
     found = []
     for family in (4, 6):
         head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, _TABLE_MAIN)
-        answers = session.rtnl(HOST).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
+        answers = session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
         found += [(family, *way) for answer in answers if (way := _default_way(answer))]
     for _, _, index in sorted(found):
-        link = links.find(session, HOST, index=index)
+        link = links.find(session, where, index=index)
         if link is not None:
-            return _facts(session, HOST, link, with_addresses=False)
+            return _facts(session, where, link)
     return None
 
 
@@ -117,6 +149,22 @@ def _can_filter_vlans(session: Session) -> bool:
         except Refused:
             return False
         return links.get(empty, HOST, _PROBE).vlan_filtering is True
+
+
+def _can_make(session: Session, kind: str) -> bool:
+    """Try it on a veth pair, in a network namespace of its own."""
+    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    with netns.throw_away(session.host), Session(None) as empty:
+        pair = wire.kind_of_link("veth", wire.veth_peer(wire.text(wire.IFLA_IFNAME, f"{_PROBE}1")))
+        try:
+            links.modify(empty, links.change(wire.text(wire.IFLA_IFNAME, _PROBE), pair, asked=asked))
+            lower = wire.number(wire.IFLA_LINK, links.get(empty, HOST, _PROBE).ifindex)
+            named = wire.text(wire.IFLA_IFNAME, f"{_PROBE}2")
+            info = wire.kind_of_link(kind, *_SMALLEST[kind])
+            links.modify(empty, links.change(named, lower, info, asked=asked))
+        except Refused:
+            return False
+    return True
 
 
 def _host_seed(session: Session) -> str:

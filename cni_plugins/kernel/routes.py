@@ -1,7 +1,9 @@
 """Routes over rtnetlink."""
 
+import errno
 from typing import TYPE_CHECKING
 
+from cni_plugins.errors import NameTaken
 from cni_plugins.kernel import links
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.session import Session
@@ -10,6 +12,7 @@ from cni_plugins.kernel.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
+    NLM_F_EXCL,
     Refused,
     is_absent,
 )
@@ -35,14 +38,23 @@ def add_route(session: Session, step: AddRoute) -> None:
     )
     metrics = [wire.number(wire.RTAX_MTU, min(step.mtu, _LARGEST_MTU))] if step.mtu else []
     metrics += [wire.number(wire.RTAX_ADVMSS, step.advmss)] if step.advmss else []
-    attrs = [*_attributes(step), *([wire.nest(wire.RTA_METRICS, *metrics)] if metrics else [])]
-    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND
+    source = [wire.ip(wire.RTA_PREFSRC, step.src)] if step.src is not None else []
+    attrs = [*_attributes(step), *source, *([wire.nest(wire.RTA_METRICS, *metrics)] if metrics else [])]
+    asked = NLM_F_ACK | NLM_F_CREATE | (NLM_F_EXCL if step.exclusive else NLM_F_APPEND)
 
     def add(index: int) -> None:
         out = wire.number(wire.RTA_OIF, index)
         session.rtnl(step.where).call(wire.route(wire.RTM_NEWROUTE, asked, head, out, *attrs))
 
-    links.with_index(session, step.where, step.link, add)
+    try:
+        links.with_index(session, step.where, step.link, add)
+    except Refused as err:
+        if step.exclusive and err.errno == errno.EEXIST:
+            raise NameTaken(
+                f"the {step.where} has a route to {step.dst.network} already",
+                f"another attachment has the address; it was to be routed to {step.link}",
+            ) from err
+        raise
 
 
 def _scope(step: AddRoute) -> int:
@@ -140,4 +152,6 @@ def _is_route(route: "rtmsg", step: AddRoute, index: int) -> bool:
     dst = route.get_attr("RTA_DST") or str(network.network_address if not network.prefixlen else "")
     same_dst = route["dst_len"] == network.prefixlen and dst == str(network.network_address)
     same_way = any(oif == index and (step.gw is None or gw == str(step.gw)) for oif, gw in ways)
+    if step.src is not None and route.get_attr("RTA_PREFSRC") != str(step.src):
+        return False
     return same_dst and same_way and (not step.priority or route.get_attr("RTA_PRIORITY") == step.priority)

@@ -16,24 +16,34 @@ from cni_plugins.kernel.wire import NLM_F_REQUEST
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 8, 9, 15
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWNSID, RTM_GETNSID = 88, 90
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
+RTA_TABLE = 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 # linux/if_link.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_OPERSTATE = 1, 3, 4, 5, 10, 16
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 28, 29
+IFLA_PROMISCUITY, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 30, 37, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_VLAN_FILTERING = 7
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33  # MODE is hairpin
-# linux/veth.h, linux/if_bridge.h, linux/if_addr.h
+IFLA_MACVLAN_MODE, IFLA_MACVLAN_FLAGS, IFLA_MACVLAN_MACADDR_MODE, IFLA_MACVLAN_MACADDR = 1, 2, 3, 4
+IFLA_MACVLAN_MACADDR_DATA, IFLA_MACVLAN_BC_QUEUE_LEN = 5, 7
+IFLA_VLAN_ID, IFLA_VLAN_PROTOCOL = 1, 5
+# linux/veth.h, linux/if_bridge.h, linux/if_addr.h, linux/neighbour.h, linux/net_namespace.h
 VETH_INFO_PEER = 1
 IFLA_BRIDGE_VLAN_INFO = 2
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_RT_PRIORITY = 1, 2, 4, 8, 9
+NDA_DST, NDA_LLADDR = 1, 2
+NETNSA_NSID, NETNSA_FD = 1, 3
 FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, mask of flags
 IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 RTMSG = struct.Struct("=BBBBBBBBI")  # see RouteHead
+NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, weight, index
 BODY = _HEADER.size
 _NUMBER = struct.Struct("=HHI")
@@ -64,9 +74,20 @@ def link(
 
 
 def address(
-    kind: int, asked: int, *attrs: bytes, family: int = 0, length: int = 0, index: int = 0
+    kind: int, asked: int, *attrs: bytes, family: int = 0, length: int = 0, index: int = 0, scope: int = 0
 ) -> bytearray:
-    return _message(kind, asked, IFADDRMSG.pack(family, length, 0, 0, index), attrs)
+    return _message(kind, asked, IFADDRMSG.pack(family, length, 0, scope, index), attrs)
+
+
+def neighbour(
+    kind: int, asked: int, *attrs: bytes, family: int, index: int, state: int = 0, flags: int = 0
+) -> bytearray:
+    return _message(kind, asked, NDMSG.pack(family, index, state, flags, 0), attrs)
+
+
+def namespace(kind: int, asked: int, *attrs: bytes) -> bytearray:
+    """Return a message about the numbers by which one network namespace knows others."""
+    return _message(kind, asked, bytes(4), attrs)
 
 
 def route(kind: int, asked: int, head: RouteHead, *attrs: bytes) -> bytearray:
@@ -80,6 +101,10 @@ def _message(kind: int, asked: int, body: bytes, attrs: tuple[bytes, ...]) -> by
 
 def number(kind: int, value: int) -> bytes:
     return _NUMBER.pack(8, kind, value)
+
+
+def signed(kind: int, value: int) -> bytes:
+    return packed(kind, value.to_bytes(4, sys.byteorder, signed=True))
 
 
 def octet(kind: int, value: int) -> bytes:

@@ -3,7 +3,7 @@
 import os
 
 from cni_plugins.kernel.session import Session
-from cni_plugins.steps.places import HOST, SANDBOX
+from cni_plugins.steps.places import HOST, SANDBOX, Place
 from cni_plugins.steps.plan import UNCHANGED
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 
@@ -45,6 +45,11 @@ def has_ipv6(session: Session, link: str) -> bool:
     """Say whether a link of the sandbox takes IPv6 addresses."""
     with session.inside(SANDBOX):
         return _read(("ipv6", "conf", link, "disable_ipv6"), optional=True) == "0"
+
+
+def exists(session: Session, where: Place, key: tuple[str, ...]) -> bool:
+    with session.inside(where):
+        return _read(key, optional=True) is not None
 
 
 def _forwarding(family: int) -> EnsureSysctl:

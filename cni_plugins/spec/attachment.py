@@ -44,9 +44,29 @@ class Attachment(NamedTuple):
         """Name of the veth end that stays in the host."""
         return HOST_END_PREFIX + digest("\0".join(self), 8)
 
+    @property
+    def mark(self) -> int:
+        """A number from 1 to 2³²-1, for objects of the kernel that bear no text."""
+        return mark_of(self.tag)
+
     def mac(self, end: str) -> str:
         """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet)."""
         return mac_from("\0".join((*self, end)))
+
+
+def owner_of(alias: str) -> str:
+    """Return the readable rest of an alias of ours, empty for any other."""
+    return alias.removeprefix(ALIAS_PREFIX).partition(" ")[2] if alias.startswith(ALIAS_PREFIX) else ""
+
+
+def tag_of(alias: str) -> str:
+    """Return the tag in an alias of ours, empty for any other."""
+    return alias.removeprefix(ALIAS_PREFIX).partition(" ")[0] if alias.startswith(ALIAS_PREFIX) else ""
+
+
+def mark_of(tag: str) -> int:
+    """Return the mark of the attachment with this tag."""
+    return int(digest(tag, 8), 16) or 1
 
 
 def network_tag(network: str) -> str:

@@ -1,8 +1,18 @@
 """MAC addresses as runtimes and people write them."""
 
+from ipaddress import IPv6Interface
+
 from cni_plugins.spec.fields import shown
 
 _MULTICAST = 0x01  # IEEE 802: the group bit of the first octet
+
+
+def link_local(mac: str) -> IPv6Interface:
+    """Return the address that a link with this EUI-48 gives itself (RFC 4862, 5.3; RFC 4291, appendix A)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 0x02
+    identifier = octets[:3] + b"\xff\xfe" + octets[3:]
+    return IPv6Interface((b"\xfe\x80" + bytes(6) + identifier, 64))
 
 
 def parse_mac(value: object) -> str:

@@ -70,7 +70,7 @@ def own_part(result: Result, ifname: str) -> Result:
     """Return the addresses and routes of one interface of a chain's result, as an IPAM plugin would answer.
 
     Routes do not name their interface. Where others have addresses too, only those count that lead through a
-    gateway in a subnet of this one.
+    gateway of this one, or in a subnet of it.
     """
     own = {n for n, item in enumerate(result.interfaces) if item.name == ifname and item.sandbox}
     ips = tuple(ip for ip in result.ips if ip.interface is None or ip.interface in own)
@@ -84,4 +84,7 @@ def _leads_through(route: Route, ips: tuple[IPConfig, ...]) -> bool:
     gateway = route.gw
     if gateway is None:
         return False
-    return any(gateway.version == ip.address.version and gateway in ip.address.network for ip in ips)
+    return any(
+        gateway == ip.gateway or (gateway.version == ip.address.version and gateway in ip.address.network)
+        for ip in ips
+    )

@@ -6,7 +6,16 @@ What was there is told by the kernel room when it carries a step out: `ABSENT` (
 
 from typing import Final
 
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, DelAddress, DelRoute, EnsureAddress
+from cni_plugins.steps.addresses import (
+    AddRoute,
+    AwaitAddresses,
+    DelAddress,
+    DelHostRoutes,
+    DelRoute,
+    EnsureAddress,
+    EnsureHostRoutes,
+    EnsureNeighbour,
+)
 from cni_plugins.steps.links import (
     AddVeth,
     Announce,
@@ -23,7 +32,19 @@ from cni_plugins.steps.links import (
     SetPortVlans,
     SetVlanFiltering,
 )
-from cni_plugins.steps.places import HOST
+from cni_plugins.steps.macvlans import (
+    AddMacvlan,
+    Advertise,
+    DelAttached,
+    DelHostAccess,
+    DelIdleVlans,
+    DelStaleAttached,
+    DelStaleHostAccess,
+    EnsureHostLink,
+    EnsureVlan,
+    MacvlanStep,
+)
+from cni_plugins.steps.places import HOST, SANDBOX
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
     DelOwnedRules,
@@ -51,6 +72,7 @@ Step = (
     | EnsureGatewayPort
     | AwaitUp
     | Announce
+    | MacvlanStep
     | EnsureAddress
     | DelAddress
     | AddRoute
@@ -71,17 +93,22 @@ Plan = tuple[Step, ...]
 
 ABSENT: Final = ""
 UNCHANGED: Final = "\0unchanged"
+NO_MARK: Final = 0  # which no attachment has
 
 
 def may_be_half_done(step: Step) -> bool:
     """Say whether a refused step may have left something, which its inverse finds by its owner alone."""
-    return isinstance(step, EnsureMasquerade | EnsureIptablesMasquerade | EnsureSourceGuard)
+    return isinstance(
+        step, EnsureMasquerade | EnsureIptablesMasquerade | EnsureSourceGuard | EnsureHostRoutes
+    )
 
 
 def is_shared(step: Step) -> bool:
     """Say whether other attachments may rely on what the step made, once they are there too."""
     match step:
         case EnsureBridge() | SetVlanFiltering() | EnsurePromisc() | EnsureGatewayPort():
+            return True
+        case EnsureVlan() | EnsureHostLink():
             return True
         case EnsureUp(where) | EnsureAddress(where) | DelAddress(where) | EnsureSysctl(where):
             return where == HOST
@@ -114,19 +141,31 @@ def inverse(step: Step, before: str = ABSENT) -> Step | None:  # noqa: C901, PLR
             return DelRoute(where, link, dst, gw, step.priority, step.table)
         case EnsureSysctl(where, key, _, optional):
             return EnsureSysctl(where, key, before, optional)
+        case AddMacvlan(ifname=ifname):
+            return DelLink(SANDBOX, ifname)
+        case EnsureVlan():
+            return DelIdleVlans()
+        case EnsureHostLink(network=network):
+            return DelHostAccess(network, NO_MARK)
+        case EnsureHostRoutes(link, _, mark):
+            return DelHostRoutes(link, mark)
         case EnsureMasquerade(attachment) | EnsureSourceGuard(attachment):
             return DelOwnedRules(attachment)
         case EnsureIptablesMasquerade(attachment):
             return DelIptablesMasquerade(attachment)
-        case AttachPort() | SetPortVlans():
+        case AttachPort() | SetPortVlans() | EnsureNeighbour():
             return None  # goes with the link
         case PinMac():
             return None  # the address stays what it was
         case EnableForwarding():
             return None  # host-wide, others may rely on it by now; every plan has it last
-        case AwaitUp() | AwaitAddresses() | Announce():
+        case AwaitUp() | AwaitAddresses() | Announce() | Advertise():
             return None  # waits, and words that are spoken
         case SetDown() | DelLink() | DelIdleBridge() | DelRoute() | DelIptablesMasquerade() | DelOwnedRules():
             return None  # only in plans that take things away, which never turn back
         case DelStaleRules() | DelStaleIptables() | DelReferenceRules():
+            return None  # likewise
+        case DelAttached() | DelStaleAttached() | DelIdleVlans() | DelHostAccess() | DelStaleHostAccess():
+            return None  # likewise
+        case DelHostRoutes():
             return None  # likewise

@@ -37,7 +37,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {"inline-dual-stack": DUAL_STACK} | {
     path.stem: json.loads(path.read_text()) for path in sorted((REPOSITORY / "conf").glob("*.conflist"))
 }
 DUAL_STACK_ONLY = pytest.mark.parametrize("network", [DUAL_STACK], ids=["dual-stack"], indirect=True)
-NEEDS_VLAN_FILTERING = ("vlan", "vlanTrunk")  # test_vlan_vm.py has a kernel for these
+NEEDS_VLANS = ("vlan", "vlanTrunk")  # test_vlan_vm.py and test_macvlan_vm.py have a kernel for these
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,17 @@ def examples() -> list[Any]:
     return [
         pytest.param(conf, id=name)
         for name, conf in EXAMPLES.items()
-        if not any(plugin.get(key) for plugin in conf["plugins"] for key in NEEDS_VLAN_FILTERING)
+        if not any(plugin.get(key) for plugin in conf["plugins"] for key in NEEDS_VLANS)
     ]
 
 
 @pytest.fixture
 def network(node: Host, request: pytest.FixtureRequest) -> Network:
     node.outside()
+    if master := request.param["plugins"][0].get("master"):
+        node.run("ip", "link", "add", master, "type", "veth", "peer", "name", "cniewire")
+        for link in (master, "cniewire"):
+            node.run("ip", "link", "set", link, "up")
     node.write("/etc/cni/net.d/10-cnie.conflist", json.dumps(request.param))
     return Network(node, request.param)
 
@@ -92,6 +96,8 @@ def test_every_verb_over_an_example(network: Network) -> None:
     idle = observe(network.host)  # the bridge stays, by design
     assert [line for line in idle["leases"] + idle["results"] if line] == []
 
+    if network.conf["cniVersion"] == "1.1.0":
+        network.cnitool("status", first)
     mine = network.add(first)
     if network.main.get("ipam", {}).get("type") == "host-local":
         theirs = network.add(second)
@@ -100,8 +106,6 @@ def test_every_verb_over_an_example(network: Network) -> None:
         network.cnitool("check", second)
         network.cnitool("del", second)
     network.cnitool("check", first)
-    if network.conf["cniVersion"] == "1.1.0":
-        network.cnitool("status", first)
 
     network.cnitool("del", first)
     network.cnitool("del", first)

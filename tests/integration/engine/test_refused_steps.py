@@ -1,11 +1,11 @@
 """Whichever step of a plan is refused, the host is as it was, and the addresses are free again."""
 
+import time
 from typing import Any
 
 import pytest
 
-from cni_plugins.bridge.plugin import PLUGIN
-from cni_plugins.engine import lifecycle
+from cni_plugins.engine import lifecycle, registry
 from cni_plugins.errors import KernelRefused
 from cni_plugins.spec import request as requests
 from cni_plugins.steps.places import HOST
@@ -29,14 +29,15 @@ CONFIGS = {
 
 
 class Refusing:
-    """Plans as the bridge plugin does, up to a step that no kernel can carry out."""
+    """Plans as the plugin does, up to a step that no kernel can carry out."""
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, name: str, position: int) -> None:
+        self.plugin = registry.plugin(name)
         self.position = position
         self.reached = False
 
     def plan(self, *arguments: Any) -> Any:
-        plan = PLUGIN.plan_add(*arguments)
+        plan = self.plugin.plan_add(*arguments)
         self.reached = self.position < len(plan)
         return (*plan[: self.position], REFUSED)
 
@@ -44,7 +45,7 @@ class Refusing:
 def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refusing:
     import json
 
-    refusing = Refusing(position)
+    refusing = Refusing(conf["type"], position)
     environment = {
         "CNI_COMMAND": "ADD",
         "CNI_CONTAINERID": "c1",
@@ -53,7 +54,7 @@ def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refu
         "CNI_PATH": str(bed.bin),
     }
     request = requests.parse(environment, lambda _: json.dumps(conf).encode())
-    plugin = PLUGIN._replace(plan_add=refusing.plan)
+    plugin = refusing.plugin._replace(plan_add=refusing.plan)
     with bed.inside(), pytest.raises(KernelRefused):
         lifecycle.run(plugin, request, bed.program)
     return refusing
@@ -90,3 +91,42 @@ def test_a_refused_step_leaves_a_bridge_of_others_as_it_was(bed: Any) -> None:
     while attempt(bed, conf, sandbox, position).reached:
         assert bed.state() == before, f"after step {position} was refused"
         position += 1
+
+
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "macvlan": {"type": "macvlan", "master": "eth0", "mtu": 1400},
+    "passthru": {"type": "macvlan", "master": "eth0", "mode": "passthru", "mac": "02:00:00:00:00:42"},
+    "macvlan gateway": {
+        "type": "macvlan",
+        "master": "eth0",
+        "hostAccess": True,
+        "isGateway": True,
+        "ipMasq": True,
+    },
+    "waiting for DAD": {"type": "macvlan", "master": "eth0", "enabledad": True},
+    "ptp": {"type": "ptp", "ipMasq": True, "mtu": 1400},
+    "routed": {"type": "ptp", "routed": True, "ipMasq": True},
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_refused_step_of_another_plugin_leaves_nothing(bed: Any, name: str) -> None:
+    bed.host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "wire0")
+    for link in ("eth0", "wire0"):
+        bed.host.run("ip", "link", "set", link, "up")
+    bed.host.run("ip", "address", "add", "10.1.0.250/24", "dev", "eth0")
+    bed.host.run("ip", "address", "add", "fd00:1::250/64", "dev", "eth0", "nodad")
+    time.sleep(2)  # until the kernel's own addresses are no longer tentative
+    ipam = bed.host_local("10.1.0.0/24", "fd00:1::/64", routes=[{"dst": "192.0.2.0/24"}])
+    conf = bed.conf(**ELSEWHERE[name], ipam=ipam)
+    sandbox = bed.sandbox()
+    before = bed.state()
+    position = 0
+    while attempt(bed, conf, sandbox, position).reached:
+        after = bed.state()
+        changed = {key: (before[key], after[key]) for key in before if after[key] != before[key]}
+        assert not changed, f"after step {position} was refused"
+        assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+        position += 1
+    assert position > 5

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from cni_plugins.spec.attachment import Attachment
-from cni_plugins.steps.addresses import DelAddress, DelRoute, EnsureAddress
+from cni_plugins.steps.addresses import DelAddress, DelHostRoutes, DelRoute, EnsureAddress
 from cni_plugins.steps.links import (
     DelIdleBridge,
     DelLink,
@@ -15,6 +15,7 @@ from cni_plugins.steps.links import (
     SetDown,
     SetVlanFiltering,
 )
+from cni_plugins.steps.macvlans import DelHostAccess, DelIdleVlans
 from cni_plugins.steps.plan import ABSENT, UNCHANGED, Step, inverse, may_be_half_done
 from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules
 from cni_plugins.steps.settings import EnsureSysctl
@@ -32,6 +33,10 @@ INVERSES = {
     "EnsureUp": SetDown,
     "EnsurePromisc": EnsurePromisc,
     "AddVeth": DelLink,
+    "AddMacvlan": DelLink,
+    "EnsureVlan": DelIdleVlans,
+    "EnsureHostLink": DelHostAccess,
+    "EnsureHostRoutes": DelHostRoutes,
     "EnsureGatewayPort": DelLink,
     "EnsureAddress": DelAddress,
     "DelAddress": EnsureAddress,
@@ -76,4 +81,9 @@ def test_old_values_come_back() -> None:
 
 def test_only_steps_whose_inverse_finds_by_owner_may_be_half_done() -> None:
     half_done = {kind.__name__ for kind in get_args(Step) if may_be_half_done(sample(kind))}
-    assert half_done == {"EnsureMasquerade", "EnsureIptablesMasquerade", "EnsureSourceGuard"}
+    assert half_done == {
+        "EnsureMasquerade",
+        "EnsureIptablesMasquerade",
+        "EnsureSourceGuard",
+        "EnsureHostRoutes",
+    }

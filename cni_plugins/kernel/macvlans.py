@@ -1,0 +1,172 @@
+"""Macvlan links: made in a sandbox, found there again, and told who else is on their master."""
+
+import errno
+from collections.abc import Callable
+
+from cni_plugins.contract.facts import LinkUser, clash
+from cni_plugins.errors import CniError, KernelRefused, NameTaken, TryAgainLater, UnsupportedField
+from cni_plugins.kernel import links, namespaces
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import packed
+from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Refused
+from cni_plugins.spec.attachment import network_tag, owner_of, tag_of
+from cni_plugins.steps.macvlans import AddMacvlan, DelAttached, DelStaleAttached
+from cni_plugins.steps.places import HOST, SANDBOX
+
+# linux/if_link.h
+MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8, "source": 16}
+_MODE_NAMES = {number: name for name, number in MODES.items()}
+_SET_SOURCES = 3  # MACVLAN_MACADDR_SET
+
+
+def add(session: Session, step: AddMacvlan) -> None:
+    """Make the link in the sandbox, where it gets its name last: the host may have a link of that name too.
+
+    :raises TryAgainLater: when the master is held in mode passthru, or wanted in it and in use.
+    """
+    if step.where == HOST:
+        namespaces.make_known(session)  # or nobody could find it without the sandbox's path
+    born = step.attachment.host_end
+    try:
+        links.with_index(session, step.where, step.master, lambda master: _make(session, step, born, master))
+    except Refused as err:
+        raise _reason(session, step, err) or err from err
+    _settle(session, step, born)
+
+
+def _make(session: Session, step: AddMacvlan, born: str, master: int) -> None:
+    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    message = links.change(
+        wire.text(wire.IFLA_IFNAME, born),
+        wire.number(wire.IFLA_LINK, master),
+        wire.number(wire.IFLA_NET_NS_FD, session.fd(SANDBOX)),
+        wire.mac(wire.IFLA_ADDRESS, step.mac) if step.mac else b"",
+        wire.number(wire.IFLA_MTU, step.mtu) if step.mtu else b"",
+        _kind(step),
+        asked=asked,
+    )
+    links.modify(session, message, where=step.where)
+
+
+def _kind(step: AddMacvlan) -> bytes:
+    data = [wire.number(wire.IFLA_MACVLAN_MODE, MODES[step.mode])]
+    if step.bc_queue_len:
+        data.append(wire.number(wire.IFLA_MACVLAN_BC_QUEUE_LEN, step.bc_queue_len))
+    if step.sources:
+        listed = [wire.mac(wire.IFLA_MACVLAN_MACADDR, source) for source in step.sources]
+        data.append(wire.number(wire.IFLA_MACVLAN_MACADDR_MODE, _SET_SOURCES))
+        data.append(wire.nest(wire.IFLA_MACVLAN_MACADDR_DATA, *listed))
+    return wire.kind_of_link("macvlan", *data)
+
+
+def _settle(session: Session, step: AddMacvlan, born: str) -> None:
+    """Give the link its name and alias, and in mode passthru its address, which it does not take before."""
+    index = links.get(session, SANDBOX, born).ifindex
+    alias = step.attachment.alias.encode()
+    changes = [
+        links.change(packed(wire.IFLA_IFALIAS, alias), index=index),
+        links.change(wire.text(wire.IFLA_IFNAME, step.ifname), index=index),
+    ]
+    if step.mode == "passthru" and step.mac:
+        changes.append(links.change(wire.mac(wire.IFLA_ADDRESS, step.mac), index=index))
+    try:
+        links.modify(session, *changes, where=SANDBOX)
+    except Refused as err:
+        session.rtnl(SANDBOX).call(wire.link(wire.RTM_DELLINK, NLM_F_ACK, index=index))
+        if err.errno == errno.EEXIST:
+            raise name_taken(step.ifname, session.path) from err
+        raise
+    session.indexes.pop((SANDBOX, born), None)
+    session.indexes[SANDBOX, step.ifname] = index
+
+
+def name_taken(ifname: str, path: str) -> NameTaken:
+    return NameTaken(
+        f'container link name ("{ifname}") already exists', f"CNI_IFNAME is {ifname}, CNI_NETNS is {path}"
+    )
+
+
+def _reason(session: Session, step: AddMacvlan, err: Refused) -> CniError | None:
+    """Return what the kernel's number means here (macvlan_common_newlink, drivers/net/macvlan.c)."""
+    master = f"master is {step.master}"
+    if err.errno == errno.EOPNOTSUPP:
+        return UnsupportedField("this kernel has no macvlan links", master)
+    if err.errno == errno.EBUSY:
+        return KernelRefused(f"{step.master} cannot carry macvlan links: it is a port of something", master)
+    if err.errno != errno.EINVAL or step.where == SANDBOX:
+        return None
+    there = users(session).get(links.get(session, HOST, step.master).ifindex, ())
+    text = clash(step.master, step.mode, there)
+    if not text and step.mode == "passthru":
+        text = f"master {step.master} is in use, and mode passthru needs it alone"
+    return TryAgainLater(text, f"{master}, mode is {step.mode}") if text else None
+
+
+def users(session: Session) -> dict[int, tuple[LinkUser, ...]]:
+    """Return the macvlan links, wherever they are, by the index of the host's link that they are on."""
+    found: dict[int, tuple[LinkUser, ...]] = {}
+    here = [link for link in links.of_kind(session, "macvlan") if link.peer_netns is None]
+    for link in here + _away(session):
+        user = LinkUser(_mode(link), owner_of(link.alias) or f"link {link.name}")
+        found[link.peer] = (*found.get(link.peer, ()), user)
+    return found
+
+
+def _away(session: Session) -> list[Link]:
+    """Return the macvlan links in sandboxes that are on links of the host."""
+    there = namespaces.links_in_sandboxes(session, "macvlan")
+    # Asked last: what refers to the host makes it number itself.
+    own = namespaces.own_number(session) if there else None
+    return [link for _, link in there if own is not None and link.peer_netns == own]
+
+
+def has_users_in_sandboxes(session: Session, index: int) -> bool:
+    return any(link.peer == index for link in _away(session))
+
+
+def delete_attached(session: Session, step: DelAttached) -> None:
+    _delete_where(session, lambda tag: tag == step.attachment.tag)
+
+
+def delete_stale(session: Session, step: DelStaleAttached) -> None:
+    start = network_tag(step.network)
+    _delete_where(session, lambda tag: tag.startswith(start) and tag not in step.valid_tags)
+
+
+def _delete_where(session: Session, is_going: Callable[[str], bool]) -> None:
+    for number, link in namespaces.links_in_sandboxes(session, "macvlan"):
+        tag = tag_of(link.alias)
+        if tag and is_going(tag):
+            namespaces.delete(session, number, link.ifindex)
+
+
+def differs(session: Session, step: AddMacvlan) -> str:
+    """Compare what the step made with what there is; the mtu belongs to whoever changed it last."""
+    link, master = links.find(session, SANDBOX, step.ifname), links.find(session, step.where, step.master)
+    if link is None or master is None:
+        missing, where = (step.ifname, SANDBOX) if link is None else (step.master, step.where)
+        return f"link {missing} is missing in the {where}"
+    if link.kind != "macvlan":
+        return f"link {step.ifname} in the sandbox is not a macvlan link"
+    # A macvlan link on another is on what that is on (macvlan_common_newlink).
+    lower = master.peer if master.kind == "macvlan" else master.ifindex
+    faults = (
+        (link.peer != lower, f"is not on {step.master}"),
+        (link.macvlan_mode != MODES[step.mode], f"is in mode {_mode(link)}, not {step.mode}"),
+        (step.mac and link.mac != step.mac, f"has address {link.mac}, not {step.mac}"),
+        (
+            step.has_alias and link.alias != step.attachment.alias,
+            "has lost the alias by which GC knows it",
+        ),
+        (
+            set(step.sources) - set(link.macvlan_sources),
+            f"receives from {', '.join(link.macvlan_sources) or 'nobody'}, not {', '.join(step.sources)}",
+        ),
+    )
+    return next((f"link {step.ifname} {text}" for fault, text in faults if fault), "")
+
+
+def _mode(link: Link) -> str:
+    return _MODE_NAMES.get(link.macvlan_mode, str(link.macvlan_mode))

@@ -1,0 +1,80 @@
+"""Neighbours: link-layer addresses that nobody has to be asked for, and those that they are told."""
+
+import errno
+import socket
+import struct
+from contextlib import suppress
+
+from cni_plugins.kernel import links
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Answer, Refused
+from cni_plugins.spec.macs import link_local
+from cni_plugins.steps.addresses import EnsureNeighbour
+from cni_plugins.steps.macvlans import Advertise
+from cni_plugins.steps.places import SANDBOX
+
+_NUD_PERMANENT = 0x80  # linux/neighbour.h
+# RFC 4861, 4.4 and 4.6.1: type, code, checksum (the kernel's), flags, target; option, its length, MAC
+_ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")
+_TYPE, _OVERRIDE, _TARGET_ADDRESS = 136, 1 << 29, 2
+_ALL_NODES, _HOP_LIMIT = "ff02::1", 255
+
+
+def ensure(session: Session, step: EnsureNeighbour) -> None:
+    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+
+    def add(index: int) -> None:
+        entry = (wire.ip(wire.NDA_DST, step.address), wire.mac(wire.NDA_LLADDR, step.mac))
+        family = wire.FAMILY[step.address.version]
+        message = wire.neighbour(
+            wire.RTM_NEWNEIGH, asked, *entry, family=family, index=index, state=_NUD_PERMANENT
+        )
+        session.rtnl(step.where).call(message)
+
+    links.with_index(session, step.where, step.link, add)
+
+
+def differs(session: Session, step: EnsureNeighbour) -> str:
+    link = links.find(session, step.where, step.link)
+    answer = None if link is None else _asked(session, step, link.ifindex)
+    text = f"neighbour {step.address} of {step.link} in the {step.where}"
+    if answer is None:
+        return f"{text} is missing"
+    mac = dict(attributes(answer.data, wire.BODY + wire.NDMSG.size)).get(wire.NDA_LLADDR, b"").hex(":")
+    _, _, state, _, _ = wire.NDMSG.unpack_from(answer.data, wire.BODY)
+    if mac != step.mac or state != _NUD_PERMANENT:
+        return f"{text} is {mac or 'unknown'}, not {step.mac} for good"
+    return ""
+
+
+def _asked(session: Session, step: EnsureNeighbour, index: int) -> Answer | None:
+    question = wire.neighbour(
+        wire.RTM_GETNEIGH,
+        0,
+        wire.ip(wire.NDA_DST, step.address),
+        family=wire.FAMILY[step.address.version],
+        index=index,
+    )
+    try:
+        return session.rtnl(step.where).ask(question)
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def advertise(session: Session, step: Advertise) -> None:
+    """Send one unsolicited advertisement for each address; whoever misses it finds out by himself in time."""
+    mac = bytes.fromhex(step.mac.replace(":", ""))
+    with session.inside(SANDBOX):
+        sending = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6)
+    with sending, suppress(OSError):
+        index = links.with_index(session, SANDBOX, step.link, lambda known: known)
+        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
+        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        sending.bind((str(link_local(step.mac).ip), 0, 0, index))
+        for address in step.addresses:
+            message = _ADVERTISEMENT.pack(_TYPE, 0, 0, _OVERRIDE, address.packed, _TARGET_ADDRESS, 1, mac)
+            sending.sendto(message, (_ALL_NODES, 0, 0, index))

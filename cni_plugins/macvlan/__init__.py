@@ -1,0 +1,1 @@
+"""The macvlan plugin: containers with addresses of their own on the wire."""

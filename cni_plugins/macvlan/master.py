@@ -1,0 +1,162 @@
+"""Which link the macvlan link is on: named, of a chain's result, of the default route; or a VLAN of that."""
+
+from typing import NamedTuple
+
+from cni_plugins.contract.facts import Facts, LinkFacts
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.macvlan.config import MacvlanConfig, vlan_id
+from cni_plugins.macvlan.names import host_link, vlan_link
+from cni_plugins.spec.fields import IPInterface
+from cni_plugins.spec.request import Request
+from cni_plugins.steps.macvlans import ETHERTYPES, HOST_LINK_ALIAS, VLAN_ALIAS, EnsureVlan
+
+
+class Master(NamedTuple):
+    """The link below.
+
+    :param ifindex: 0 for a VLAN link that is still to be made.
+    :param vlan: the step that makes it, where it is a VLAN link of ours.
+    """
+
+    name: str
+    ifindex: int
+    mac: str
+    mtu: int
+    up: bool
+    addresses: tuple[IPInterface, ...]
+    vlan: EnsureVlan | None = None
+
+
+def names(request: Request, config: MacvlanConfig) -> tuple[str, ...]:
+    """Return the links to be looked up; none where the default route says which."""
+    named = _named(request, config)
+    parent, _ = _dotted(named)
+    return tuple(name for name in (named, parent) if name)
+
+
+def resolve(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
+    """Return the master.
+
+    :raises InvalidNetworkConfig: when there is none, or it is one that no macvlan link can be on.
+    """
+    named = _named(request, config)
+    links = facts.sandbox if config.link_in_container else facts.host
+    link = links.get(named) if named else facts.default_route
+    vlan = config.vlan
+    if link is None and not config.link_in_container:
+        parent, number = _dotted(named)
+        link = links.get(parent)
+        vlan = None if link is None else _vlan_of(named, number, config)
+    if link is None:
+        raise _missing(named, config)
+    fits_below(link, named or link.name)
+    if vlan is not None:
+        return _on_vlan(config, vlan, link, facts)
+    _require_free(link)
+    _require_protocol(link, config)
+    return _master(link, _kept(link, facts))
+
+
+def _named(request: Request, config: MacvlanConfig) -> str:
+    """Return the name that the config gives, or the one link that plugins before this one made."""
+    if config.master or request.prev_result is None:
+        return config.master
+    own = {request.ifname} if config.link_in_container else set()
+    made = {
+        item.name
+        for item in request.prev_result.interfaces
+        if bool(item.sandbox) == config.link_in_container and item.name not in own
+    }
+    chain = {name for name in made if not _is_host_link(request, name, made)}
+    return chain.pop() if len(chain) == 1 else ""
+
+
+def _is_host_link(request: Request, name: str, made: set[str]) -> bool:
+    """CHECK is given what ADD answered, the host's own link included."""
+    return any(name == host_link(request.network, other) for other in made)
+
+
+def _dotted(name: str) -> tuple[str, str]:
+    """Split the customary name of a VLAN link: master, dot, id."""
+    parent, dot, number = name.rpartition(".")
+    return (parent, number) if dot and parent and number else ("", "")
+
+
+def _vlan_of(name: str, number: str, config: MacvlanConfig) -> int:
+    if config.vlan is not None:
+        raise InvalidNetworkConfig(
+            f"master {name} does not exist", f"master is {name}, vlan is {config.vlan}"
+        )
+    try:
+        return vlan_id(int(number) if number.isdecimal() else number)
+    except ValueError as err:
+        raise InvalidNetworkConfig(
+            f"master {name} does not exist, nor can it be made: {err}", f"master is {name}"
+        ) from err
+
+
+def _missing(named: str, config: MacvlanConfig) -> InvalidNetworkConfig:
+    where = "container" if config.link_in_container else "host"
+    if named:
+        return InvalidNetworkConfig(f"master {named} does not exist in the {where}", f"master is {named}")
+    return InvalidNetworkConfig(
+        "no default route interface found", f"master is not set, and the {where} has no default route"
+    )
+
+
+def fits_below(link: LinkFacts, name: str) -> None:
+    """:raises InvalidNetworkConfig: for links that carry no Ethernet frames of others."""
+    told = f"master is {name}"
+    if link.loopback:
+        raise InvalidNetworkConfig(f"{link.name} is a loopback link, which no macvlan link can be on", told)
+    if not link.ethernet:
+        raise InvalidNetworkConfig(f"{link.name} is not an Ethernet link", told)
+    if link.alias.startswith(HOST_LINK_ALIAS):
+        raise InvalidNetworkConfig(f"{link.name} is the host's own link of a macvlan network", told)
+
+
+def _require_free(link: LinkFacts) -> None:
+    if link.master:
+        raise InvalidNetworkConfig(
+            f"{link.name} is a port of {link.master}, which takes its frames", f"master is {link.name}"
+        )
+
+
+def _require_protocol(link: LinkFacts, config: MacvlanConfig) -> None:
+    """:raises InvalidNetworkConfig: for a VLAN link of another protocol than the config expressly wants."""
+    if link.kind != "vlan" or "vlan_protocol" not in config.model_fields_set:
+        return
+    if link.vlan[1] != ETHERTYPES[config.vlan_protocol]:
+        raise InvalidNetworkConfig(
+            f"{link.name} is VLAN {link.vlan[0]} of another protocol than {config.vlan_protocol}",
+            f"master is {link.name}, vlanProtocol is {config.vlan_protocol}",
+        )
+
+
+def _kept(link: LinkFacts, facts: Facts) -> EnsureVlan | None:
+    """Return the step that keeps a VLAN link of ours, named as master, from being removed meanwhile."""
+    parent, _ = _dotted(link.name)
+    below = facts.host.get(parent)
+    ours = (link.kind, link.alias) == ("vlan", VLAN_ALIAS)
+    if not ours or below is None or below.ifindex != link.lower:
+        return None
+    protocol = next(name for name, ethertype in ETHERTYPES.items() if ethertype == link.vlan[1])
+    return EnsureVlan(link.name, parent, link.vlan[0], protocol)
+
+
+def _on_vlan(config: MacvlanConfig, vlan: int, parent: LinkFacts, facts: Facts) -> Master:
+    """Return the VLAN link on a parent: one there is, under whatever name, or the one to be made."""
+    wanted = (vlan, ETHERTYPES[config.vlan_protocol])
+    present = (link for link in facts.of_kinds if (link.lower, link.vlan) == (parent.ifindex, wanted))
+    link = next(present, None)
+    name = vlan_link(parent.name, vlan)
+    step = EnsureVlan(name, parent.name, vlan, config.vlan_protocol)
+    if link is None:
+        return Master(name, 0, parent.mac, parent.mtu, parent.up, (), step)
+    _require_free(link)
+    ours = link.alias == VLAN_ALIAS
+    return _master(link, step._replace(name=link.name) if ours else None)
+
+
+def _master(link: LinkFacts, vlan: EnsureVlan | None) -> Master:
+    return Master(link.name, link.ifindex, link.mac, link.mtu, link.up, link.addresses, vlan)

@@ -1,0 +1,174 @@
+"""What the macvlan plugin decides: pure functions from request, config, lease and facts to a plan."""
+
+from collections.abc import Iterator
+
+from cni_plugins.contract.facts import Facts
+from cni_plugins.contract.gateways import with_gateways
+from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.contract.phrases import masquerade, route, with_ipv6
+from cni_plugins.errors import NameTaken
+from cni_plugins.macvlan.access import host_access
+from cni_plugins.macvlan.config import MacvlanConfig
+from cni_plugins.macvlan.identity import Identity, identify, require_mtu
+from cni_plugins.macvlan.master import Master, resolve
+from cni_plugins.spec.fields import IPInterface
+from cni_plugins.spec.macs import link_local
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import IPConfig, Result, Route
+from cni_plugins.steps.addresses import AwaitAddresses, EnsureAddress
+from cni_plugins.steps.links import EnsureUp
+from cni_plugins.steps.macvlans import AddMacvlan, Advertise
+from cni_plugins.steps.places import HOST, SANDBOX
+from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+
+
+def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
+    """Refuse before addresses are reserved, as taking those back could take a living attachment's.
+
+    :raises InvalidNetworkConfig: when there is no master that would do.
+    :raises NameTaken: when the sandbox has an interface of that name.
+    """
+    require_mtu(config, resolve(request, config, facts), ())
+    if request.ifname in facts.sandbox:
+        raise NameTaken(
+            f'container link name ("{request.ifname}") already exists',
+            f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
+        )
+
+
+def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Plan:
+    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+
+    :raises InvalidNetworkConfig: when the addresses and the config do not go together.
+    """
+    master = resolve(request, config, facts)
+    identity = identify(request, config, master, facts)
+    ips, routes = own_addresses(request, config, lease)
+    require_mtu(config, master, ips)
+    return (
+        *([master.vlan] if master.vlan else []),
+        _link(request, config, identity, master),
+        *_sandbox(request.ifname, config, identity, ips, routes),
+        *_access(request, config, identity, master, ips),
+        *_forwarding(config, ips),
+    )
+
+
+def own_addresses(
+    request: Request, config: MacvlanConfig, lease: Result
+) -> tuple[tuple[IPConfig, ...], tuple[Route, ...]]:
+    """Return addresses and routes of the link: the IPAM's, or those a chain has for a link of the host."""
+    chained = request.command == "ADD" and not config.ipam.type
+    ips, routes = (for_us(request.prev_result), _routes_of(request)) if chained else (lease.ips, lease.routes)
+    return (with_gateways(ips) if config.routes_for_containers else ips), (routes if ips else ())
+
+
+def for_us(result: Result | None) -> tuple[IPConfig, ...]:
+    """Return the addresses of a chain's result that no interface of a sandbox has."""
+    if result is None:
+        return ()
+    inside = {number for number, item in enumerate(result.interfaces) if item.sandbox}
+    return tuple(ip for ip in result.ips if ip.interface is None or ip.interface not in inside)
+
+
+def _routes_of(request: Request) -> tuple[Route, ...]:
+    return request.prev_result.routes if request.prev_result else ()
+
+
+def _link(request: Request, config: MacvlanConfig, identity: Identity, master: Master) -> AddMacvlan:
+    return AddMacvlan(
+        SANDBOX if config.link_in_container else HOST,
+        master.name,
+        request.ifname,
+        request.attachment,
+        identity.wanted_mac,
+        config.mtu,
+        config.mode,
+        config.bcqueuelen,
+        tuple(config.allowed_macs),
+        has_alias=identity.ours,
+    )
+
+
+def _sandbox(
+    link: str,
+    config: MacvlanConfig,
+    identity: Identity,
+    ips: tuple[IPConfig, ...],
+    routes: tuple[Route, ...],
+) -> Iterator[Step]:
+    """IPv4 addresses go on while the link is down, as in the reference, and are announced once it is up."""
+    yield from _listening(link, config)
+    if ips:
+        yield from _announcing(link, config, identity)
+    yield from (EnsureAddress(SANDBOX, link, ip.address) for ip in ips if ip.address.version == IPV4)
+    yield from _up(link, config, identity, [ip.address for ip in ips if ip.address.version == IPV6])
+    yield from (route(link, item, ips) for item in routes)
+    advertised = tuple(ip.address.ip for ip in ips if ip.address.version == IPV6)
+    if advertised and identity.ours and not config.enabledad:
+        yield Advertise(link, identity.mac, advertised)
+
+
+def _up(link: str, config: MacvlanConfig, identity: Identity, addresses: list[IPInterface]) -> Iterator[Step]:
+    """Set the link up, and give it its IPv6 addresses.
+
+    They may be optimistic (RFC 4429) only once it is up: for one that was there before, the kernel makes no
+    local route until detection is over (addrconf_dad_run, net/ipv6/addrconf.c).
+    """
+    if addresses:
+        yield from with_ipv6(link, keep_on_down=identity.ours)
+        if identity.ours and not config.enabledad:
+            # Neighbours are asked for from an address that is nobody else's for sure (RFC 4429, 3.2).
+            yield EnsureAddress(SANDBOX, link, link_local(identity.mac), skip_dad=True)
+    yield EnsureUp(SANDBOX, link)
+    for address in addresses:
+        yield _usable_at_once(link, config, address)
+    if addresses and config.enabledad:
+        yield AwaitAddresses(SANDBOX, link)
+
+
+def _usable_at_once(link: str, config: MacvlanConfig, address: IPInterface) -> EnsureAddress:
+    """On a wire somebody else may have an address, so that is still found out, while the container works.
+
+    Not in modes that give a container its own frames back from a switch that reflects them: it would take its
+    announcement for somebody else's (macvlan_handle_frame, drivers/net/macvlan.c).
+    """
+    if config.enabledad:
+        return EnsureAddress(SANDBOX, link, address)
+    hears_itself = config.mode not in ("bridge", "vepa")
+    return EnsureAddress(SANDBOX, link, address, skip_dad=hears_itself, optimistic=not hears_itself)
+
+
+def _announcing(link: str, config: MacvlanConfig, identity: Identity) -> Iterator[Step]:
+    """Announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6), and addresses of use at once (RFC 4429)."""
+    yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1")
+    yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", optional=True)
+    if identity.ours and not config.enabledad:
+        for key in ("optimistic_dad", "use_optimistic"):
+            yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, key), "1", optional=True)
+
+
+def _listening(link: str, config: MacvlanConfig) -> Iterator[Step]:
+    """A link of mode source gets what its senders send to anybody, and must not send that on again.
+
+    Sandboxes are born with the host's `ip_forward`; two such links on a reflecting switch would never end.
+    """
+    if config.mode == "source":
+        for family in ("ipv4", "ipv6"):
+            yield EnsureSysctl(SANDBOX, (family, "conf", link, "forwarding"), "0", optional=True)
+
+
+def _access(
+    request: Request, config: MacvlanConfig, identity: Identity, master: Master, ips: tuple[IPConfig, ...]
+) -> Iterator[Step]:
+    if config.host_access and identity.ours:
+        yield from host_access(request, identity, master, ips, is_gateway=config.is_gateway)
+    if config.masquerades and identity.ours:
+        yield from masquerade(request, config.ip_masq, config.ip_masq_backend, ips, "")
+
+
+def _forwarding(config: MacvlanConfig, ips: tuple[IPConfig, ...]) -> Iterator[Step]:
+    families = tuple(sorted({ip.address.version for ip in ips})) if config.routes_for_containers else ()
+    if families:
+        yield EnableForwarding(families)

@@ -1,0 +1,55 @@
+"""What DEL and GC take away: everything that bears the attachment's names, whatever is still alive."""
+
+from collections.abc import Iterator
+
+from cni_plugins.contract.facts import Facts, LinkFacts
+from cni_plugins.macvlan.config import MacvlanConfig
+from cni_plugins.spec.attachment import mark_of, tag_of
+from cni_plugins.spec.request import Request
+from cni_plugins.steps.links import DelLink
+from cni_plugins.steps.macvlans import (
+    DelAttached,
+    DelHostAccess,
+    DelIdleVlans,
+    DelStaleAttached,
+    DelStaleHostAccess,
+)
+from cni_plugins.steps.places import SANDBOX
+from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules, DelStaleIptables, DelStaleRules
+
+
+def delete(request: Request, _config: MacvlanConfig | None, facts: Facts) -> Plan:
+    """Return the steps of DEL, which need neither the sandbox nor the master nor prevResult."""
+    return tuple(_steps(request, facts))
+
+
+def _steps(request: Request, facts: Facts) -> Iterator[Step]:
+    attachment = request.attachment
+    # Under the second name a link is made; an ADD that was killed may have left it there.
+    for name in (request.ifname, attachment.host_end):
+        if _is_own(request, facts.sandbox.get(name)):
+            yield DelLink(SANDBOX, name)
+    if not facts.has_sandbox:
+        yield DelAttached(attachment)
+    yield DelHostAccess(attachment.network, attachment.mark)
+    yield DelOwnedRules(attachment)
+    yield DelIptablesMasquerade(attachment)
+    yield DelIdleVlans()
+
+
+def _is_own(request: Request, link: LinkFacts | None) -> bool:
+    """A sandbox's path may be another container's by now; links of the reference bear no alias."""
+    return link is not None and link.kind == "macvlan" and tag_of(link.alias) in ("", request.attachment.tag)
+
+
+def collect(request: Request, _facts: Facts) -> Plan:
+    """Return the steps of GC: whatever bears this network's tag and no valid attachment's."""
+    valid = request.valid_tags
+    return (
+        DelStaleAttached(request.network, valid),
+        DelStaleHostAccess(request.network, frozenset(map(mark_of, valid))),
+        DelStaleRules(request.network, valid),
+        DelStaleIptables(request.network, request.valid_attachments),
+        DelIdleVlans(),
+    )

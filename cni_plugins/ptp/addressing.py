@@ -1,0 +1,103 @@
+"""Which addresses, gateways and routes a container has: the IPAM's as they are, or routed.
+
+A plain container has an address of a subnet, and the host end that subnet's gateway. A routed one has nothing
+but its own address: the same gateway serves every container, whatever its subnet, so addresses need not be
+cut into subnets by host, and none is spent on a gateway.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.contract.phrases import SCOPE_LINK
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.ptp.config import PtpConfig
+from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import IPConfig, Result, Route
+
+# Link-local (RFC 3927, RFC 4291): they mean the host on every link, and nothing beyond it.
+ROUTED_GATEWAY = {IPV4: ip_interface("169.254.1.1/32"), IPV6: ip_interface("fe80::1/64")}
+_DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
+
+
+def single(address: IPAddress) -> IPInterface:
+    """Return an address as the network that holds nothing else."""
+    return ip_interface(address.packed)
+
+
+def subnet(address: IPInterface) -> IPInterface:
+    """Return the network of an address, without the host's bits."""
+    return ip_interface((address.network.network_address.packed, address.network.prefixlen))
+
+
+def families(ips: tuple[IPConfig, ...]) -> tuple[int, ...]:
+    return tuple(sorted({ip.address.version for ip in ips}))
+
+
+def in_effect(request: Request, config: PtpConfig, lease: Result, *, routed: bool) -> Result:
+    """Return the lease as the container gets it, and the result lists it.
+
+    :raises InvalidNetworkConfig: when an address has no gateway, or a route one that cannot be reached.
+    """
+    if not routed:
+        _require_gateways(config, lease.ips)
+        return lease
+    ips = tuple(
+        ip._replace(address=single(ip.address.ip), gateway=_routed_gateway(ip.address.version))
+        for ip in lease.ips
+    )
+    # Of what is recorded, a later plugin of the chain may have made some.
+    routes = _recorded(lease) if request.command == "CHECK" else _routes(lease)
+    return lease._replace(ips=ips, routes=tuple(routes))
+
+
+def _require_gateways(config: PtpConfig, ips: tuple[IPConfig, ...]) -> None:
+    own = {ip.address.ip for ip in ips}
+    for ip in ips:
+        if ip.gateway is None:
+            raise InvalidNetworkConfig(
+                f"{ip.address} has no gateway, which a point-to-point link needs",
+                f"ipam.type is {config.ipam.type}, routed is off",
+            )
+        if ip.gateway in own:
+            raise InvalidNetworkConfig(
+                f"the gateway of {ip.address} is the container's own address",
+                f"ipam.type is {config.ipam.type}, gateway is {ip.gateway}",
+            )
+
+
+def _routed_gateway(version: int) -> IPAddress:
+    return ROUTED_GATEWAY[version].ip
+
+
+def _routes(lease: Result) -> Iterator[Route]:
+    """Yield the IPAM's routes, each through the host, and a default route of each family that has none."""
+    present = families(lease.ips)
+    for route in lease.routes:
+        _require_reachable(route, present)
+        yield route._replace(gw=_routed_gateway(route.dst.version))
+    for version in present:
+        if not any(route.dst.version == version for route in lease.routes):
+            yield Route(_DEFAULT_ROUTE[version], _routed_gateway(version))
+
+
+def _require_reachable(route: Route, present: tuple[int, ...]) -> None:
+    version = route.dst.version
+    gateway = _routed_gateway(version)
+    fault = ""
+    if version not in present:
+        fault = f"the container has no IPv{version} address"
+    elif route.gw not in (None, gateway):
+        fault = f"its gateway is {route.gw}"
+    elif (route.scope or 0) >= SCOPE_LINK:
+        fault = f"its scope is {route.scope}"
+    if fault:
+        raise InvalidNetworkConfig(
+            f"a routed container reaches only {gateway}, not what the route to {route.dst.network} wants",
+            f"{fault}, routed is on",
+        )
+
+
+def _recorded(lease: Result) -> Iterator[Route]:
+    return (route for route in lease.routes if route.gw == _routed_gateway(route.dst.version))

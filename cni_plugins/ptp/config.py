@@ -1,0 +1,51 @@
+"""The ptp plugin's config: every key of the reference, and a few more."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from cni_plugins.contract.keys import (
+    NO_MASQUERADE,
+    Args,
+    Ipam,
+    IpMasqBackend,
+    IpMasqField,
+    Mac,
+    MacHolder,
+    Mtu,
+    OptionalDns,
+    mac_in_effect,
+)
+from cni_plugins.contract.model import ConfigModel, load
+from cni_plugins.spec.request import Request
+
+
+class PtpConfig(ConfigModel):
+    """The network config; `parse` replaces `mac` by the one in effect."""
+
+    ip_masq: IpMasqField = NO_MASQUERADE
+    ip_masq_backend: IpMasqBackend = ""
+    mtu: Mtu = 0
+    routed: bool = False
+    enabledad: bool = False
+    ipam: Ipam = Ipam()
+    dns: OptionalDns = None
+    args: Args = Args()
+    runtime_config: MacHolder = MacHolder()
+    mac: Mac = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.ipam.type:
+            raise ValueError("ipam.type is missing: a point-to-point link needs addresses")
+        return self
+
+
+def parse(request: Request) -> PtpConfig:
+    """Return the config with the MAC address in effect.
+
+    :raises InvalidNetworkConfig: naming every fault.
+    """
+    config = load(PtpConfig, request.conf)
+    mac = mac_in_effect(request, config.runtime_config, config.args, config.mac)
+    return config.model_copy(update={"mac": mac})

@@ -1,0 +1,166 @@
+"""What the ptp plugin decides: pure functions from request, config, lease and facts to a plan.
+
+A point-to-point link is no subnet: the container's only neighbour is the host, through which it reaches all
+the rest, its own subnet too.
+"""
+
+from collections.abc import Iterator
+
+from cni_plugins.contract import phrases, veth
+from cni_plugins.contract.facts import Facts, LinkFacts
+from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.ptp.addressing import ROUTED_GATEWAY, families, in_effect, single, subnet
+from cni_plugins.ptp.config import PtpConfig
+from cni_plugins.spec.attachment import HOST_END_PREFIX
+from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import IPConfig, Result
+from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress
+from cni_plugins.steps.links import AwaitUp, EnsureUp
+from cni_plugins.steps.places import HOST, SANDBOX
+from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+
+_SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254  # linux/rtnetlink.h
+_SANDBOX_INTERFACE = 1  # its place in the result: after the host end
+
+
+def admit(request: Request, _config: PtpConfig, facts: Facts) -> None:
+    veth.admit(request, facts)
+
+
+def add(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Plan:
+    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+
+    :raises InvalidNetworkConfig: when the IPAM's answer does not fit a point-to-point link.
+    """
+    pair = _identify(request, config, facts)
+    routed = _is_routed(config, pair)
+    lease = in_effect(request, config, lease, routed=routed)
+    return (
+        veth.add(request, pair),
+        *_host_end(pair, lease.ips, routed=routed),
+        *_sandbox(request, config, pair, lease.ips),
+        *(_routed_ways if routed else _plain_ways)(request.ifname, lease),
+        *_host_routes(pair, lease.ips, routed=routed),
+        *_masquerade(request, config, pair, lease.ips),
+        AwaitUp(pair.host_end),
+        EnableForwarding(families(lease.ips)),
+    )
+
+
+def result(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Result:
+    """Return both ends of the pair, and the addresses and routes as the container has them."""
+    pair = _identify(request, config, facts)
+    lease = in_effect(request, config, lease, routed=_is_routed(config, pair))
+    return lease._replace(
+        interfaces=veth.interfaces(request, pair),
+        ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
+        dns=lease.dns if config.dns is None else config.dns,
+    )
+
+
+def _identify(request: Request, config: PtpConfig, facts: Facts) -> veth.Pair:
+    return veth.identify(request, config.mac, veth.mtu(config.mtu, facts.default_route), facts)
+
+
+def _is_routed(config: PtpConfig, pair: veth.Pair) -> bool:
+    """The reference has no routed containers; one it made stays as it is when the config changes."""
+    return config.routed and pair.ours
+
+
+def _host_end(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
+    link = pair.host_end
+    yield phrases.no_router_advertisements(link)
+    if pair.ours and IPV6 in families(ips):
+        # What it forwards waits until it has a link-local address from which to ask for the neighbour.
+        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
+    if routed:
+        # No link-local address but the gateway's.
+        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "addr_gen_mode"), "1", optional=True)
+    yield EnsureUp(HOST, link)
+    if routed:
+        # An address, not proxy ARP: that answers only where the host has a default route itself.
+        for version in families(ips):
+            yield EnsureAddress(HOST, link, ROUTED_GATEWAY[version], skip_dad=True, scope=phrases.SCOPE_LINK)
+    else:
+        for gateway in dict.fromkeys(ip.gateway for ip in ips if ip.gateway):
+            yield EnsureAddress(HOST, link, single(gateway), skip_dad=True)
+
+
+def _sandbox(
+    request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
+) -> Iterator[Step]:
+    """Addresses go on while the link is down, as in the reference, so it never speaks without them."""
+    link = request.ifname
+    has_v6 = IPV6 in families(ips)
+    if has_v6:
+        yield from phrases.with_ipv6(link, keep_on_down=pair.ours)
+    if has_v6 and pair.ours and not config.enabledad:
+        # There is nobody on the link to have the same address; this spares the link-local one the wait.
+        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
+    for ip in ips:
+        yield EnsureAddress(SANDBOX, link, ip.address, skip_dad=not config.enabledad, prefix_route=False)
+    yield EnsureUp(SANDBOX, link)
+    if has_v6 and config.enabledad:
+        # Before any route: the kernel takes no tentative address for its source.
+        yield AwaitAddresses(SANDBOX, link)
+
+
+def _plain_ways(link: str, lease: Result) -> Iterator[Step]:
+    """Yield the routes to each gateway, through it to the subnet, and then the IPAM's.
+
+    Addresses that share a gateway share these routes; the first of them is the source address.
+    """
+    ways: dict[tuple[IPInterface, IPAddress | None], AddRoute] = {}
+    # in_effect has refused an address without one.
+    for ip, via in ((ip, ip.gateway) for ip in lease.ips if ip.gateway):
+        gateway, network, source = single(via), subnet(ip.address), ip.address.ip
+        ways.setdefault(
+            (gateway, None), AddRoute(SANDBOX, link, gateway, scope=phrases.SCOPE_LINK, src=source)
+        )
+        if network.network.num_addresses > 1:
+            ways.setdefault((network, via), AddRoute(SANDBOX, link, network, via, src=source))
+    yield from ways.values()
+    for route in lease.routes:
+        yield phrases.route(link, route, lease.ips)
+
+
+def _routed_ways(link: str, lease: Result) -> Iterator[Step]:
+    """Yield the route to the gateway, and those through it; fe80::1 is on every IPv6 link as it is."""
+    if IPV4 in families(lease.ips):
+        yield AddRoute(SANDBOX, link, ROUTED_GATEWAY[IPV4], scope=phrases.SCOPE_LINK)
+    for route in lease.routes:
+        yield phrases.route(link, route, lease.ips)._replace(onlink=False)
+
+
+def _host_routes(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
+    """Scope host lets the plain gateway be the host's source address towards the container.
+
+    The gateway of routed ones, of scope link itself, must not be: it is every host's.
+    """
+    scope = _SCOPE_UNIVERSE if routed else _SCOPE_HOST
+    for ip in ips:
+        chosen = scope if ip.address.version == IPV4 else None  # IPv6 routes have none
+        yield AddRoute(HOST, pair.host_end, single(ip.address.ip), scope=chosen, exclusive=True)
+
+
+def _masquerade(
+    request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
+) -> Iterator[Step]:
+    if pair.ours:
+        yield from phrases.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+
+
+def delete(request: Request, _config: PtpConfig | None, facts: Facts) -> Plan:
+    """Return the steps of DEL; addresses and routes of the host go with its end of the pair."""
+    return tuple(veth.delete(request, facts, foreign=veth.made_by_reference(request, facts, _is_likely)))
+
+
+def _is_likely(inside: LinkFacts) -> bool:
+    """A host end that the reference named, and that is no bridge's port."""
+    return inside.peer.startswith(HOST_END_PREFIX) and not inside.peer_master
+
+
+def collect(request: Request, facts: Facts) -> Plan:
+    return tuple(veth.collect(request, facts))

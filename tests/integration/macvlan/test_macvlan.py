@@ -1,0 +1,388 @@
+"""The macvlan plugin on a real kernel, seen from outside: links, addresses, packets, leftovers."""
+
+import time
+from typing import Any
+
+import pytest
+
+HOST_LINK = "mvhost"
+
+
+def mode_of(sandbox: Any, name: str = "eth0") -> str:
+    mode: str = sandbox.link(name)["linkinfo"]["info_data"]["mode"]
+    return mode
+
+
+def host_link(wire: Any) -> str:
+    return next(name for name in wire.host_links() if name.startswith(HOST_LINK))
+
+
+def test_a_container_is_on_the_wire(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(ipam=wire.static("10.1.0.11/24", "fd00:1::11/64")), sandbox)
+    assert all(sandbox.reaches(address) for address in ("10.1.0.9", "fd00:1::9"))
+    assert all(wire.far.reaches(address) for address in ("10.1.0.11", "fd00:1::11"))
+
+
+def test_an_ipv6_address_is_of_use_at_once(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(ipam=wire.static("fd00:1::11/64")), sandbox)
+    (shown,) = [
+        info
+        for link in sandbox.ip("-6", "address", "show", "dev", "eth0")
+        for info in link.get("addr_info", ())
+        if info["local"] == "fd00:1::11"
+    ]
+    assert not shown.get("tentative") or shown.get("optimistic")
+    assert sandbox.reaches("fd00:1::9")
+
+
+def test_enabledad_waits_until_no_address_is_tentative(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(enabledad=True, ipam=wire.static("fd00:1::11/64")), sandbox)
+    shown = [
+        info for link in sandbox.ip("-6", "address", "show", "dev", "eth0") for info in link["addr_info"]
+    ]
+    assert not any(info.get("tentative") for info in shown if info["local"] == "fd00:1::11")
+
+
+def test_enabledad_refuses_an_address_that_somebody_has(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    conf = wire.conf(enabledad=True, ipam=wire.static("fd00:1::9/64"))
+    code, error = wire.bed.call("ADD", conf, sandbox)
+    assert code == 1
+    assert "DADFAILED" in error["msg"]
+    assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+
+
+def test_the_result_names_what_is_in_the_kernel(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    result = wire.bed.add(wire.conf(mtu=1400, ipam=wire.static("10.1.0.11/24")), sandbox)
+    (interface,) = result["interfaces"]
+    link = sandbox.link("eth0")
+    assert interface == {"name": "eth0", "mac": link["address"], "mtu": 1400, "sandbox": sandbox.path}
+    assert link["mtu"] == 1400
+    assert [(ip["address"], ip["interface"]) for ip in result["ips"]] == [("10.1.0.11/24", 0)]
+
+
+@pytest.mark.parametrize("mode", ["bridge", "vepa", "private", "passthru", "source"])
+def test_the_link_is_in_the_mode_asked_for(wire: Any, mode: str) -> None:
+    sandbox = wire.bed.sandbox()
+    more = {"allowedMACs": ["02:00:00:00:00:07", "02:00:00:00:00:08"]} if mode == "source" else {}
+    conf = wire.conf(mode=mode, **more)
+    result = wire.bed.add(conf, sandbox)
+    assert mode_of(sandbox) == mode
+    assert result["interfaces"][0]["mac"] == sandbox.link("eth0")["address"]
+    assert (result["interfaces"][0]["mac"] == wire.host.link("eth0")["address"]) == (mode == "passthru")
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    assert wire.bed.call("DEL", conf, sandbox) == (0, None)
+    assert sandbox.link("eth0") is None
+    assert wire.host_links() == ["lo", "eth0"]
+
+
+@pytest.mark.parametrize("mode", ["bridge", "passthru"])
+def test_a_mac_address_is_given(wire: Any, mode: str) -> None:
+    sandbox = wire.bed.sandbox()
+    before = wire.host.link("eth0")["address"]
+    conf = wire.conf(mode=mode, runtimeConfig={"mac": "02:00:00:00:00:42"})
+    result = wire.bed.add(conf, sandbox)
+    assert result["interfaces"][0]["mac"] == sandbox.link("eth0")["address"] == "02:00:00:00:00:42"
+    assert wire.bed.call("DEL", conf, sandbox)[0] == 0
+    assert wire.host.link("eth0")["address"] == before
+
+
+def test_passthru_says_who_holds_the_master(wire: Any) -> None:
+    first, second = wire.bed.sandbox(), wire.bed.sandbox()
+    conf = wire.conf(mode="passthru", ipam=wire.static("10.1.0.11/24"))
+    wire.bed.add(conf, first, container="c1")
+    for mode in ("passthru", "bridge"):
+        code, error = wire.bed.call("ADD", {**conf, "mode": mode}, second, container="c2")
+        assert code == 1
+        assert "master eth0 is held in mode passthru by net: net1, if: eth0, id: c1" in error["msg"]
+        assert second.link("eth0") is None
+        status, error = wire.bed.call("STATUS", {**conf, "mode": mode})
+        assert (status, error["code"]) == (1, 50)
+        assert "id: c1" in error["msg"]
+
+
+def test_passthru_needs_the_master_alone(wire: Any) -> None:
+    first, second = wire.bed.sandbox(), wire.bed.sandbox()
+    wire.bed.add(wire.conf(), first, container="c1")
+    code, error = wire.bed.call("ADD", wire.conf(mode="passthru"), second, container="c2")
+    assert code == 1
+    assert "in use by net: net1, if: eth0, id: c1" in error["msg"]
+    assert wire.bed.call("STATUS", wire.conf(mode="passthru"))[1]["code"] == 50
+
+
+def test_the_master_is_the_default_routes(wire: Any) -> None:
+    wire.host.run("ip", "route", "add", "default", "via", "10.1.0.9")
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(master="", ipam=wire.static("10.1.0.11/24")), sandbox)
+    assert sandbox.reaches("10.1.0.9")
+
+
+def test_a_master_in_the_container(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(ipam=wire.static("10.1.0.11/24")), sandbox)
+    conf = wire.conf(linkInContainer=True, master="eth0", ipam=wire.static("10.1.0.12/24"))
+    result = wire.bed.add(conf, sandbox, ifname="net1")
+    assert mode_of(sandbox, "net1") == "bridge"
+    assert wire.far.reaches("10.1.0.12")
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox, ifname="net1") == (0, None)
+    assert wire.bed.call("DEL", conf, sandbox, ifname="net1") == (0, None)
+    assert sandbox.link("net1") is None
+    assert sandbox.link("eth0")
+
+
+def test_a_link_of_the_hosts_may_bear_the_containers_name(wire: Any) -> None:
+    assert wire.host.link("eth0")
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(), sandbox, ifname="eth0")
+    assert mode_of(sandbox) == "bridge"
+
+
+def test_a_second_add_is_refused_and_changes_nothing(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24"))
+    wire.bed.add(conf, sandbox)
+    before = wire.bed.state()
+    code, error = wire.bed.call("ADD", conf, sandbox)
+    assert (code, error["code"]) == (1, 101)
+    assert wire.bed.state() == before
+    assert sandbox.link("eth0")
+
+
+def test_a_chain_gives_the_master_and_its_addresses(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    chain = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01"}],
+        "ips": [{"address": "10.1.0.11/24", "gateway": "10.1.0.9", "interface": 0}],
+        "routes": [{"dst": "192.0.2.0/24"}],
+    }
+    conf = {key: value for key, value in wire.conf(prevResult=chain).items() if key != "master"}
+    result = wire.bed.add(conf, sandbox)
+    assert [item["name"] for item in result["interfaces"]] == ["eth0", "eth0"]
+    assert [(ip["address"], ip["interface"]) for ip in result["ips"]] == [("10.1.0.11/24", 1)]
+    assert [route["dst"] for route in sandbox.routes()] == ["10.1.0.0/24", "192.0.2.0/24"]
+    assert sandbox.reaches("10.1.0.9")
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+
+
+def test_dns_of_the_ipam_is_kept(wire: Any) -> None:
+    ipam = wire.static("10.1.0.11/24", dns={"nameservers": ["10.1.0.53"]})
+    assert wire.bed.add(wire.conf(ipam=ipam), wire.bed.sandbox())["dns"] == {"nameservers": ["10.1.0.53"]}
+    own = wire.conf(ipam=ipam, dns={"nameservers": ["10.1.0.54"]})
+    result = wire.bed.add(own, wire.bed.sandbox(), container="c2")
+    assert result["dns"] == {"nameservers": ["10.1.0.54"]}
+
+
+# ------------------------------------------------------------------------------- the host and its containers
+
+
+def test_host_and_container_reach_each_other(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    conf = wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24", "fd00:1::11/64"))
+    result = wire.bed.add(conf, sandbox)
+    assert all(wire.host.reaches(address) for address in ("10.1.0.11", "fd00:1::11"))
+    assert all(sandbox.reaches(address) for address in ("10.1.0.1", "fd00:1::1"))
+    assert all(sandbox.reaches(address) for address in ("10.1.0.9", "fd00:1::9"))
+    assert result["interfaces"][1] == {
+        "name": host_link(wire),
+        "mac": wire.host.link(host_link(wire))["address"],
+    }
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+
+
+def test_without_host_access_they_do_not(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(ipam=wire.static("10.1.0.11/24")), sandbox)
+    assert not sandbox.reaches("10.1.0.1")
+
+
+def test_the_wire_does_not_learn_of_the_hosts_link(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    conf = wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24", "fd00:1::11/64"))
+    wire.bed.add(conf, sandbox)
+    assert sandbox.reaches("10.1.0.1")
+    for address in ("10.1.0.1", "fd00:1::1"):
+        assert wire.far.reaches(address)
+        (known,) = wire.far.ip("neighbour", "show", "to", address)
+        assert known["lladdr"] == wire.host.link("eth0")["address"]
+
+
+def test_the_hosts_link_goes_with_the_last_container(wire: Any) -> None:
+    before = wire.bed.state()
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24", "fd00:1::/64"))
+    sandboxes = {"c1": wire.bed.sandbox(), "c2": wire.bed.sandbox()}
+    for container, sandbox in sandboxes.items():
+        wire.bed.add(conf, sandbox, container=container)
+    assert len(wire.host.routes("dev", host_link(wire))) == 2
+    assert wire.bed.call("DEL", conf, sandboxes["c1"], container="c1") == (0, None)
+    assert len(wire.host.routes("dev", host_link(wire))) == 1
+    assert wire.bed.call("DEL", conf, "", container="c2") == (0, None)
+    assert wire.bed.state() == before
+
+
+def test_two_networks_on_one_master_are_counted_apart(wire: Any) -> None:
+    before = wire.bed.state()
+    first = wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24"))
+    second = wire.conf(name="net2", hostAccess=True, ipam=wire.static("10.1.0.12/24"))
+    sandboxes = wire.bed.sandbox(), wire.bed.sandbox()
+    wire.bed.add(first, sandboxes[0])
+    wire.bed.add(second, sandboxes[1], container="c2")
+    assert sum(name.startswith(HOST_LINK) for name in wire.host_links()) == 2
+    assert all(wire.host.reaches(address) for address in ("10.1.0.11", "10.1.0.12"))
+    valid = {"cni.dev/valid-attachments": []}
+    assert wire.bed.call("GC", {**first, **valid}) == (0, None)
+    assert sandboxes[0].link("eth0") is None
+    assert wire.host.reaches("10.1.0.12")
+    assert wire.bed.call("DEL", second, sandboxes[1], container="c2") == (0, None)
+    assert wire.bed.state() == before
+
+
+def test_the_host_routes_and_masquerades_for_containers(wire: Any) -> None:
+    wire.host.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
+    outside = wire.bed.sandbox()
+    wire.host.run("ip", "link", "set", "out1", "netns", outside.path.split("/")[2])
+    wire.host.run("ip", "address", "add", "192.0.2.1/24", "dev", "out0")
+    wire.host.run("ip", "link", "set", "out0", "up")
+    outside.run("ip", "address", "add", "192.0.2.9/24", "dev", "out1")
+    outside.run("ip", "link", "set", "out1", "up")
+    ipam = wire.bed.host_local("10.7.0.0/24", routes=[{"dst": "0.0.0.0/0"}])
+    conf = wire.conf(hostAccess=True, isGateway=True, ipMasq=True, ipam=ipam)
+    sandbox = wire.bed.sandbox()
+    before = wire.bed.state()
+    result = wire.bed.add(conf, sandbox)
+    assert sandbox.reaches("192.0.2.9")
+    assert sandbox.reaches("10.7.0.1")
+    assert wire.host.reaches("10.7.0.2")
+    wire.far.run("ip", "address", "add", "10.7.0.99/24", "dev", "far0")
+    assert wire.far.reaches("10.7.0.1")
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    assert wire.bed.call("DEL", conf, sandbox) == (0, None)
+    after = wire.bed.state()
+    assert after.pop("forwarding") == ["1\n", before.pop("forwarding")[1]]
+    assert after == before
+
+
+def test_is_gateway_alone_takes_no_address(wire: Any) -> None:
+    """As the reference, which does not know the key: the gateway may be a router on the wire."""
+    before = wire.bed.state()
+    conf = wire.conf(isGateway=True, ipMasq=True, ipam=wire.static("10.1.0.11/24"))
+    wire.bed.add(conf, wire.bed.sandbox())
+    assert wire.bed.state() == before
+
+
+# ----------------------------------------------------------------------------------------------- taking away
+
+
+def test_del_needs_neither_the_sandbox_nor_a_valid_config(wire: Any) -> None:
+    before = wire.bed.state()
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24"))
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(conf, sandbox)
+    assert wire.bed.call("DEL", {**conf, "mode": 7, "master": "none"}, "") == (0, None)
+    assert sandbox.link("eth0") is None
+    assert wire.bed.state() == before
+    assert wire.bed.call("DEL", conf, sandbox) == (0, None)
+
+
+def test_del_leaves_another_containers_link(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(), sandbox, container="c2")
+    assert wire.bed.call("DEL", wire.conf(), sandbox, container="c1") == (0, None)
+    assert sandbox.link("eth0")
+
+
+def test_gc_takes_what_nobody_knows_any_more(wire: Any) -> None:
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24"))
+    sandboxes = {name: wire.bed.sandbox() for name in ("c1", "c2", "c3")}
+    for container, sandbox in sandboxes.items():
+        wire.bed.add(conf, sandbox, container=container)
+    sandboxes["c3"].close()
+    valid = {"cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}
+    assert wire.bed.call("GC", {**conf, **valid}) == (0, None)
+    assert sandboxes["c1"].link("eth0") is None
+    assert sandboxes["c2"].link("eth0")
+    assert len(wire.host.routes("dev", host_link(wire))) == 1
+    assert wire.bed.leased() == {"10.1.0.3"}
+    assert wire.bed.call("GC", {**conf, "cni.dev/valid-attachments": []}) == (0, None)
+    assert wire.host_links() == ["lo", "eth0"]
+
+
+def test_ipv6_add_does_not_wait(wire: Any) -> None:
+    """A second and more is what duplicate address detection takes; nothing here is near that."""
+    started = time.monotonic()
+    wire.bed.add(wire.conf(ipam=wire.static("fd00:1::11/64")), wire.bed.sandbox())
+    assert time.monotonic() - started < 0.5
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+BAD = {
+    "mode": ({"mode": "tunnel"}, "unknown macvlan mode: 'tunnel'"),
+    "mtu above the master's": ({"mtu": 9000}, "invalid MTU 9000, must be [0, master MTU(1500)]"),
+    "mtu below 68": ({"mtu": 67}, "invalid MTU 67"),
+    "mtu below 1280 with IPv6": ({"mtu": 1000}, "invalid MTU 1000, IPv6 needs 1280"),
+    "vlan 0": ({"vlan": 0}, "invalid VLAN ID 0"),
+    "vlan 4095": ({"vlan": 4095}, "invalid VLAN ID 4095"),
+    "vlan x": ({"vlan": "x"}, "invalid VLAN ID 'x'"),
+    "vlan of the name": ({"master": "eth0.4095"}, "invalid VLAN ID 4095"),
+    "vlan of the name x": ({"master": "eth0.x"}, "invalid VLAN ID 'x'"),
+    "loopback": ({"master": "lo"}, "lo is a loopback link"),
+    "port": ({"master": "port0"}, "port0 is a port of br7"),
+    "no master": ({"master": "eth9"}, "master eth9 does not exist in the host"),
+    "no default route": ({"master": ""}, "no default route interface found"),
+    "multicast": ({"mac": "01:00:5e:00:00:01"}, "'01:00:5e:00:00:01' is multicast"),
+    "zero": ({"mac": "00:00:00:00:00:00"}, "'00:00:00:00:00:00' is all zero"),
+    "gateway": (
+        {"hostAccess": True, "isGateway": True, "ipam": {"gateway": "10.9.0.1"}},
+        "gateway 10.9.0.1 is outside of 10.1.0.0/24",
+    ),
+    "host access and mode": ({"hostAccess": True, "mode": "vepa"}, "hostAccess needs mode bridge"),
+    "vlan in the container": ({"vlan": 7, "linkInContainer": True}, "vlan needs a master in the host"),
+    "sources": ({"mode": "source"}, "allowedMACs and mode source need each other"),
+    "sources of another mode": ({"allowedMACs": ["02:00:00:00:00:07"]}, "allowedMACs and mode source need"),
+    "queue": ({"bcqueuelen": -1}, "invalid queue length -1"),
+    "no such kind in this kernel": ({"vlan": 100}, "this kernel has no VLAN links"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_error_and_leaves_nothing(wire: Any, name: str) -> None:
+    keys, said = BAD[name]
+    if name.startswith("no such kind") and "802.1Q" not in _vlan_error(wire):
+        pytest.skip("this kernel has VLAN links")
+    wire.host.run("ip", "link", "add", "br7", "type", "bridge")
+    wire.host.run("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1")
+    wire.host.run("ip", "link", "set", "port0", "master", "br7")
+    ipam = wire.static("10.1.0.11/24", "fd00:1::11/64")
+    ipam["addresses"][0].update(keys.get("ipam", {}))
+    conf = wire.conf(**{**keys, "ipam": ipam})
+    before = wire.bed.state()
+    sandbox = wire.bed.sandbox()
+    code, error = wire.bed.call("ADD", conf, sandbox)
+    assert code == 1
+    assert said in f"{error['msg']} {error.get('details', '')}"
+    assert wire.bed.state() == before
+    assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+
+
+def _vlan_error(wire: Any) -> str:
+    done = wire.bed.call("STATUS", wire.conf(vlan=100))[1]
+    return str(done["msg"]) if done else ""
+
+
+def test_the_hosts_own_link_is_no_master(wire: Any) -> None:
+    wire.bed.add(wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24")), wire.bed.sandbox())
+    code, error = wire.bed.call("ADD", wire.conf(master=host_link(wire)), wire.bed.sandbox(), container="c2")
+    assert code == 1
+    assert "the host's own link of a macvlan network" in error["msg"]
+
+
+def test_status_tells_what_keeps_an_add_from_working(wire: Any) -> None:
+    assert wire.bed.call("STATUS", wire.conf()) == (0, None)
+    assert wire.bed.call("STATUS", wire.conf(master="eth9"))[1]["code"] == 50
+    wire.host.run("ip", "link", "set", "eth0", "down")
+    assert wire.bed.call("STATUS", wire.conf())[1]["code"] == 51
