@@ -44,6 +44,7 @@ def add(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> 
     """
     identity = identify(request, config, facts)
     ips = gateways(config, lease.ips)
+    veth.require_mtu(request, identity.pair, config.mtu, ips)
     steps = [
         *_bridge(config, identity, facts),
         veth.add(request, identity.pair),

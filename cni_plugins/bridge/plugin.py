@@ -8,6 +8,7 @@ from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract import veth
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.keys import AUTO
+from cni_plugins.contract.phrases import asks_of_masquerade, require_rules
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import NotAvailable
 from cni_plugins.spec.request import Request
@@ -28,13 +29,9 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     links = (config.bridge, config.gateway_link) if config.vlan else (config.bridge,)
     if request.command == "STATUS":
-        masquerades = config.ip_masq.is_on
-        through_iptables = masquerades and config.ip_masq_backend == "iptables"
-        return Asks(
-            host=links,
-            vlan_filtering=config.uses_vlans,
-            nf_tables=config.macspoofchk or (masquerades and not through_iptables),
-            iptables=through_iptables,
+        rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
+        return rules._replace(
+            host=links, vlan_filtering=config.uses_vlans, nf_tables=config.macspoofchk or rules.nf_tables
         )
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
@@ -65,10 +62,7 @@ def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:
         )
     if not facts.vlan_filtering:
         raise NotAvailable("this kernel's bridges cannot filter VLANs", "vlan or vlanTrunk is set")
-    if not facts.nf_tables:
-        raise NotAvailable("this kernel has no nf_tables", "ipMasq or macspoofchk is set")
-    if not facts.iptables:
-        raise NotAvailable("iptables-restore is not installed", "ipMasqBackend is iptables")
+    require_rules(facts, "ipMasq or macspoofchk is set")
 
 
 PLUGIN = Plugin(

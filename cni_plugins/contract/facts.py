@@ -40,6 +40,7 @@ class Asks(NamedTuple):
 class LinkFacts(NamedTuple):
     """One link as it is; `peer…` is about a veth's other end, where that is in the host.
 
+    :param main_addresses: those that are neither secondary nor temporary, and preferred.
     :param master: the name of the bridge or other link that it is a port of.
     :param lower: the index of the link that it is on, where both are in one namespace.
     :param vlan: the id and EtherType of a VLAN link, (0, 0) of any other.
@@ -56,6 +57,7 @@ class LinkFacts(NamedTuple):
     peer_alias: str = ""
     peer_master: str = ""
     addresses: tuple[IPInterface, ...] = ()
+    main_addresses: tuple[IPInterface, ...] = ()
     master: str = ""
     lower: int = 0
     vlan: tuple[int, int] = (0, 0)

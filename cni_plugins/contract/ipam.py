@@ -14,6 +14,8 @@ class Ipam(NamedTuple):
     for an attachment it does not know, and needs no more of the config than where the leases are. `take_back`
     frees what one `reserve` answered with, and nothing the attachment had before; `is_exact` is False for one
     that cannot tell, and frees all the attachment has. `gc` releases all but `request.valid_attachments`.
+    `needs_link` is True for one that looks for addresses on the attachment's own link, which has to be up
+    when it is asked, and still be there when it releases.
     `check` raises StateDrifted, `status` raises NotAvailable.
     """
 
@@ -25,3 +27,4 @@ class Ipam(NamedTuple):
     gc: Callable[[Request], None]
     status: Callable[[Request], None]
     is_exact: bool = True
+    needs_link: bool = False

@@ -60,6 +60,7 @@ def _masquerade(value: object) -> object:
 Mac = Annotated[str, PlainValidator(lambda value: parse_mac(value) if value != "" else "")]
 Network = Annotated[IPNetwork, PlainValidator(lambda value: parse_cidr(value).network)]
 LinkName = Annotated[str, BeforeValidator(_link_name)]
+OptionalLinkName = Annotated[str, BeforeValidator(lambda value: value if value == "" else _link_name(value))]
 PlainMtu = Annotated[int, PlainValidator(_plain_mtu)]
 Mtu = Annotated[int | str, PlainValidator(_mtu)]
 OptionalDns = Annotated[DnsField | None, BeforeValidator(_dns)]

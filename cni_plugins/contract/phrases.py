@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.keys import IPV4, IPV6, IpMasq
+from cni_plugins.errors import InvalidNetworkConfig, NotAvailable
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Route
 from cni_plugins.steps.addresses import AddRoute
@@ -11,6 +13,7 @@ from cni_plugins.steps.plan import Step
 from cni_plugins.steps.rules import EnsureIptablesMasquerade, EnsureMasquerade
 from cni_plugins.steps.settings import EnsureSysctl
 
+_SMALLEST_IPV6_MTU = 1280  # RFC 8200, 5
 SCOPE_LINK = 253  # linux/rtnetlink.h: RT_SCOPE_LINK, and above it only the host itself
 
 
@@ -22,16 +25,25 @@ def with_ipv6(link: str, *, keep_on_down: bool) -> Iterator[Step]:
         yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "keep_addr_on_down"), "1")
 
 
+def require_ipv6_mtu(mtu: int, ips: tuple[IPConfig, ...], origin: str) -> None:
+    """:raises InvalidNetworkConfig: when a link of this MTU (0: one that is large enough) has IPv6 addresses.
+
+    :param origin: where the MTU comes from, for the error.
+    """
+    if 0 < mtu < _SMALLEST_IPV6_MTU and any(ip.address.version == IPV6 for ip in ips):
+        raise InvalidNetworkConfig(f"invalid MTU {mtu}, IPv6 needs {_SMALLEST_IPV6_MTU}", origin)
+
+
 def no_router_advertisements(link: str) -> EnsureSysctl:
     """A link of the host that leads to containers: none of them may become the host's router."""
     return EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_ra"), "0", optional=True)
 
 
-def route(link: str, route: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
+def route(link: str, given: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
     """A route without gateway takes the first one of its family, unless its scope says it needs none."""
-    family = [ip for ip in ips if ip.address.version == route.dst.version]
-    gateway = route.gw
-    if gateway is None and (route.scope or 0) < SCOPE_LINK:
+    family = [ip for ip in ips if ip.address.version == given.dst.version]
+    gateway = given.gw
+    if gateway is None and (given.scope or 0) < SCOPE_LINK:
         gateway = next((ip.gateway for ip in family if ip.gateway), None)
     reachable = (
         gateway is None
@@ -41,15 +53,29 @@ def route(link: str, route: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
     return AddRoute(
         SANDBOX,
         link,
-        route.dst,
+        given.dst,
         gateway,
-        route.mtu,
-        route.advmss,
-        route.priority,
-        route.table,
-        route.scope,
+        given.mtu,
+        given.advmss,
+        given.priority,
+        given.table,
+        given.scope,
         onlink=not reachable,
     )
+
+
+def asks_of_masquerade(ip_masq: IpMasq, backend: str) -> Asks:
+    """Return what STATUS has to ask about the rules."""
+    through_iptables = backend == "iptables"
+    return Asks(nf_tables=ip_masq.is_on and not through_iptables, iptables=ip_masq.is_on and through_iptables)
+
+
+def require_rules(facts: Facts, keys: str = "ipMasq is set") -> None:
+    """:raises NotAvailable: when the kernel or host lacks what rules need."""
+    if not facts.nf_tables:
+        raise NotAvailable("this kernel has no nf_tables", keys)
+    if not facts.iptables:
+        raise NotAvailable("iptables-restore is not installed", "ipMasqBackend is iptables")
 
 
 def masquerade(

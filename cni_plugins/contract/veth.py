@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.contract.keys import AUTO
+from cni_plugins.contract.phrases import require_ipv6_mtu
 from cni_plugins.contract.recorded import host_macs, own_interface
 from cni_plugins.errors import NameTaken
 from cni_plugins.spec.attachment import ALIAS_PREFIX, HOST_END_PREFIX, network_tag
 from cni_plugins.spec.fields import IPInterface
 from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Interface
+from cni_plugins.spec.result import Interface, IPConfig
 from cni_plugins.steps.links import AddVeth, DelLink
 from cni_plugins.steps.places import HOST, SANDBOX
 from cni_plugins.steps.plan import Step
@@ -93,6 +94,12 @@ def mtu(wanted: int | str, model: LinkFacts | None) -> int:
     return model.mtu if wanted == AUTO and model else 0
 
 
+def require_mtu(request: Request, pair: Pair, wanted: int | str, ips: tuple[IPConfig, ...]) -> None:
+    """:raises InvalidNetworkConfig: when ADD is to make a link too small for its addresses."""
+    if request.command == "ADD":
+        require_ipv6_mtu(pair.mtu, ips, f"mtu is {wanted}")
+
+
 def add(request: Request, pair: Pair) -> AddVeth:
     alias = request.attachment.alias if pair.ours else ""
     return AddVeth(request.ifname, pair.mac, pair.mtu, pair.host_end, pair.host_mac, alias)
@@ -115,7 +122,10 @@ def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
     attachment = request.attachment
     if not _is_anothers(request, facts.host.get(attachment.host_end)):
         yield DelLink(HOST, attachment.host_end)
-    if foreign:
+    inside = facts.sandbox.get(request.ifname)
+    if inside is not None and inside.peer_alias and _tag(inside.peer_alias) == attachment.tag:
+        yield DelLink(HOST, inside.peer)  # whatever somebody has named it since
+    if foreign and inside is not None:
         yield DelLink(SANDBOX, request.ifname)
     yield DelOwnedRules(attachment)
     yield DelIptablesMasquerade(attachment)
@@ -124,9 +134,11 @@ def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
 
 
 def _is_anothers(request: Request, link: LinkFacts | None) -> bool:
-    """Say whether a link of our host end's name bears another attachment's alias: 32 bits can collide."""
-    if link is None or not link.alias.startswith(ALIAS_PREFIX):
+    """Say whether a link of our host end's name is a stranger's or another attachment's: 32 bits collide."""
+    if link is None:
         return False
+    if not link.alias.startswith(ALIAS_PREFIX):
+        return link.kind != "veth"
     return _tag(link.alias) != request.attachment.tag
 
 

@@ -23,6 +23,11 @@ def of(name: str, request: Request, program: Program | None) -> Ipam:
     return ours if ours and _is(executable, program) else _delegated(name, executable)
 
 
+def needs_link(name: str) -> bool:
+    """Say whether an IPAM plugin of this name talks to a server over the container's own link."""
+    return name == "dhcp"
+
+
 def none() -> Ipam:
     """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
     return Ipam("", lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
@@ -51,4 +56,5 @@ def _delegated(name: str, executable: str) -> Ipam:
         gc=lambda request: delegate.call(executable, request, "GC"),
         status=lambda request: delegate.call(executable, request, "STATUS"),
         is_exact=False,
+        needs_link=needs_link(name),
     )

@@ -45,18 +45,22 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         session.hold_attachment(request.attachment)
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
-        lease = ipam.reserve(request)
-        try:
-            _require_addresses(ipam, lease)
-            plan = plugin.plan_add(request, config, lease, facts)
-            # Names and addresses are decided, not found out: the answer is there before the first change.
-            answer = encode(plugin.result(request, config, lease, facts), request.cni_version)
-            apply.apply(session, plan)
-            return answer
-        except BaseException as err:
-            if ipam.is_exact or not _was_made_meanwhile(session, plugin, request, config):
-                _take_back(ipam, request, lease, err)
-            raise
+        with apply.Change(session) as change:
+            link = plugin.plan_add(request, config, Result(), facts) if ipam.needs_link else ()
+            change.carry_out(link)
+            lease = ipam.reserve(request)
+            try:
+                _require_addresses(ipam, lease)
+                plan = plugin.plan_add(request, config, lease, facts)
+                # Names and addresses are decided, not found out: the answer is there before the first change.
+                answer = encode(plugin.result(request, config, lease, facts), request.cni_version)
+                change.carry_out(_beyond(link, plan))
+                return answer
+            except BaseException as err:
+                change.take_back(err)
+                if ipam.is_exact or not _was_made_meanwhile(session, plugin, request, config):
+                    _take_back(ipam, request, lease, err)
+                raise
 
 
 def check(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
@@ -77,17 +81,26 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
 def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     """Links and rules go before the addresses, so nobody else can be given one that is still in use.
 
-    What cannot be taken away does not keep the rest; a request that is wrong in itself takes nothing away.
+    Unless the IPAM plugin needs the link to give them back. What cannot be taken away does not keep the rest;
+    a request that is wrong in itself takes nothing away.
     """
     config = _parsed_if_possible(plugin, request)
+    name = plugin.ipam_type(request)
+    failures: list[CniError] = []
     with _session(request, program) as session:
         session.hold_attachment(request.attachment)
-        failures = _take_away(
-            session,
-            lambda: plugin.asks(request, config),
-            lambda facts: plugin.plan_del(request, config, facts),
-        )
-        _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).release(request))
+        ends: list[Callable[[], None]] = [
+            lambda: failures.extend(
+                _take_away(
+                    session,
+                    lambda: plugin.asks(request, config),
+                    lambda facts: plugin.plan_del(request, config, facts),
+                )
+            ),
+            lambda: _ipam(name, request, program).release(request),
+        ]
+        for end in reversed(ends) if ipams.needs_link(name) else ends:
+            _attempt(failures, end)
     _report(failures)
 
 
@@ -113,6 +126,13 @@ def _session(request: Request, program: Program | None) -> Session:
 
 def _ipam(name: str, request: Request, program: Program | None) -> Ipam:
     return ipams.of(name, request, program) if name else ipams.none()
+
+
+def _beyond(done: Plan, plan: Plan) -> Plan:
+    """Return the steps of a plan that another has not; tuples of two kinds may be equal."""
+    return tuple(
+        step for step in plan if not any(type(step) is type(other) and step == other for other in done)
+    )
 
 
 def _require_addresses(ipam: Ipam, lease: Result) -> None:

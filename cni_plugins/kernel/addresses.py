@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import NamedTuple
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import links, sysctl
+from cni_plugins.kernel import links, routes, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes
 from cni_plugins.kernel.rtnl_wire import read_number
@@ -28,7 +28,7 @@ from cni_plugins.steps.plan import ABSENT, UNCHANGED
 
 # linux/if_addr.h
 _IFA_F_NODAD, _IFA_F_OPTIMISTIC, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x04, 0x08, 0x40
-_IFA_F_NOPREFIXROUTE = 0x200
+_IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_NOPREFIXROUTE = 0x01, 0x20, 0x200  # 1: of IPv6, temporary
 _AWAIT_DAD = 5.0  # seconds, as long as the reference waits
 _DAD_PAUSE = 0.02
 _INTERFACE: dict[int, type[IPInterface]] = {wire.FAMILY[4]: IPv4Interface, wire.FAMILY[6]: IPv6Interface}
@@ -36,11 +36,12 @@ _LARGEST_POINT_TO_POINT = 31  # RFC 3021: no broadcast address in networks this 
 
 
 class Present(NamedTuple):
-    """An address as the kernel has it."""
+    """An address as the kernel has it; a main one is neither secondary nor temporary, and preferred."""
 
     address: IPInterface
     tentative: bool
     failed: bool
+    main: bool
 
 
 def on_link(session: Session, where: Place, index: int) -> list[Present]:
@@ -65,7 +66,12 @@ def _decoded(answer: Answer) -> Present:
     found = dict(attributes(answer.data, wire.BODY + wire.IFADDRMSG.size))
     flags = read_number(found.get(wire.IFA_FLAGS)) or flags
     address = _INTERFACE[family]((found.get(wire.IFA_LOCAL) or found[wire.IFA_ADDRESS], length))
-    return Present(address, bool(flags & _IFA_F_TENTATIVE), bool(flags & _IFA_F_DADFAILED))
+    return Present(
+        address,
+        tentative=bool(flags & _IFA_F_TENTATIVE),
+        failed=bool(flags & _IFA_F_DADFAILED),
+        main=not flags & (_IFA_F_SECONDARY | _IFA_F_DEPRECATED),
+    )
 
 
 def ensure_address(session: Session, step: EnsureAddress) -> str:
@@ -139,9 +145,15 @@ def address_differs(session: Session, step: EnsureAddress) -> str:
     link = links.find(session, step.where, step.link)
     present = [] if link is None else on_link(session, step.where, link.ifindex)
     found = next((item for item in present if item.address == step.address), None)
-    if found is not None:
-        return f"address {step.address} of {step.link} is a duplicate (DADFAILED)" if found.failed else ""
-    return f"address {step.address} is not on {step.link} in the {step.where}"
+    if link is None or found is None:
+        return f"address {step.address} is not on {step.link} in the {step.where}"
+    if found.failed:
+        return f"address {step.address} of {step.link} is a duplicate (DADFAILED)"
+    network = step.address.network
+    connected = step.prefix_route and network.num_addresses > 1 and link.up
+    if connected and not routes.connects(session, step.where, link.ifindex, network):
+        return f"route {network} out of {step.link} in the {step.where} is missing"
+    return ""
 
 
 def await_addresses(session: Session, step: AwaitAddresses) -> None:

@@ -6,6 +6,8 @@ needed.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from cni_plugins.errors import CniError, KernelRefused
 from cni_plugins.kernel import (
@@ -15,6 +17,7 @@ from cni_plugins.kernel import (
     link_checks,
     links,
     new_links,
+    nft_look,
     reference,
     routes,
     rules,
@@ -49,7 +52,7 @@ from cni_plugins.steps.links import (
 )
 from cni_plugins.steps.macvlans import EnsureHostLink, MacvlanStep
 from cni_plugins.steps.places import HOST
-from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, is_shared, may_be_half_done
+from cni_plugins.steps.plan import ABSENT, UNCHANGED, Plan, Step, inverse, is_shared, may_be_half_done
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
     DelOwnedRules,
@@ -59,28 +62,59 @@ from cni_plugins.steps.rules import (
     EnsureIptablesMasquerade,
     EnsureMasquerade,
     EnsureSourceGuard,
+    RuleRemoval,
 )
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+
+
+class Change:
+    """Plans carried out one after the other, and all taken back when one of them fails, or anything else.
+
+    A context manager. What could not be taken back stands in the notes of the error.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._done: list[tuple[Step, str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if err is not None:
+            self.take_back(err)
+
+    def carry_out(self, plan: Plan) -> None:
+        """Carry out every step.
+
+        :raises KernelRefused: for the step that was refused, after it and all before it were taken back.
+        """
+        try:
+            for step in plan:
+                self._session.require_caller()
+                if may_be_half_done(step):
+                    self._done.append((step, ABSENT))
+                with refusals(self._session, step):
+                    self._done.append((step, carry_out(self._session, step)))
+            self._session.require_caller()
+        except BaseException as err:
+            self.take_back(err)
+            raise
+
+    def take_back(self, reason: BaseException) -> None:
+        """Undo what has been done so far, if it was not yet."""
+        done, self._done = self._done, []
+        take_back(self._session, done, reason)
 
 
 def apply(session: Session, plan: Plan) -> None:
     """Carry out every step, or none.
 
-    :raises KernelRefused: for the step that was refused, after the earlier ones were taken back; what could
-        not be taken back stands in the notes.
+    :raises KernelRefused: as Change.carry_out.
     """
-    done: list[tuple[Step, str]] = []
-    try:
-        for step in plan:
-            session.require_caller()
-            if may_be_half_done(step):
-                done.append((step, ABSENT))
-            with refusals(session, step):
-                done.append((step, carry_out(session, step)))
-        session.require_caller()
-    except BaseException as err:
-        take_back(session, done, err)
-        raise
+    Change(session).carry_out(plan)
 
 
 def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
@@ -101,10 +135,10 @@ def _is_relied_on(session: Session, step: Step) -> bool:
     match step:
         case EnsureBridge(name=name):
             return bridges.has_attachments(session, name)
-        case EnsureHostLink(name=name):
+        case EnsureHostLink(name=name, network=network):
             from cni_plugins.kernel import host_access
 
-            return host_access.has_attachments(session, name)
+            return host_access.has_attachments(session, name, network)
         case _:
             return False
 
@@ -160,9 +194,22 @@ def refusals(session: Session, step: Step) -> Iterator[None]:
 def _phrase(session: Session, step: Step) -> str:
     """Return a step as words: its name split at capitals, then its first fields."""
     name = "".join(f" {char.lower()}" if char.isupper() else char for char in type(step).__name__).strip()
-    fields = [value.ifname if isinstance(value, Attachment) else str(value) for value in step[:3]]
+    fields = [_shown(value) for value in step[:3]]
     place = f" (sandbox {session.path})" if session.path else ""
     return f"{name} {' '.join(fields)}{place}"
+
+
+def _shown(value: object) -> str:
+    """Return a field as people write it; a setting's key is a tuple, as are addresses."""
+    match value:
+        case Attachment():
+            return value.ifname
+        case (str(), *_):
+            return ".".join(map(str, value))
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one arm per word)
@@ -171,6 +218,8 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         from cni_plugins.kernel import macvlan_words
 
         return macvlan_words.carry_out(session, step)
+    if isinstance(step, RuleRemoval) and not nft_look.has_netfilter(session):
+        return UNCHANGED  # there are no rules
     match step:
         case EnsureBridge():
             return bridges.ensure_bridge(session, step)

@@ -26,6 +26,11 @@ def ensure(session: Session, step: EnsureHostLink) -> str:
     fault = differs(session, step)
     if fault:
         raise NameTaken(fault, f"hostAccess is true, master is {step.master}")
+    if links.get(session, HOST, step.name).mtu != step.mtu:  # the master's was changed
+        mtu = wire.number(wire.IFLA_MTU, step.mtu)
+        links.with_index(
+            session, HOST, step.name, lambda index: links.modify(session, links.change(mtu, index=index))
+        )
     return UNCHANGED
 
 
@@ -39,7 +44,7 @@ def _make(session: Session, step: EnsureHostLink) -> bool:
             f"{HOST_LINK_ALIAS}{network_tag(step.network)} net: {step.network}"[:255],
             wire.number(wire.IFLA_LINK, master),
             wire.mac(wire.IFLA_ADDRESS, step.mac),
-            wire.number(wire.IFLA_MTU, step.mtu) if step.mtu else b"",
+            wire.number(wire.IFLA_MTU, step.mtu),
             wire.kind_of_link("macvlan", mode),
         )
     except Refused as err:
@@ -69,21 +74,27 @@ def delete_stale(session: Session, step: DelStaleHostAccess) -> None:
 
 
 def _delete_where(session: Session, network: str, is_going: Callable[[int], bool]) -> None:
-    """Remove routes, and then each link that no route leads out of, while no ADD is about to make one."""
+    """Remove routes, and then each link that nobody is reached by, while no ADD is about to use one."""
     for link in links.of_kind(session, "macvlan"):
         if not _is_of(link, network):
             continue
         host_routes.delete_where(session, link.name, is_going)
-        if has_attachments(session, link.name):
+        if has_attachments(session, link.name, network):
             continue
         with session.host_alone() as alone:
-            if alone and not has_attachments(session, link.name):
+            if alone and not has_attachments(session, link.name, network):
                 links.delete(session, HOST, link.name)
 
 
-def has_attachments(session: Session, name: str) -> bool:
-    """Say whether routes lead out of the link to anybody."""
-    return bool(host_routes.marked(session, name))
+def has_attachments(session: Session, name: str, network: str) -> bool:
+    """Say whether routes lead out of the link, or the network has links on the same master.
+
+    The kernel takes routes away itself, when the address they bear as source is gone.
+    """
+    link = links.find(session, HOST, name)
+    if link is None:
+        return False
+    return bool(host_routes.marked(session, name)) or macvlans.has_links(session, network, link.peer)
 
 
 def _is_of(link: Link, network: str) -> bool:

@@ -14,6 +14,7 @@ from cni_plugins.spec.fields import IPAddress
 from cni_plugins.steps.addresses import AddRoute, DelHostRoutes, DelRoute, EnsureHostRoutes
 from cni_plugins.steps.places import HOST
 
+_SINGLE = {4: 32, 6: 128}  # prefix lengths of one address
 Marked = tuple[IPAddress, int]
 
 
@@ -59,7 +60,8 @@ def _dump(session: Session, version: int, index: int) -> list[Marked]:
         route = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
         attrs = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
         # Kernels before 4.20 do not filter dumps.
-        if route.protocol == OUR_PROTOCOL and read_number(attrs.get(wire.RTA_OIF)) == index:
+        ours = route.protocol == OUR_PROTOCOL and route.dst_len == _SINGLE[version]
+        if ours and read_number(attrs.get(wire.RTA_OIF)) == index:
             found.append((ip_address(attrs[wire.RTA_DST]), read_number(attrs.get(wire.RTA_PRIORITY))))
     return found
 

@@ -53,6 +53,7 @@ class Link(NamedTuple):
     peer_netns: int | None
     hardware: int
     promiscuity: int
+    group: int
     data: bytes
     port: bytes
 
@@ -217,6 +218,7 @@ def decoded(answer: Answer) -> Link:
         peer_netns=read_number(netns) if (netns := found.get(wire.IFLA_LINK_NETNSID)) else None,
         hardware=hardware,
         promiscuity=read_number(found.get(wire.IFLA_PROMISCUITY)),
+        group=read_number(found.get(wire.IFLA_GROUP)),
         data=info.get(wire.IFLA_INFO_DATA, b""),
         port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
     )

@@ -18,22 +18,25 @@ from cni_plugins.steps.places import HOST, SANDBOX
 # linux/if_link.h
 MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8, "source": 16}
 _MODE_NAMES = {number: name for name, number in MODES.items()}
+_NURSERIES = 1 << 30  # a group is a signed number of 32 bits
 _SET_SOURCES = 3  # MACVLAN_MACADDR_SET
 
 
 def add(session: Session, step: AddMacvlan) -> None:
     """Make the link in the sandbox, where it gets its name last: the host may have a link of that name too.
 
+    Until it has its alias it is in a group whose number tells the network, for GC after a kill in between.
+
     :raises TryAgainLater: when the master is held in mode passthru, or wanted in it and in use.
     """
-    if step.where == HOST:
-        namespaces.make_known(session)  # or nobody could find it without the sandbox's path
+    namespaces.make_known(session)  # or nobody could find it without the sandbox's path
     born = step.attachment.host_end
     try:
         links.with_index(session, step.where, step.master, lambda master: _make(session, step, born, master))
     except Refused as err:
         raise _reason(session, step, err) or err from err
     _settle(session, step, born)
+    session.unshare_host()  # whatever it is on has a user now
 
 
 def _make(session: Session, step: AddMacvlan, born: str, master: int) -> None:
@@ -42,6 +45,7 @@ def _make(session: Session, step: AddMacvlan, born: str, master: int) -> None:
         wire.text(wire.IFLA_IFNAME, born),
         wire.number(wire.IFLA_LINK, master),
         wire.number(wire.IFLA_NET_NS_FD, session.fd(SANDBOX)),
+        wire.number(wire.IFLA_GROUP, _nursery(step.attachment.network)),
         wire.mac(wire.IFLA_ADDRESS, step.mac) if step.mac else b"",
         wire.number(wire.IFLA_MTU, step.mtu) if step.mtu else b"",
         _kind(step),
@@ -66,7 +70,7 @@ def _settle(session: Session, step: AddMacvlan, born: str) -> None:
     index = links.get(session, SANDBOX, born).ifindex
     alias = step.attachment.alias.encode()
     changes = [
-        links.change(packed(wire.IFLA_IFALIAS, alias), index=index),
+        links.change(packed(wire.IFLA_IFALIAS, alias), wire.number(wire.IFLA_GROUP, 0), index=index),
         links.change(wire.text(wire.IFLA_IFNAME, step.ifname), index=index),
     ]
     if step.mode == "passthru" and step.mac:
@@ -95,13 +99,15 @@ def _reason(session: Session, step: AddMacvlan, err: Refused) -> CniError | None
         return UnsupportedField("this kernel has no macvlan links", master)
     if err.errno == errno.EBUSY:
         return KernelRefused(f"{step.master} cannot carry macvlan links: it is a port of something", master)
-    if err.errno != errno.EINVAL or step.where == SANDBOX:
+    if err.errno != errno.EINVAL:
         return None
-    there = users(session).get(links.get(session, HOST, step.master).ifindex, ())
-    text = clash(step.master, step.mode, there)
+    known = users(session) if step.where == HOST else {}
+    text = clash(step.master, step.mode, known.get(links.get(session, step.where, step.master).ifindex, ()))
     if not text and step.mode == "passthru":
         text = f"master {step.master} is in use, and mode passthru needs it alone"
-    return TryAgainLater(text, f"{master}, mode is {step.mode}") if text else None
+    elif not text:  # by a link in a sandbox that has no number, as those of the reference
+        text = f"master {step.master} takes no more links, as when one in mode passthru holds it"
+    return TryAgainLater(text, f"{master}, mode is {step.mode}")
 
 
 def users(session: Session) -> dict[int, tuple[LinkUser, ...]]:
@@ -122,23 +128,45 @@ def _away(session: Session) -> list[Link]:
     return [link for _, link in there if own is not None and link.peer_netns == own]
 
 
+def has_links(session: Session, network: str, master: int) -> bool:
+    """Say whether links of a network in sandboxes are on a link of the host."""
+    start = network_tag(network)
+    return any(link.peer == master and tag_of(link.alias).startswith(start) for link in _away(session))
+
+
 def has_users_in_sandboxes(session: Session, index: int) -> bool:
     return any(link.peer == index for link in _away(session))
 
 
 def delete_attached(session: Session, step: DelAttached) -> None:
-    _delete_where(session, lambda tag: tag == step.attachment.tag)
+    tag, born = step.attachment.tag, (_nursery(step.attachment.network), step.attachment.host_end)
+
+    def is_going(link: Link) -> bool:
+        return tag_of(link.alias) == tag or (not link.alias and (link.group, link.name) == born)
+
+    _delete_where(session, is_going)
 
 
 def delete_stale(session: Session, step: DelStaleAttached) -> None:
-    start = network_tag(step.network)
-    _delete_where(session, lambda tag: tag.startswith(start) and tag not in step.valid_tags)
+    start, nursery = network_tag(step.network), _nursery(step.network)
 
-
-def _delete_where(session: Session, is_going: Callable[[str], bool]) -> None:
-    for number, link in namespaces.links_in_sandboxes(session, "macvlan"):
+    def is_going(link: Link) -> bool:
         tag = tag_of(link.alias)
-        if tag and is_going(tag):
+        if tag:
+            return tag.startswith(start) and tag not in step.valid_tags
+        return not link.alias and link.group == nursery
+
+    _delete_where(session, is_going)
+
+
+def _nursery(network: str) -> int:
+    """Return the number of the group in which links of a network are made, above those that people choose."""
+    return _NURSERIES | int(network_tag(network)[:7], 16)
+
+
+def _delete_where(session: Session, is_going: Callable[[Link], bool]) -> None:
+    for number, link in namespaces.links_in_sandboxes(session, "macvlan"):
+        if is_going(link):
             namespaces.delete(session, number, link.ifindex)
 
 
@@ -161,7 +189,7 @@ def differs(session: Session, step: AddMacvlan) -> str:
             "has lost the alias by which GC knows it",
         ),
         (
-            set(step.sources) - set(link.macvlan_sources),
+            set(step.sources) != set(link.macvlan_sources),
             f"receives from {', '.join(link.macvlan_sources) or 'nobody'}, not {', '.join(step.sources)}",
         ),
     )

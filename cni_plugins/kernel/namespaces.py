@@ -6,6 +6,7 @@ a link is put into it that leaves nothing in the host, and loses it with its end
 
 import errno
 import sys
+from contextlib import suppress
 
 from cni_plugins.kernel import links
 from cni_plugins.kernel import rtnl_wire as wire
@@ -34,15 +35,19 @@ def make_known(session: Session) -> None:
 
 
 def links_in_sandboxes(session: Session, kind: str) -> list[tuple[int, Link]]:
-    """Return the links of one kind in every sandbox, with the sandbox's number."""
-    found = []
-    for answer in session.rtnl(HOST).dump(wire.namespace(wire.RTM_GETNSID, NLM_F_DUMP)):
-        number = _number(answer)
-        try:
+    """Return the links of one kind in every sandbox, with the sandbox's number.
+
+    The host may have a number for itself, and is no sandbox even so.
+    """
+    numbers = [
+        _number(answer) for answer in session.rtnl(HOST).dump(wire.namespace(wire.RTM_GETNSID, NLM_F_DUMP))
+    ]
+    own, found = own_number(session), []
+    for number in numbers:
+        if number == own:
+            continue
+        with suppress(Refused):  # its end came between, or it is none that we may look into
             found += [(number, link) for link in links.of_kind(session, kind, number)]
-        except Refused as err:
-            if not (is_absent(err) or err.errno == errno.EINVAL):  # its end came between
-                raise
     return found
 
 

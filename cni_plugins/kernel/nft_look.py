@@ -31,6 +31,17 @@ def usable(session: Session) -> bool:
     return True
 
 
+def has_netfilter(session: Session) -> bool:
+    """Say whether this kernel has anything that keeps rules."""
+    try:
+        session.nft()
+    except OSError as err:
+        if err.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+            return False
+        raise
+    return True
+
+
 def generation(session: Session) -> int:
     answer = session.nft().ask(message(wire.GETGEN, 0, 0))
     return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])

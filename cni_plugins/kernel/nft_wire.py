@@ -139,6 +139,12 @@ def source_in(version: int, set_name: str) -> bytes:
     return loaded + _expression("lookup", attr(1, set_name), attr(2, REG_1))
 
 
+def destination_not_in(version: int, set_name: str) -> bytes:
+    """Match packets whose destination address is not in a set (`ip daddr != @set`)."""
+    loaded = _payload(_NETWORK_HEADER, Layout.DESTINATION[version], Layout.LENGTH[version], REG_1)
+    return loaded + _expression("lookup", attr(1, set_name), attr(2, REG_1), attr(5, _LOOKUP_INVERTED))
+
+
 def destination_outside(network: IPv4Network | IPv6Network) -> bytes:
     """Match packets bound for elsewhere (`ip daddr != network`)."""
     version = network.version

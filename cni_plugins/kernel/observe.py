@@ -50,8 +50,10 @@ def _found(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, 
     return {name: link for name, link in found if link is not None}
 
 
-def _facts(session: Session, where: Place, link: Link, *, with_addresses: bool = True) -> LinkFacts:
-    present = addresses.on_link(session, where, link.ifindex) if with_addresses else []
+def _facts(
+    session: Session, where: Place, link: Link, known: list[addresses.Present] | None = None
+) -> LinkFacts:
+    present = addresses.on_link(session, where, link.ifindex) if known is None else known
     return LinkFacts(
         name=link.name,
         ifindex=link.ifindex,
@@ -61,6 +63,7 @@ def _facts(session: Session, where: Place, link: Link, *, with_addresses: bool =
         up=link.up,
         alias=link.alias,
         addresses=tuple(item.address for item in present),
+        main_addresses=tuple(item.address for item in present if item.main),
         master=_name(link.master) if where == HOST else "",
         lower=link.peer if link.peer_netns is None else 0,
         vlan=link.vlan,
@@ -91,15 +94,16 @@ def _name(index: int) -> str:
 
 def _owned(session: Session) -> tuple[LinkFacts, ...]:
     ours = (link for link in links.every(session, HOST) if link.alias.startswith(ALIAS_PREFIX))
-    return tuple(_facts(session, HOST, link, with_addresses=False) for link in ours)
+    return tuple(_facts(session, HOST, link, []) for link in ours)
 
 
 def _of_kinds(session: Session, kinds: tuple[str, ...]) -> Iterator[LinkFacts]:
     present = addresses.by_link(session, HOST) if kinds else {}
-    for kind in kinds:
-        for link in links.of_kind(session, kind):
-            facts = _facts(session, HOST, link, with_addresses=False)
-            yield facts._replace(addresses=tuple(item.address for item in present.get(link.ifindex, ())))
+    return (
+        _facts(session, HOST, link, present.get(link.ifindex, []))
+        for kind in kinds
+        for link in links.of_kind(session, kind)
+    )
 
 
 def _users(session: Session) -> Mapping[int, tuple[LinkUser, ...]]:

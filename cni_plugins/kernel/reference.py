@@ -1,4 +1,4 @@
-"""What the reference bridge plugin leaves behind, removed for attachments that it made.
+"""What the reference plugins leave behind, removed for attachments that it made.
 
 Only asked for when a sandbox's host end does not bear our name. Objects are found by the names and comments
 the reference gives them: masquerade rules of both its backends, and the chains of its source address checks.

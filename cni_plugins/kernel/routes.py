@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel import links
 from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
     NLM_F_ACK,
@@ -16,7 +18,9 @@ from cni_plugins.kernel.wire import (
     Refused,
     is_absent,
 )
+from cni_plugins.spec.fields import IPNetwork
 from cni_plugins.steps.addresses import AddRoute, DelRoute
+from cni_plugins.steps.places import Place
 
 if TYPE_CHECKING:
     from cni_plugins.kernel.messages import rtmsg
@@ -52,7 +56,7 @@ def add_route(session: Session, step: AddRoute) -> None:
         if step.exclusive and err.errno == errno.EEXIST:
             raise NameTaken(
                 f"the {step.where} has a route to {step.dst.network} already",
-                f"another attachment has the address; it was to be routed to {step.link}",
+                f"one more was to lead out of {step.link}; no two attachments can have one address",
             ) from err
         raise
 
@@ -121,6 +125,19 @@ def route_differs(session: Session, step: AddRoute) -> str:
         if wanted and value != wanted:
             return f"{text} has {name} {value}, not {wanted}"
     return ""
+
+
+def connects(session: Session, where: Place, index: int, network: IPNetwork) -> bool:
+    """Say whether a route leads to a network out of a link, as the kernel makes one for each address."""
+    head = wire.RouteHead(wire.FAMILY[network.version])
+    out = wire.number(wire.RTA_OIF, index)
+    for answer in session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, out)):
+        attrs = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
+        length = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY)).dst_len
+        found = (attrs.get(wire.RTA_DST), length, read_number(attrs.get(wire.RTA_OIF)))
+        if found == (network.network_address.packed, network.prefixlen, index):
+            return True
+    return False
 
 
 def _routes(session: Session, step: AddRoute) -> "list[rtmsg]":

@@ -79,16 +79,15 @@ def stale(network: str, valid_tags: frozenset[str]) -> Callable[[Element], bool]
     return lambda item: item.comment.startswith(start) and item.comment.split(" ", 1)[0] not in valid_tags
 
 
-def exclusions(step: EnsureMasquerade | EnsureIptablesMasquerade, address: IPInterface) -> list[IPNetwork]:
+def exclusions(step: EnsureIptablesMasquerade, address: IPInterface) -> list[IPNetwork]:
     """Return where an address goes unchanged: its own subnet, multicast, and what the config excludes."""
-    return list(_collapsed(address.network, step.exclude))
+    return list(_collapsed((address.network, _MULTICAST[address.version]), step.exclude))
 
 
 @lru_cache(maxsize=_NETWORKS)
-def _collapsed(network: IPNetwork, chosen: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
-    same = [net for net in chosen if net.version == network.version]
-    everything = [network, _MULTICAST[network.version], *same]
-    return cast("tuple[IPNetwork, ...]", tuple(collapse_addresses(everything)))
+def _collapsed(first: tuple[IPNetwork, ...], chosen: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
+    same = [net for net in chosen if net.version == first[0].version]
+    return cast("tuple[IPNetwork, ...]", tuple(collapse_addresses([*first, *same])))
 
 
 def _owned_by(element: Element, start: str) -> bool:
@@ -130,7 +129,9 @@ def _masquerade(step: EnsureMasquerade) -> Objects:
 
 def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
     """The set's name tells the rule's content, so a changed config makes a new rule beside the old one."""
-    version, excluded = address.version, exclusions(step, address)
+    version = address.version
+    spared = [] if step.spares_network else [address.network]
+    excluded = _collapsed((*spared, _MULTICAST[version]), step.exclude)
     content = digest(f"{' '.join(map(str, excluded))} {step.random_fully}", 8)
     name = f"masq{version}_{network_tag(step.attachment.network)}_{content}"
     key_type = _IPV4_ADDRESS if version == 4 else _IPV6_ADDRESS  # noqa: PLR2004 (the version)
@@ -139,6 +140,7 @@ def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
         expressions=lambda: (
             wire.is_family(version)
             + wire.source_in(version, name)
+            + (wire.destination_not_in(version, name) if step.spares_network else b"")
             + b"".join(wire.destination_outside(network) for network in excluded)
             + wire.masquerade(random_fully=step.random_fully)
         ),

@@ -145,6 +145,11 @@ class Session:
             self._lock = _open_lock()
         _take_lock(self._lock, fcntl.LOCK_SH)
 
+    def unshare_host(self) -> None:
+        """Let go of the host before the session ends, as there may be something to wait for."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
     @contextmanager
     def host_alone(self) -> Iterator[bool]:
         """Yield whether nobody else is in the middle of an ADD, and keep others out until the block ends."""

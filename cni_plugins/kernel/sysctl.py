@@ -1,5 +1,6 @@
 """Settings under /proc/sys/net of the calling thread's network namespace."""
 
+import errno
 import os
 
 from cni_plugins.kernel.session import Session
@@ -7,6 +8,7 @@ from cni_plugins.steps.places import HOST, SANDBOX, Place
 from cni_plugins.steps.plan import UNCHANGED
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _LONGEST = 4096  # bytes
 _FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
 
@@ -17,7 +19,12 @@ def ensure(session: Session, step: EnsureSysctl) -> str:
         before = _read(step.key, optional=step.optional)
         if before is None or before == step.value:
             return UNCHANGED
-        _write(step.key, step.value)
+        try:
+            _write(step.key, step.value)
+        except OSError as err:
+            if step.optional and err.errno in _READ_ONLY:
+                return UNCHANGED
+            raise
         return before
 
 

@@ -85,10 +85,14 @@ def differs(session: Session, step: EnsureVlan, *, whatever_state: bool = False)
 
 
 def delete_idle(session: Session) -> None:
-    """Remove every VLAN link that we made and nobody uses, while no ADD is about to use one."""
+    """Remove every VLAN link that we made and nobody uses, while no ADD is about to use one.
+
+    There may be users that are about to end with their namespace; they are waited for once.
+    """
+    deadline = time.monotonic() + _LINGER
     # From the latest on, as it may be on an earlier one.
     for link in sorted(links.of_kind(session, "vlan"), key=lambda link: link.ifindex, reverse=True):
-        if link.alias != VLAN_ALIAS or _is_in_use_for_long(session, link):
+        if link.alias != VLAN_ALIAS or _is_in_use_until(session, link, deadline):
             continue
         with session.host_alone() as alone:
             # By now the name may be a new link's, of which the index says nothing.
@@ -97,9 +101,8 @@ def delete_idle(session: Session) -> None:
                 links.delete(session, HOST, present.name)
 
 
-def _is_in_use_for_long(session: Session, link: Link) -> bool:
-    """Say whether there are users, other than those that are about to end with their namespace."""
-    deadline = time.monotonic() + _LINGER
+def _is_in_use_until(session: Session, link: Link, deadline: float) -> bool:
+    """Say whether there are users that do not end by then."""
     while _is_in_use(session, link):
         if _has_known_users(session, link) or time.monotonic() > deadline:
             return True

@@ -198,6 +198,7 @@ class Socket:
                     return answers, consistent
                 consistent &= not _flags(item.data) & _NLM_F_DUMP_INTR
                 if item.kind == _NLMSG_DONE:
+                    _require_done(item)
                     return answers, consistent
                 answers.append(item)
 
@@ -233,6 +234,14 @@ class Socket:
             pass
         finally:
             self._socket.settimeout(None)
+
+
+def _require_done(answer: Answer) -> None:
+    """:raises Refused: when a dump ended early, which its last message tells."""
+    if len(answer.data) >= _HEADER.size + 4:
+        number = cast("int", struct.unpack_from("=i", answer.data, _HEADER.size)[0])
+        if number < 0:
+            raise Refused(-number, "", 0)
 
 
 def _require_success(answer: _Error) -> None:

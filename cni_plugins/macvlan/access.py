@@ -8,7 +8,7 @@ containers are told the link-layer address for that. So no neighbour on the wire
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
-from cni_plugins.contract.keys import IPV6
+from cni_plugins.contract.keys import IPV4, IPV6
 from cni_plugins.contract.phrases import no_router_advertisements
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.identity import Identity
@@ -31,38 +31,57 @@ def host_access(
     request: Request, identity: Identity, master: Master, ips: tuple[IPConfig, ...], *, is_gateway: bool
 ) -> Iterator[Step]:
     link = identity.host_link
-    yield EnsureHostLink(link, master.name, identity.host_mac, 0, request.network)
+    yield EnsureHostLink(link, master.name, identity.host_mac, master.mtu, request.network)
     yield no_router_advertisements(link)
     # Answer only those who are reached by this link; others on the wire shall know the master's address.
     yield EnsureSysctl(HOST, ("ipv4", "conf", link, "arp_filter"), "1")
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
     yield EnsureUp(HOST, link)
     if is_gateway:
-        for ip in ips:
-            yield _gateway(link, ip)
-    sources = {address.version: address for address in _known_to(ips, master)}
+        yield from _gateways(link, master, ips)
+    known = _known_to(ips, master)
     wanted = tuple(ip.address.ip for ip in ips)
-    yield EnsureHostRoutes(link, wanted, request.attachment.mark, tuple(sources.values()))
-    for address in _known_to(ips, master):
+    yield EnsureHostRoutes(link, wanted, request.attachment.mark, _sources(known))
+    for address in known:
         yield EnsureNeighbour(SANDBOX, request.ifname, address, identity.host_mac)
 
 
+def _gateways(link: str, master: Master, ips: tuple[IPConfig, ...]) -> Iterator[EnsureAddress]:
+    """Yield the gateway addresses but those that the master bears: containers know them as the host's."""
+    borne = {address.ip for address in master.addresses}
+    return (_gateway(link, ip) for ip in ips if ip.gateway not in borne)
+
+
 def _gateway(link: str, ip: IPConfig) -> EnsureAddress:
-    """:raises InvalidNetworkConfig: when the gateway is in no subnet of the network's."""
-    if ip.gateway is None or ip.gateway not in ip.address.network:
-        raise InvalidNetworkConfig(
-            f"gateway {ip.gateway} is outside of {ip.address.network}", "isGateway and hostAccess are set"
-        )
+    """:raises InvalidNetworkConfig: when the gateway is no address that a router of the subnet can have."""
+    network = ip.address.network
+    fault = ""
+    if ip.gateway is None or ip.gateway not in network:
+        fault = f"is outside of {network}"
+    elif ip.gateway == ip.address.ip:
+        fault = "is the container's own address"
+    elif ip.gateway.version == IPV4 and ip.gateway in (network.network_address, network.broadcast_address):
+        fault = f"is no address of a host in {network}"
+    if fault or ip.gateway is None:
+        raise InvalidNetworkConfig(f"gateway {ip.gateway} {fault}", "isGateway and hostAccess are set")
     address = ip_interface((ip.gateway.packed, ip.address.network.prefixlen))
     return EnsureAddress(HOST, link, address, skip_dad=True, metric=_GATEWAY_METRIC)
 
 
 def _known_to(ips: tuple[IPConfig, ...], master: Master) -> list[IPAddress]:
-    """Return the host's addresses that containers take for their neighbour's."""
+    """Return the host's addresses that containers take for their neighbour's.
+
+    Not those that move from host to host: they are made for one address alone, or beside the main one.
+    """
     return [
         address.ip
-        for address in master.addresses
-        if not (address.version == IPV6 and address.ip.is_link_local)
+        for address in master.main_addresses
+        if address.network.num_addresses > 1
+        and not (address.version == IPV6 and address.ip.is_link_local)
         and any(address.version == ip.address.version and address.ip in ip.address.network for ip in ips)
-        and all(address.ip != ip.gateway for ip in ips)
     ]
+
+
+def _sources(known: list[IPAddress]) -> tuple[IPAddress, ...]:
+    """Of IPv6 the kernel finds the best one itself; of IPv4 it would take any link's."""
+    return tuple(address for address in known if address.version == IPV4)[:1]

@@ -10,10 +10,10 @@ from cni_plugins.contract.keys import (
     Ipam,
     IpMasqBackend,
     IpMasqField,
-    LinkName,
     Mac,
     MacHolder,
     OptionalDns,
+    OptionalLinkName,
     PlainMtu,
     mac_in_effect,
 )
@@ -54,7 +54,7 @@ def _lower(value: object) -> object:
 class MacvlanConfig(ConfigModel):
     """The network config; `mac` is filled from its four sources by `parse`."""
 
-    master: LinkName | Annotated[str, Field(max_length=0)] = ""
+    master: OptionalLinkName = ""
     mode: Annotated[MacvlanMode, BeforeValidator(_mode)] = "bridge"
     allowed_macs: list[Mac] = Field(default=[], alias="allowedMACs")
     mtu: PlainMtu = 0

@@ -1,11 +1,12 @@
 """Which link the macvlan link is on: named, of a chain's result, of the default route; or a VLAN of that."""
 
+from itertools import takewhile
 from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.config import MacvlanConfig, vlan_id
-from cni_plugins.macvlan.names import host_link, vlan_link
+from cni_plugins.macvlan.names import vlan_link
 from cni_plugins.spec.fields import IPInterface
 from cni_plugins.spec.request import Request
 from cni_plugins.steps.macvlans import ETHERTYPES, HOST_LINK_ALIAS, VLAN_ALIAS, EnsureVlan
@@ -24,6 +25,7 @@ class Master(NamedTuple):
     mtu: int
     up: bool
     addresses: tuple[IPInterface, ...]
+    main_addresses: tuple[IPInterface, ...]
     vlan: EnsureVlan | None = None
 
 
@@ -58,22 +60,17 @@ def resolve(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
 
 
 def _named(request: Request, config: MacvlanConfig) -> str:
-    """Return the name that the config gives, or the one link that plugins before this one made."""
+    """Return the name that the config gives, or the one link that plugins before this one made.
+
+    CHECK is given the chain's whole result, in which theirs stand before our own.
+    """
     if config.master or request.prev_result is None:
         return config.master
-    own = {request.ifname} if config.link_in_container else set()
-    made = {
-        item.name
-        for item in request.prev_result.interfaces
-        if bool(item.sandbox) == config.link_in_container and item.name not in own
-    }
-    chain = {name for name in made if not _is_host_link(request, name, made)}
+    made = takewhile(
+        lambda item: (item.name, bool(item.sandbox)) != (request.ifname, True), request.prev_result.interfaces
+    )
+    chain = {item.name for item in made if bool(item.sandbox) == config.link_in_container}
     return chain.pop() if len(chain) == 1 else ""
-
-
-def _is_host_link(request: Request, name: str, made: set[str]) -> bool:
-    """CHECK is given what ADD answered, the host's own link included."""
-    return any(name == host_link(request.network, other) for other in made)
 
 
 def _dotted(name: str) -> tuple[str, str]:
@@ -88,7 +85,8 @@ def _vlan_of(name: str, number: str, config: MacvlanConfig) -> int:
             f"master {name} does not exist", f"master is {name}, vlan is {config.vlan}"
         )
     try:
-        return vlan_id(int(number) if number.isdecimal() else number)
+        plain = number.isascii() and number.isdecimal() and not number.startswith("0")
+        return vlan_id(int(number) if plain else number)
     except ValueError as err:
         raise InvalidNetworkConfig(
             f"master {name} does not exist, nor can it be made: {err}", f"master is {name}"
@@ -152,11 +150,13 @@ def _on_vlan(config: MacvlanConfig, vlan: int, parent: LinkFacts, facts: Facts) 
     name = vlan_link(parent.name, vlan)
     step = EnsureVlan(name, parent.name, vlan, config.vlan_protocol)
     if link is None:
-        return Master(name, 0, parent.mac, parent.mtu, parent.up, (), step)
+        return Master(name, 0, parent.mac, parent.mtu, parent.up, (), (), step)
     _require_free(link)
     ours = link.alias == VLAN_ALIAS
     return _master(link, step._replace(name=link.name) if ours else None)
 
 
 def _master(link: LinkFacts, vlan: EnsureVlan | None) -> Master:
-    return Master(link.name, link.ifindex, link.mac, link.mtu, link.up, link.addresses, vlan)
+    return Master(
+        link.name, link.ifindex, link.mac, link.mtu, link.up, link.addresses, link.main_addresses, vlan
+    )

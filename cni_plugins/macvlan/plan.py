@@ -6,7 +6,7 @@ from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.gateways import with_gateways
 from cni_plugins.contract.keys import IPV4, IPV6
 from cni_plugins.contract.phrases import masquerade, route, with_ipv6
-from cni_plugins.errors import NameTaken
+from cni_plugins.errors import InvalidNetworkConfig, NameTaken, StateDrifted
 from cni_plugins.macvlan.access import host_access
 from cni_plugins.macvlan.config import MacvlanConfig
 from cni_plugins.macvlan.identity import Identity, identify, require_mtu
@@ -42,7 +42,7 @@ def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) ->
 
     :raises InvalidNetworkConfig: when the addresses and the config do not go together.
     """
-    master = resolve(request, config, facts)
+    master = _master(request, config, facts)
     identity = identify(request, config, master, facts)
     ips, routes = own_addresses(request, config, lease)
     require_mtu(config, master, ips)
@@ -53,6 +53,16 @@ def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) ->
         *_access(request, config, identity, master, ips),
         *_forwarding(config, ips),
     )
+
+
+def _master(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
+    """:raises StateDrifted: when CHECK finds that the master is not what it was."""
+    try:
+        return resolve(request, config, facts)
+    except InvalidNetworkConfig as err:
+        if request.command == "CHECK":
+            raise StateDrifted(err.msg, err.details) from err
+        raise
 
 
 def own_addresses(
@@ -143,8 +153,10 @@ def _usable_at_once(link: str, config: MacvlanConfig, address: IPInterface) -> E
 def _announcing(link: str, config: MacvlanConfig, identity: Identity) -> Iterator[Step]:
     """Announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6), and addresses of use at once (RFC 4429)."""
     yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1")
+    if not identity.ours:
+        return  # older releases of the reference set no more
     yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", optional=True)
-    if identity.ours and not config.enabledad:
+    if not config.enabledad:
         for key in ("optimistic_dad", "use_optimistic"):
             yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, key), "1", optional=True)
 

@@ -1,6 +1,7 @@
 """The macvlan plugin's declaration: what it asks, plans, answers and reports."""
 
 from cni_plugins.contract.facts import Asks, Facts, clash
+from cni_plugins.contract.phrases import asks_of_masquerade, require_rules
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import InvalidNetworkConfig, LimitedConnectivity, NotAvailable
 from cni_plugins.macvlan.config import MacvlanConfig, parse
@@ -33,14 +34,12 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
     )
     if request.command != "STATUS":
         return asked
-    native = config.masquerades and config.ip_masq_backend != "iptables"
-    return asked._replace(
-        sandbox=(),
-        users=True,
-        makes=("macvlan", "vlan") if asked.kinds else ("macvlan",),
-        nf_tables=native,
-        iptables=config.masquerades and not native,
-    )
+    makes = ("macvlan", "vlan") if asked.kinds else ("macvlan",)
+    asked = asked._replace(sandbox=(), users=True, makes=makes)
+    if not config.masquerades:
+        return asked
+    rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
+    return asked._replace(nf_tables=rules.nf_tables, iptables=rules.iptables)
 
 
 def result(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Result:
@@ -83,10 +82,7 @@ def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
     for kind in facts.cannot_make:
         name = "VLAN links (802.1Q)" if kind == "vlan" else "macvlan links"
         raise NotAvailable(f"this kernel has no {name}", f"master is {config.master or 'not set'}")
-    if not facts.nf_tables:
-        raise NotAvailable("this kernel has no nf_tables", "ipMasq is set")
-    if not facts.iptables:
-        raise NotAvailable("iptables-restore is not installed", "ipMasqBackend is iptables")
+    require_rules(facts)
     if config.link_in_container:
         return  # which sandbox that is, only ADD knows
     try:

@@ -27,10 +27,11 @@ def delete(request: Request, _config: MacvlanConfig | None, facts: Facts) -> Pla
 def _steps(request: Request, facts: Facts) -> Iterator[Step]:
     attachment = request.attachment
     # Under the second name a link is made; an ADD that was killed may have left it there.
-    for name in (request.ifname, attachment.host_end):
-        if _is_own(request, facts.sandbox.get(name)):
-            yield DelLink(SANDBOX, name)
-    if not facts.has_sandbox:
+    names = (request.ifname, attachment.host_end)
+    found = [name for name in names if _is_own(request, facts.sandbox.get(name))]
+    for name in found:
+        yield DelLink(SANDBOX, name)
+    if not found:  # the sandbox is gone or another's, or the link was renamed
         yield DelAttached(attachment)
     yield DelHostAccess(attachment.network, attachment.mark)
     yield DelOwnedRules(attachment)

@@ -40,16 +40,33 @@ def in_effect(request: Request, config: PtpConfig, lease: Result, *, routed: boo
 
     :raises InvalidNetworkConfig: when an address has no gateway, or a route one that cannot be reached.
     """
+    if request.command == "CHECK":
+        # Of what is recorded, a later plugin of the chain may have made some.
+        routes = tuple(_recorded(lease)) if routed else lease.routes
+        return lease._replace(ips=tuple(ip for ip in lease.ips if ip.gateway), routes=routes)
     if not routed:
         _require_gateways(config, lease.ips)
         return lease
+    _require_routable(config, lease.ips)
     ips = tuple(
         ip._replace(address=single(ip.address.ip), gateway=_routed_gateway(ip.address.version))
         for ip in lease.ips
     )
-    # Of what is recorded, a later plugin of the chain may have made some.
-    routes = _recorded(lease) if request.command == "CHECK" else _routes(lease)
-    return lease._replace(ips=ips, routes=tuple(routes))
+    return lease._replace(ips=ips, routes=tuple(_routes(lease)))
+
+
+def is_routed(ips: tuple[IPConfig, ...]) -> bool:
+    """Say whether recorded addresses are those of a routed container, whatever the config says by now."""
+    return any(ip.gateway == _routed_gateway(ip.address.version) for ip in ips)
+
+
+def _require_routable(config: PtpConfig, ips: tuple[IPConfig, ...]) -> None:
+    for ip in ips:
+        if ip.address.ip.is_link_local:
+            raise InvalidNetworkConfig(
+                f"{ip.address} is a link-local address, which cannot be routed",
+                f"ipam.type is {config.ipam.type}, routed is on",
+            )
 
 
 def _require_gateways(config: PtpConfig, ips: tuple[IPConfig, ...]) -> None:
@@ -58,6 +75,11 @@ def _require_gateways(config: PtpConfig, ips: tuple[IPConfig, ...]) -> None:
         if ip.gateway is None:
             raise InvalidNetworkConfig(
                 f"{ip.address} has no gateway, which a point-to-point link needs",
+                f"ipam.type is {config.ipam.type}, routed is off",
+            )
+        if ip.gateway.version != ip.address.version or not ip.address.network.prefixlen:
+            raise InvalidNetworkConfig(
+                f"{ip.address} and its gateway {ip.gateway} are not of one subnet",
                 f"ipam.type is {config.ipam.type}, routed is off",
             )
         if ip.gateway in own:

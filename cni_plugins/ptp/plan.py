@@ -9,19 +9,22 @@ from collections.abc import Iterator
 from cni_plugins.contract import phrases, veth
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.contract.keys import IPV4, IPV6
-from cni_plugins.ptp.addressing import ROUTED_GATEWAY, families, in_effect, single, subnet
+from cni_plugins.errors import StateDrifted
+from cni_plugins.ptp.addressing import ROUTED_GATEWAY, families, in_effect, is_routed, single, subnet
 from cni_plugins.ptp.config import PtpConfig
 from cni_plugins.spec.attachment import HOST_END_PREFIX
 from cni_plugins.spec.fields import IPAddress, IPInterface
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Result
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress
+from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress, EnsureNeighbour
 from cni_plugins.steps.links import AwaitUp, EnsureUp
 from cni_plugins.steps.places import HOST, SANDBOX
 from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.rules import EnsureMasquerade
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 
 _SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254  # linux/rtnetlink.h
+_FIRST = 1  # the metric before all others
 _SANDBOX_INTERFACE = 1  # its place in the result: after the host end
 
 
@@ -35,15 +38,17 @@ def add(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Pla
     :raises InvalidNetworkConfig: when the IPAM's answer does not fit a point-to-point link.
     """
     pair = _identify(request, config, facts)
-    routed = _is_routed(config, pair)
+    routed = _is_routed(request, config, pair, lease)
+    _require_no_master(request, pair, facts)
     lease = in_effect(request, config, lease, routed=routed)
+    veth.require_mtu(request, pair, config.mtu, lease.ips)
     return (
         veth.add(request, pair),
         *_host_end(pair, lease.ips, routed=routed),
         *_sandbox(request, config, pair, lease.ips),
-        *(_routed_ways if routed else _plain_ways)(request.ifname, lease),
+        *(_routed_ways(request.ifname, pair, lease) if routed else _plain_ways(request.ifname, lease)),
         *_host_routes(pair, lease.ips, routed=routed),
-        *_masquerade(request, config, pair, lease.ips),
+        *_masquerade(request, config, pair, lease.ips, routed=routed),
         AwaitUp(pair.host_end),
         EnableForwarding(families(lease.ips)),
     )
@@ -52,7 +57,7 @@ def add(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Pla
 def result(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Result:
     """Return both ends of the pair, and the addresses and routes as the container has them."""
     pair = _identify(request, config, facts)
-    lease = in_effect(request, config, lease, routed=_is_routed(config, pair))
+    lease = in_effect(request, config, lease, routed=_is_routed(request, config, pair, lease))
     return lease._replace(
         interfaces=veth.interfaces(request, pair),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
@@ -64,15 +69,28 @@ def _identify(request: Request, config: PtpConfig, facts: Facts) -> veth.Pair:
     return veth.identify(request, config.mac, veth.mtu(config.mtu, facts.default_route), facts)
 
 
-def _is_routed(config: PtpConfig, pair: veth.Pair) -> bool:
-    """The reference has no routed containers; one it made stays as it is when the config changes."""
-    return config.routed and pair.ours
+def _is_routed(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result) -> bool:
+    """Say whether the container is, or is to be, routed; what is there stays when the config changes."""
+    if request.command == "CHECK":
+        return pair.ours and is_routed(lease.ips)
+    return config.routed
+
+
+def _require_no_master(request: Request, pair: veth.Pair, facts: Facts) -> None:
+    """:raises StateDrifted: when somebody has made the host end a port, which takes its packets."""
+    host_end = facts.host.get(pair.host_end)
+    if request.command == "CHECK" and host_end is not None and host_end.master:
+        raise StateDrifted(f"link {host_end.name} is a port of {host_end.master}", "it should be nobody's")
 
 
 def _host_end(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
     link = pair.host_end
     yield phrases.no_router_advertisements(link)
+    if pair.ours and IPV4 in families(ips):
+        # Hosts may have it off for new links.
+        yield EnsureSysctl(HOST, ("ipv4", "conf", link, "forwarding"), "1", optional=True)
     if pair.ours and IPV6 in families(ips):
+        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", optional=True)
         # What it forwards waits until it has a link-local address from which to ask for the neighbour.
         yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
     if routed:
@@ -122,12 +140,21 @@ def _plain_ways(link: str, lease: Result) -> Iterator[Step]:
         if network.network.num_addresses > 1:
             ways.setdefault((network, via), AddRoute(SANDBOX, link, network, via, src=source))
     yield from ways.values()
+    gateways = {ip.gateway for ip in lease.ips}
     for route in lease.routes:
-        yield phrases.route(link, route, lease.ips)
+        step = phrases.route(link, route, lease.ips)
+        # No other neighbour is there, but the kernel is told there is, as in the reference's order of things.
+        yield step._replace(onlink=step.onlink or (step.gw is not None and step.gw not in gateways))
 
 
-def _routed_ways(link: str, lease: Result) -> Iterator[Step]:
-    """Yield the route to the gateway, and those through it; fe80::1 is on every IPv6 link as it is."""
+def _routed_ways(link: str, pair: veth.Pair, lease: Result) -> Iterator[Step]:
+    """Yield the route to the gateway, and those through it; fe80::1 is on every IPv6 link as it is.
+
+    The gateway's link-layer address is told, as some hosts answer no ARP from addresses of other subnets.
+    """
+    for version in families(lease.ips):
+        gateway = ROUTED_GATEWAY[version].ip
+        yield EnsureNeighbour(SANDBOX, link, gateway, pair.host_mac, can_be_asked=True)
     if IPV4 in families(lease.ips):
         yield AddRoute(SANDBOX, link, ROUTED_GATEWAY[IPV4], scope=phrases.SCOPE_LINK)
     for route in lease.routes:
@@ -141,15 +168,24 @@ def _host_routes(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) ->
     """
     scope = _SCOPE_UNIVERSE if routed else _SCOPE_HOST
     for ip in ips:
-        chosen = scope if ip.address.version == IPV4 else None  # IPv6 routes have none
-        yield AddRoute(HOST, pair.host_end, single(ip.address.ip), scope=chosen, exclusive=True)
+        step = AddRoute(HOST, pair.host_end, single(ip.address.ip), exclusive=True)
+        if ip.address.version == IPV4:
+            yield step._replace(scope=scope)
+        else:
+            # IPv6 routes have no scope, and a metric that those of routing daemons would be before.
+            yield step._replace(priority=_FIRST if pair.ours else 0)
 
 
 def _masquerade(
-    request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
+    request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool
 ) -> Iterator[Step]:
     if pair.ours:
-        yield from phrases.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+        steps = phrases.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+        # What is a subnet elsewhere is the network's containers here.
+        yield from (
+            step._replace(spares_network=routed) if isinstance(step, EnsureMasquerade) else step
+            for step in steps
+        )
 
 
 def delete(request: Request, _config: PtpConfig | None, facts: Facts) -> Plan:

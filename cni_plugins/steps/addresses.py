@@ -69,12 +69,18 @@ class DelRoute(NamedTuple):
 
 
 class EnsureNeighbour(NamedTuple):
-    """The link-layer address of a neighbour is known for good, so that nobody has to be asked for it."""
+    """The link-layer address of a neighbour is known for good, so that nobody has to be asked for it.
+
+    The kernel forgets it when the link goes down or gets another address.
+
+    :param can_be_asked: the neighbour would answer itself, too.
+    """
 
     where: Place
     link: str
     address: IPAddress
     mac: str
+    can_be_asked: bool = False
 
 
 class EnsureHostRoutes(NamedTuple):

@@ -9,7 +9,8 @@ from cni_plugins.spec.fields import IPInterface, IPNetwork
 class EnsureMasquerade(NamedTuple):
     """Packets from these addresses leave as the host's, unless bound for their own subnet or `exclude`.
 
-    `link` is the host link whose absence shows that the attachment is gone, if there is one.
+    :param link: the host link whose absence shows that the attachment is gone, if there is one.
+    :param spares_network: bound for these and the network's other addresses, instead of for their own subnet.
     """
 
     attachment: Attachment
@@ -17,6 +18,7 @@ class EnsureMasquerade(NamedTuple):
     exclude: tuple[IPNetwork, ...]
     random_fully: bool
     link: str = ""
+    spares_network: bool = False
 
 
 class EnsureIptablesMasquerade(NamedTuple):
@@ -63,7 +65,10 @@ class DelStaleIptables(NamedTuple):
 
 
 class DelReferenceRules(NamedTuple):
-    """What the reference bridge left for the attachment is gone: masquerade and source checks."""
+    """What the reference left for the attachment is gone: masquerade and source checks."""
 
     attachment: Attachment
     addresses: tuple[IPInterface, ...]
+
+
+RuleRemoval = DelIptablesMasquerade | DelOwnedRules | DelStaleRules | DelStaleIptables | DelReferenceRules

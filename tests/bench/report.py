@@ -19,6 +19,7 @@ _TABLES = {
     "Where the time of a warm ADD goes": ANATOMY,
     "Memory of the agent": RESIDENT,
 }
+_NAMES = ("bridge", "host-local", "static", "loopback", "macvlan", "ptp")
 _COMPARED = (CALL, CPU, PARALLEL)
 
 
@@ -94,7 +95,7 @@ def sizes(kinds: list[Kind]) -> str:
     """What the programs weigh; hard links are counted once."""
     told = {kind.suite.label: _size(kind) for kind in kinds}
     extra = next((_cnictl(kind) for kind in kinds if kind.is_warm), "")
-    return f"bridge, host-local, static and loopback: {'; '.join(told.values())}.{extra}" if told else ""
+    return f"{', '.join(_NAMES)}: {'; '.join(told.values())}.{extra}" if told else ""
 
 
 def _size(kind: Kind) -> str:
@@ -119,7 +120,7 @@ def write(path: Path, generated: str) -> None:
 
 
 def _programs(kind: Kind) -> list[Path]:
-    return [kind.suite.program(name) for name in ("bridge", "host-local", "static", "loopback")]
+    return [kind.suite.program(name) for name in _NAMES]
 
 
 def _references(kinds: list[Kind]) -> list[str]:

@@ -5,6 +5,7 @@ A scenario yields rows; in every round each column does the same thing, one afte
 
 import itertools
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 from tests.bench import anatomy, memory, timing
 from tests.bench.columns import Column, Kind, Together
 from tests.bench.rows import CPU, PARALLEL, RESIDENT, Row
+from tests.differential import netns
 
 Config = dict[str, Any]
 
 V4 = [{"subnet": "10.1.0.0/16"}]
 V6 = [{"subnet": "fd00:1::/64"}]
 QUICK_ROUNDS = 2
+MASTER = ("ip", "-force", "-batch", "-")  # it may be there from the scenario before
+WIRE = "link add eth0 type veth peer name wire0\nlink set eth0 up\nlink set wire0 up\n"
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,13 @@ class Solo:
 
 def bridge_config(*, dual: bool = False, **keys: Any) -> Config:
     """The usual network: default gateway, host-local."""
-    ipam = {"type": "host-local", "dataDir": "@DATA@", "ranges": [V4, V6] if dual else [V4]}
-    return {"cniVersion": "1.0.0", "name": "bench", "isDefaultGateway": True, "ipam": ipam, **keys}
+    return network(*([V4, V6] if dual else [V4]), isDefaultGateway=True, **keys)
+
+
+def network(*ranges: Any, **keys: Any) -> Config:
+    """A network with host-local."""
+    ipam = {"type": "host-local", "dataDir": "@DATA@", "ranges": list(ranges)}
+    return {"cniVersion": "1.0.0", "name": "bench", "ipam": ipam, **keys}
 
 
 def version(columns: list[Column], rounds: int) -> list[Row]:
@@ -85,6 +94,18 @@ def beside_another(config: Config) -> Callable[[list[Column], int], list[Row]]:
         for column in columns:
             column.measure(column.call("bridge", "DEL", config, "resident"))
         return rows
+
+    return measured
+
+
+def on_the_wire(name: str, config: Config) -> Callable[[list[Column], int], list[Row]]:
+    """ADD, CHECK and DEL of a macvlan link, on a master that stays."""
+
+    def measured(columns: list[Column], rounds: int) -> list[Row]:
+        for column in columns:
+            with netns.entered(column.world.host):
+                subprocess.run(MASTER, input=WIRE, text=True, capture_output=True, check=False)
+        return attachment(name, "macvlan", {"master": "eth0", **config})(columns, rounds)
 
     return measured
 
@@ -255,6 +276,24 @@ ALL: tuple[Scenario | Solo, ...] = (
     ),
     Scenario("dual-stack ipMasq, others", 12, beside_another(bridge_config(dual=True, ipMasq=True))),
     Scenario("macspoofchk", 12, attachment("… macspoofchk", "bridge", bridge_config(macspoofchk=True))),
+    Scenario("macvlan", 12, on_the_wire("macvlan + host-local", network(V4))),
+    # The reference waits 2 s for each of these.
+    Scenario("macvlan IPv6", 3, on_the_wire("macvlan + host-local, IPv6", network(V6)), quick_rounds=0),
+    Scenario(
+        "macvlan dual-stack",
+        3,
+        on_the_wire("macvlan + host-local, dual-stack", network(V4, V6)),
+        quick_rounds=0,
+    ),
+    Scenario("ptp", 12, attachment("ptp + host-local", "ptp", network(V4))),
+    Scenario("ptp ipMasq", 12, attachment("ptp, ipMasq", "ptp", network(V4, ipMasq=True)), quick_rounds=0),
+    Scenario("ptp IPv6", 3, attachment("ptp + host-local, IPv6", "ptp", network(V6)), quick_rounds=0),
+    Scenario(
+        "ptp dual-stack",
+        3,
+        attachment("ptp, dual-stack ipMasq", "ptp", network(V4, V6, ipMasq=True)),
+        quick_rounds=0,
+    ),
     Scenario("leases 0", 15, leases(0)),
     Scenario("leases 1000", 12, leases(1_000)),
     Scenario("leases 16000", 7, leases(16_000), quick_rounds=0),

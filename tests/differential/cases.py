@@ -1,6 +1,7 @@
 """The table of cases, read from tests/data/differential/*.json.
 
-A case names a plugin, a network configuration and the steps to run. A step is a CNI verb ("ADD"), a verb
+A case names a plugin, a network configuration and the steps to run; with "wire", as all of macvlan, the host
+has a link eth0. A step is a CNI verb ("ADD"), a verb
 with particulars ({"do": "ADD", "box": "box2", "args": "MAC=…"}), a command that tampers
 ({"host": "ip link …"}, {"inside": "ip addr …"}), a behaviour to watch ({"probe": "masquerade"}), or
 {"settle": true}. In a configuration "@OMIT@" leaves a key out, @DATA@, @FILES@ and @HOST@ are places.
@@ -49,6 +50,7 @@ class Case:
     steps: tuple[Step, ...]
     files: dict[str, str] = field(default_factory=dict)
     rules: bool = False
+    wire: bool = False
     needs: str | None = None
 
     @property
@@ -65,7 +67,8 @@ def load() -> tuple[Case, ...]:
 def _case(row: dict[str, Any]) -> Case:
     config = _with_defaults(row["plugin"], row.get("config", {}))
     steps = tuple(_step(step) for step in row.get("steps", ["ADD", "CHECK", "DEL", "DEL"]))
-    extras = {key: row[key] for key in ("files", "rules", "needs") if key in row}
+    extras = {key: row[key] for key in ("files", "rules", "wire", "needs") if key in row}
+    extras.setdefault("wire", row["plugin"] == "macvlan")
     return Case(row["name"], row["plugin"], config, steps, **extras)
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from tests.differential import cases, story, suites, world
+from tests.differential.library import Library
 
 ABSENT = "absent"
 
@@ -66,14 +67,19 @@ def _top_of_absence(path: str, other: story.Story) -> str:
 def main(left: str, right: str, patterns: list[str]) -> None:
     """Print the table of differences."""
     known = {suite.label: suite for suite in (suites.debian(), suites.newest(), suites.ours())}
-    for case in cases.load():
-        if patterns and not any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns):
-            continue
-        if world.lacks(case.needs) or not all(known[label].speaks(case.version) for label in (left, right)):
-            continue
-        stories = [story.tell(known[label], case) for label in (left, right)]
-        for difference in differences(case.name, *stories):
-            sys.stdout.write(f"{difference}\n")
+    sides = [known[label] for label in (left, right)]
+    chosen = [
+        case
+        for case in cases.load()
+        if (not patterns or any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns))
+        and all(suite.speaks(case.version) for suite in sides)
+        and not world.lacks(case.needs)
+    ]
+    with Library((suite, case) for case in chosen for suite in sides) as library:
+        for case in chosen:
+            stories = [library.story(suite, case).result() for suite in sides]
+            for difference in differences(case.name, *stories):
+                sys.stdout.write(f"{difference}\n")
 
 
 if __name__ == "__main__":

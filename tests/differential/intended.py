@@ -6,45 +6,15 @@ differences an entry can be written from. A difference without entry fails; so d
 difference answers to.
 """
 
-from dataclasses import dataclass
-
-DEBIAN = "debian"
-EVERYWHERE = ("*",)
-
-
-@dataclass(frozen=True)
-class Intended:
-    """One intended difference: why, where, and what either side shows there."""
-
-    reason: str
-    where: str
-    theirs: str = "*"
-    ours: str = "*"
-    cases: tuple[str, ...] = EVERYWHERE
-    against: str = "*"
-
-
-def becomes_possible(reason: str, *cases: str) -> tuple[Intended, ...]:
-    """The reference refuses what ours does: that is asserted, the rest of the world follows from it."""
-    return (
-        Intended(reason, "?:* > answer > code", "1", "0", cases),
-        Intended(reason, "?:* > *", cases=cases),
-    )
-
-
-def is_found_by_check(reason: str, *cases: str) -> tuple[Intended, ...]:
-    """The reference's CHECK is content, ours is not."""
-    return (
-        Intended(reason, "?:CHECK > answer > code", "0", "1", cases),
-        Intended(reason, "?:CHECK > answer > error*", "absent", cases=cases),
-        Intended(reason, "?:CHECK > answer > stdout", '"nothing"', "absent", cases),
-    )
-
-
-def is_taken_away(reason: str, *cases: str) -> tuple[Intended, ...]:
-    """Links, routes and sysctls that only the reference leaves behind."""
-    return tuple(Intended(reason, f"?:* > {place} > *", "*", "absent", cases) for place in ("host", "box?"))
-
+from tests.differential.intended_macvlan import MACVLAN
+from tests.differential.intended_ptp import PTP
+from tests.differential.intention import (
+    DEBIAN,
+    Intended,
+    becomes_possible,
+    is_found_by_check,
+    is_taken_away,
+)
 
 _OLD_REFERENCE = (
     Intended("1.1.1 wrote leases readable by all", "*leases > *mode", '"0644"', '"0600"', against=DEBIAN),
@@ -80,6 +50,7 @@ _OLD_REFERENCE = (
 )
 
 _ERRORS = (
+    Intended("a master that is in use may be free later: code 11", "*error > code", "999", "11"),
     Intended("the specification wants cniVersion in error documents", "*error > cniVersion", "null", '"*'),
     Intended("details name the key and the value", "*error > details", '"missing"', '"said"'),
     Intended("faulty configuration is code 7 for the specification", "*error > code", "999", "7"),
@@ -128,6 +99,9 @@ _LINKS = (
         "*answer > result > interfaces > 0 > mac",
         '"mac(a host end)"',
         '"mac(*',
+    ),
+    Intended(
+        "where nobody else can have an address, nobody is asked", "*addresses > * > nodad", "absent", "true"
     ),
     Intended("routes bear our own protocol number", "*routes > * > protocol", '"boot"', '"*'),
     Intended(
@@ -273,4 +247,12 @@ _OUTCOMES = (
     ),
 )
 
-DIFFERENCES: tuple[Intended, ...] = (*_OLD_REFERENCE, *_ERRORS, *_LINKS, *_LEASES, *_OUTCOMES)
+DIFFERENCES: tuple[Intended, ...] = (
+    *_OLD_REFERENCE,
+    *_ERRORS,
+    *_LINKS,
+    *_LEASES,
+    *_OUTCOMES,
+    *MACVLAN,
+    *PTP,
+)

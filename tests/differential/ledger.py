@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.differential import intended
 from tests.differential.compare import Difference
-from tests.differential.intended import Intended
+from tests.differential.intention import Intended
 
 
 def matches(entry: Intended, difference: Difference, reference: str) -> bool:

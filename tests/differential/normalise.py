@@ -10,6 +10,7 @@ from tests.differential.world import World
 
 _MAC = re.compile(r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b")
 _VETH = re.compile(r"\bveth[0-9a-f]{8}\b")
+_UNCOMPARED = ("index", "peer", "away", "unsettled")
 _KEEP = {"00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"}
 
 
@@ -37,7 +38,8 @@ class Symbols:
 
     def _host_end(self, facts: Facts, link: Facts, owner: str) -> None:
         for ifname, host_end in facts["host"]["links"].items():
-            if link["peer"] == host_end["index"] and host_end["peer"] == link["index"]:
+            ends = {link["kind"], host_end["kind"]}
+            if ends == {"veth"} and (link["peer"], link["index"]) == (host_end["index"], host_end["peer"]):
                 self.names[ifname] = f"veth({owner})"
                 self._mac(host_end, "mac(a host end)")
 
@@ -67,7 +69,7 @@ class Symbols:
 
 
 def without_numbers(facts: Any) -> Any:
-    """Facts as they are compared: no link indexes."""
+    """Facts as they are compared: no link indexes, nor what they refer to."""
     if not isinstance(facts, dict):
         return facts
-    return {key: without_numbers(item) for key, item in facts.items() if key not in ("index", "peer")}
+    return {key: without_numbers(item) for key, item in facts.items() if key not in _UNCOMPARED}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 VERSION = "v1.9.1"
 MODULE = "github.com/containernetworking/plugins"
-PROGRAMS = ("bridge", "host-local", "static", "loopback")
+PROGRAMS = ("bridge", "macvlan", "ptp", "host-local", "static", "loopback")
 _ROOMS = {
     **dict.fromkeys(("host-local", "static", "dhcp"), "ipam"),
     **dict.fromkeys(("portmap", "firewall", "bandwidth", "tuning", "sbr", "vrf"), "meta"),

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import json
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ from tests.differential.world import World
 Facts = dict[str, Any]
 
 _HOST_SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
-_PORT_SYSCTLS = ("net/ipv6/conf/{}/accept_ra",)
+_PORT_SYSCTLS = ("net/ipv6/conf/{}/accept_dad", "net/ipv6/conf/{}/accept_ra")
 _BOX_SYSCTLS = (
     "net/ipv4/conf/{}/arp_notify",
     "net/ipv6/conf/{}/accept_dad",
     "net/ipv6/conf/{}/accept_ra",
+    "net/ipv6/conf/{}/addr_gen_mode",
     "net/ipv6/conf/{}/disable_ipv6",
     "net/ipv6/conf/{}/enhanced_dad",
     "net/ipv6/conf/{}/keep_addr_on_down",
     "net/ipv6/conf/{}/ndisc_notify",
+    "net/ipv6/conf/{}/optimistic_dad",
+    "net/ipv6/conf/{}/use_optimistic",
 )
 _PORT_KEYS = (
     "hairpin",
@@ -35,13 +39,42 @@ _PORT_KEYS = (
     "cost",
     "vlan_tunnel",
 )
+_KIND_KEYS = ("vlan_filtering", "mode", "bcqueuelen")
+_ADDRESS_KEYS = (
+    "scope",
+    "broadcast",
+    "valid_life_time",
+    "secondary",
+    "metric",
+    "noprefixroute",
+    "nodad",
+    "optimistic",
+)
+_PATIENCE = 1.5  # seconds; net/core/link_watch.c tells of carriers once a second
+
+
+def settled(world: World, *, rules: bool) -> Facts:
+    """Everything that is compared, once every link that will have a link-local address does."""
+    deadline = time.monotonic() + _PATIENCE
+    facts = take(world, rules=rules)
+    while _is_unsettled(facts) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        facts = take(world, rules=rules)
+    return facts
+
+
+def _is_unsettled(facts: Facts) -> bool:
+    places = (place for name, place in facts.items() if name not in ("leases", "rules"))
+    return any(link["unsettled"] for place in places for link in place["links"].values())
 
 
 def take(world: World, *, rules: bool) -> Facts:
-    """Everything that is compared, of the whole world."""
+    """Everything that is compared, as it is at this moment."""
     facts: Facts = {"host": namespace(world.host, _HOST_SYSCTLS, _PORT_SYSCTLS), "leases": leases(world.data)}
     for box, name in world.boxes.items():
         facts[box] = namespace(name, ("net/ipv6/conf/lo/disable_ipv6",), _BOX_SYSCTLS)
+        for link in facts[box]["links"].values():
+            link["lower"] = _lower(link, facts[box], facts["host"])
     if rules:
         facts["rules"] = ruleset(world)
     return facts
@@ -76,16 +109,35 @@ def _link(raw: Facts) -> Facts:
         "txqlen": raw.get("txqlen"),
         "alias": raw.get("ifalias"),
         "flags": sorted({"UP", "PROMISC", "NOARP", "ALLMULTI"} & set(raw["flags"])),
-        "vlan_filtering": info.get("info_data", {}).get("vlan_filtering"),
+        "unsettled": _waits(raw),
+        "away": "link_netnsid" in raw,
+        **{key: info.get("info_data", {}).get(key) for key in _KIND_KEYS},
         "port": {key: port[key] for key in _PORT_KEYS if key in port},
         "addresses": dict(_address(entry) for entry in raw.get("addr_info", [])),
     }
 
 
+def _waits(raw: Facts) -> bool:
+    """Whether the kernel owes the link a link-local address."""
+    name = raw["ifname"]
+    settings = {_sysctl(f"net/ipv6/conf/{name}/{key}") for key in ("disable_ipv6", "addr_gen_mode")}
+    if name == "lo" or settings != {"0"} or not {"UP", "LOWER_UP"} <= set(raw["flags"]):
+        return False
+    return not any(entry["scope"] == "link" for entry in raw.get("addr_info", []))
+
+
+def _lower(link: Facts, own: Facts, host: Facts) -> str | None:
+    """Which link a macvlan link is on."""
+    if link["kind"] != "macvlan":
+        return None
+    where, links = ("host", host["links"]) if link["away"] else ("box", own["links"])
+    return next((f"{where} {name}" for name, other in links.items() if other["index"] == link["peer"]), where)
+
+
 def _address(raw: Facts) -> tuple[str, Facts]:
     if ipaddress.ip_address(raw["local"]).is_link_local:
-        return f"link-local/{raw['prefixlen']}", {"scope": raw["scope"]}
-    kept = {key: raw[key] for key in ("scope", "broadcast", "valid_life_time", "secondary") if key in raw}
+        return f"link-local/{raw['prefixlen']}", {key: raw[key] for key in ("scope", "nodad") if key in raw}
+    kept = {key: raw[key] for key in _ADDRESS_KEYS if key in raw}
     return f"{raw['local']}/{raw['prefixlen']}", kept | {"tentative": raw.get("tentative", False)}
 
 
@@ -96,8 +148,10 @@ def _routes(family: int) -> Iterable[tuple[str, Facts]]:
         if raw.get("dev", "").startswith(netns.PREFIX):
             continue
         key = " ".join(str(raw.get(part, "-")) for part in ("dst", "gateway", "dev", "table", "metric"))
-        kept = ("protocol", "scope", "prefsrc", "metrics", "type")
-        yield f"v{family} {key}", {part: raw[part] for part in kept if part in raw}
+        kept = {
+            part: raw[part] for part in ("protocol", "scope", "prefsrc", "metrics", "type") if part in raw
+        }
+        yield f"v{family} {key}", kept | {"onlink": "onlink" in raw["flags"]}
 
 
 def _sysctl(path: str) -> str | None:

@@ -31,7 +31,7 @@ class Teller:
         """Do the step and say what came of it."""
         answer = self._act(step)
         outcome = probes.PROBES[step.probe](self.world, self.addresses) if step.probe else None
-        facts = snapshot.take(self.world, rules=self.case.rules)
+        facts = snapshot.settled(self.world, rules=self.case.rules)
         self.symbols.learn(self.world, facts)
         told: dict[str, Any] = self.symbols.value(without_numbers(facts))
         if self.case.rules:
@@ -120,6 +120,7 @@ def _forget_what_time_decides(told: dict[str, Any], *, after_add: bool) -> None:
         for link in place.get("links", {}).values():
             for address in link["addresses"].values():
                 address.pop("tentative", None)
+                address.pop("optimistic", None)
 
 
 def tell(suite: Suite, case: Case) -> Story:
@@ -127,9 +128,13 @@ def tell(suite: Suite, case: Case) -> Story:
     with fresh_world() as world:
         world.box("box1")
         _lay_out_files(world, case)
-        teller = Teller(
-            suite, case, world, Symbols(json.dumps([case.config, [vars(step) for step in case.steps]]))
-        )
+        symbols = Symbols(json.dumps([case.config, [vars(step) for step in case.steps]]))
+        if case.wire:
+            world.lay_wire()
+            symbols.learn(world, snapshot.settled(world, rules=False))
+        if any(step.probe == "masquerade" for step in case.steps):
+            world.outside()  # before ADD, as some probes ask what works right after it
+        teller = Teller(suite, case, world, symbols)
         story: Story = {}
         for number, step in enumerate(case.steps, start=1):
             story |= dict(flat(teller.tell(step), f"{number}:{step.label}"))

@@ -1,10 +1,15 @@
 """Every configuration through a reference and through ours: what differs must be in `intended.py`."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.differential import cases, compare, intended, story, world
+from tests.differential import cases, compare, intended, suites, world
 from tests.differential.cases import Case
 from tests.differential.ledger import Ledger
+from tests.differential.library import Library
 from tests.differential.suites import Suite, debian, newest
 
 ALL = cases.load()
@@ -16,27 +21,42 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture(scope="module")
-def our_stories() -> dict[str, story.Story]:
-    """Ours is run once per case, however many references it is compared with."""
-    return {}
+def library(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """The stories of the comparisons that were asked for, each told once."""
+    with Library(wanted(request.session.items)) as made:
+        yield made
 
 
-def skip_what_cannot_run(their: Suite, case: Case) -> None:
+def wanted(items: list[pytest.Item]) -> Iterator[tuple[Suite, Case]]:
+    """Which stories these tests need, in their order."""
+    own, known = suites.ours(), {"debian": debian(), "v1.9": newest()}
+    if os.geteuid() != 0 or own.absence is not None:
+        return
+    for item in items:
+        if item.path != Path(__file__) or "[" not in item.name:
+            continue
+        params = getattr(item, "callspec").params  # noqa: B009 (unknown to pytest's types)
+        their, case = known[params["their"]], params["case"]
+        if their.absence is None and reason_against(their, case) is None:
+            yield from ((own, case), (their, case))
+
+
+def reason_against(their: Suite, case: Case) -> str | None:
+    """Why these two cannot be put together here, or None."""
     if not their.speaks(case.version):
-        pytest.skip(f"{their.label} does not speak {case.version}")
-    lacking = world.lacks(case.needs)
-    if lacking is not None:
-        pytest.skip(lacking)
+        return f"{their.label} does not speak {case.version}"
+    return world.lacks(case.needs)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_only_intended_things_differ(
-    case: Case, their: Suite, ours: Suite, ledger: Ledger, our_stories: dict[str, story.Story]
+    case: Case, their: Suite, ours: Suite, ledger: Ledger, library: Library
 ) -> None:
-    skip_what_cannot_run(their, case)
-    if case.name not in our_stories:
-        our_stories[case.name] = story.tell(ours, case)
-    found = compare.differences(case.name, story.tell(their, case), our_stories[case.name])
+    reason = reason_against(their, case)
+    if reason is not None:
+        pytest.skip(reason)
+    theirs, own = (library.story(suite, case).result() for suite in (their, ours))
+    found = compare.differences(case.name, theirs, own)
     unlisted = ledger.unlisted(their.label, case.name, found)
     assert not unlisted, "\n" + "\n".join(str(difference) for difference in unlisted)
 

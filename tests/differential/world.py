@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.differential import netns
 from tests.differential.suites import TOOL_PATH, Suite
 
 UPLINK = f"{netns.PREFIX}-up"
+WIRE, WIRE_END = "eth0", f"{netns.PREFIX}-wire"
 HOST_ADDRESSES = {4: "198.51.100.1", 6: "2001:db8:51::1"}
 OUTSIDE_ADDRESSES = {4: "198.51.100.2", 6: "2001:db8:51::2"}
 
@@ -47,6 +49,13 @@ class World:
             self.boxes[name] = netns.add(netns.fresh_name(name))
         return self.boxes[name]
 
+    def lay_wire(self) -> None:
+        """Give the host a link like a physical one, which containers can share."""
+        with netns.entered(self.host):
+            netns.run("ip", "link", "add", WIRE, "mtu", "1500", "type", "veth", "peer", "name", WIRE_END)
+            for end in (WIRE, WIRE_END):
+                netns.run("ip", "link", "set", end, "up")
+
     def outside(self) -> str:
         """A netns beyond the host, reached over an uplink; made when it is first asked for."""
         if self.outside_name is None:
@@ -62,6 +71,8 @@ class World:
             _address(OUTSIDE_ADDRESSES)
             for family, address in HOST_ADDRESSES.items():
                 netns.run("ip", f"-{family}", "route", "add", "default", "via", address)
+        for name in (self.host, outside):
+            _await_carrier(name)
 
     def fill(self, text: str) -> str:
         """Put this world's places into the text of a configuration."""
@@ -103,6 +114,15 @@ def _address(addresses: dict[int, str]) -> None:
     netns.run("ip", "link", "set", UPLINK, "up")
     for family, address in addresses.items():
         netns.run("ip", "address", "add", f"{address}/{24 if family == 4 else 64}", "dev", UPLINK)
+
+
+def _await_carrier(name: str) -> None:
+    """Only once the kernel has told IPv6 of the carrier is there a link-local address, and IPv6 at all."""
+    deadline = time.monotonic() + 2
+    words = ("ip", "-6", "-o", "address", "show", "dev", UPLINK, "scope", "link", "-tentative")
+    with netns.entered(name):
+        while not netns.run(*words) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager

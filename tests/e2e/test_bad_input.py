@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.lab.host import Host
+from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.plugin import BIN, Answer, Call, run
 from tests.e2e.lab.state import LEASES, assert_unchanged, leases, observe, tree
 
@@ -215,7 +216,10 @@ def netns(node: Host) -> str:
 def refused(node: Host, netns: str) -> Refused:
     """Make a call that must be refused and leave everything as it was."""
     assert netns == ADD.netns
+    return refused_on(node)
 
+
+def refused_on(node: Host) -> Refused:
     def look() -> tuple[Any, str]:
         return observe(node), node.run("ip", "-n", "cnie1", "addr").stdout
 
@@ -335,9 +339,237 @@ def test_an_empty_lease_is_reaped_by_gc(node: Host, netns: str) -> None:
     assert leases(node) == []
 
 
-def changed(key: str, value: Any) -> dict[str, Any]:
+# ------------------------------------------------------------------------------------- macvlan and ptp
+
+MASTER = "cnikm"
+MACVLAN: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "macvlan",
+    "master": MASTER,
+    "ipam": {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.86.0.0/24", "rangeStart": "10.86.0.2", "rangeEnd": "10.86.0.9"}]],
+    },
+}
+PTP: dict[str, Any] = {key: value for key, value in MACVLAN.items() if key != "master"} | {"type": "ptp"}
+DUAL = {"ipam.ranges": [*MACVLAN["ipam"]["ranges"], [{"subnet": "fd00:86::/64"}]]}
+RAISE_LINKS = f"""
+ip link add {MASTER} mtu 1500 type veth peer name cnikfar
+ip link set {MASTER} up
+ip link add cnikslim mtu 1000 type veth peer name cnikslimfar
+ip link set cnikslim up
+ip link add cnikbr type bridge
+ip link add cnikport type veth peer name cnikportfar
+ip link set cnikport master cnikbr up
+"""
+Changes = dict[str, Any]
+
+
+def static(*addresses: Changes, **more: Any) -> Changes:
+    return {"type": "static", "addresses": list(addresses), **more}
+
+
+WRONG_TYPES_OF_MACVLAN: list[tuple[str, Any]] = [
+    ("master", 5),
+    ("master", ["cnikm"]),
+    ("mode", 4),
+    ("mode", ["bridge"]),
+    ("allowedMACs", "02:00:00:00:00:01"),
+    ("allowedMACs", [5]),
+    ("mtu", "1500"),
+    ("mtu", True),
+    ("mtu", "auto"),
+    ("mac", 5),
+    ("linkInContainer", "yes"),
+    ("bcqueuelen", "1000"),
+    ("bcqueuelen", 1.5),
+    ("vlan", "x"),
+    ("vlan", "100"),
+    ("vlan", True),
+    ("vlan", 100.0),
+    ("vlanProtocol", 8100),
+    ("hostAccess", 1),
+    ("isGateway", "yes"),
+    ("ipMasq", "yes"),
+    ("ipMasq", {"v4": "yes"}),
+    ("ipMasqBackend", 5),
+    ("enabledad", "yes"),
+    ("ipam", "host-local"),
+    ("dns", "10.86.0.1"),
+    ("runtimeConfig", {"mac": 5}),
+    ("args", {"cni": {"mac": 5}}),
+]
+
+BAD_MACVLANS: list[Changes] = [
+    {"mode": "tunnel"},
+    {"mode": "BRIDGE"},
+    {"mode": "source"},
+    {"mode": "source", "allowedMACs": []},
+    {"mode": "source", "allowedMACs": ["zz"]},
+    {"mode": "source", "allowedMACs": ["01:00:5e:00:00:01"]},
+    {"allowedMACs": ["02:00:00:00:00:01"]},
+    {"mtu": 1501},
+    {"mtu": 67},
+    {"mtu": -1},
+    {"mtu": 65536},
+    {"mtu": 1279, **DUAL},
+    {"master": "cnikslim", **DUAL},
+    {"master": "cnikslim", "mtu": 1001},
+    {"vlan": 0},
+    {"vlan": 4095},
+    {"vlan": -1},
+    {"vlan": 1 << 40},
+    {"master": f"{MASTER}.0"},
+    {"master": f"{MASTER}.4095"},
+    {"master": f"{MASTER}.x"},
+    {"master": f"{MASTER}.-1"},
+    {"master": f"{MASTER}.100", "vlan": 200},
+    {"master": "absent.100"},
+    {"vlan": 100, "linkInContainer": True},
+    {"vlan": 100, "vlanProtocol": "802.1x"},
+    {"vlan": 100, "master": "lo"},
+    {"bcqueuelen": -1},
+    {"bcqueuelen": 1 << 32},
+    {"master": ""},
+    {"master": "absent"},
+    {"master": "lo"},
+    {"master": "cnikport"},
+    {"master": "../lo"},
+    {"master": "sixteen-bytes-if"},
+    {"master": "a b"},
+    {"linkInContainer": True},
+    {"linkInContainer": True, "master": "lo"},
+    {"linkInContainer": True, "master": ""},
+    {"hostAccess": True, "mode": "private"},
+    {"hostAccess": True, "mode": "passthru"},
+    {"hostAccess": True, "linkInContainer": True},
+    {"hostAccess": True, "isGateway": True, "ipam.ranges.0.0.gateway": "10.99.0.1"},
+    {
+        "hostAccess": True,
+        "isGateway": True,
+        "ipam": static({"address": "10.86.0.2/24", "gateway": "10.99.0.1"}),
+    },
+    {"hostAccess": True, "isGateway": True, "ipam": static({"address": "10.86.0.1/24"})},
+    {"hostAccess": True, "isGateway": True, "ipam": static({"address": "10.86.0.1/32"})},
+    {"ipMasqBackend": "ebtables"},
+]
+
+WRONG_TYPES_OF_PTP: list[tuple[str, Any]] = [
+    ("routed", "yes"),
+    ("routed", 1),
+    ("ipMasq", "yes"),
+    ("ipMasq", {"exclude": "10.0.0.0/8"}),
+    ("ipMasqBackend", 5),
+    ("mtu", "1500"),
+    ("mtu", True),
+    ("mtu", 1500.5),
+    ("mac", 5),
+    ("enabledad", "yes"),
+    ("ipam", "host-local"),
+    ("ipam", []),
+    ("dns", {"nameservers": "10.86.0.1"}),
+]
+
+BAD_PTPS: list[Changes] = [
+    {"ipam": {}},
+    {"ipam": None},
+    {"ipam.type": ""},
+    {"ipam": static({"address": "10.86.0.2/24"})},
+    {"ipam": static({"address": "10.86.0.2/24", "gateway": "10.86.0.1"}, {"address": "fd00:86::2/64"})},
+    {"ipam": static({"address": "10.86.0.2/24", "gateway": "10.86.0.2"})},
+    {
+        "ipam": static(
+            {"address": "10.86.0.2/24", "gateway": "10.86.0.3"},
+            {"address": "10.86.0.3/24", "gateway": "10.86.0.1"},
+        )
+    },
+    {"routed": True, "ipam.routes": [{"dst": "0.0.0.0/0", "gw": "10.86.0.1"}]},
+    {"routed": True, "ipam.routes": [{"dst": "::/0"}]},
+    {"routed": True, "ipam.routes": [{"dst": "10.99.0.0/16", "scope": 253}]},
+    {"mtu": 67},
+    {"mtu": -1},
+    {"mtu": 65536},
+    {"mtu": "automatic"},
+    {"ipMasq": {"exclude": ["rubbish"]}},
+    {"ipMasqBackend": "ebtables"},
+]
+
+BAD_MACS = {"multicast": "01:00:5e:00:00:01", "all-zero": "00:00:00:00:00:00", "rubbish": "zz"}
+MAC_SOURCES: dict[str, Callable[[str], tuple[Changes, dict[str, str]]]] = {
+    "mac": lambda mac: ({"mac": mac}, {}),
+    "runtimeConfig": lambda mac: ({"runtimeConfig": {"mac": mac}}, {}),
+    "args.cni": lambda mac: ({"args": {"cni": {"mac": mac}}}, {}),
+    "CNI_ARGS": lambda mac: ({}, {"CNI_ARGS": f"IgnoreUnknown=1;MAC={mac}"}),
+}
+
+
+@pytest.fixture(scope="module")
+def links(dist: Path) -> Iterator[Host]:
+    """A host with masters, good and bad; nothing that is refused changes it for the next."""
+    with raise_host(dist) as host:
+        host.netns("cnie1", "cnie2")
+        host.run("sh", "-euc", RAISE_LINKS)
+        yield host
+
+
+@pytest.fixture
+def refused_there(links: Host) -> Refused:
+    return refused_on(links)
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_MACVLAN, ids=str)
+def test_a_key_of_macvlan_of_the_wrong_type(refused_there: Refused, key: str, value: Any) -> None:
+    refused_there(ADD.but(conf=changed(key, value, MACVLAN)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_MACVLANS, ids=str)
+def test_a_macvlan_that_cannot_work(refused_there: Refused, changes: Changes) -> None:
+    refused_there(ADD.but(conf=all_changed(changes, MACVLAN)), CONFIG)
+
+
+def test_a_macvlan_on_the_hosts_own_link(links: Host, refused_there: Refused) -> None:
+    other = ADD.but(conf=MACVLAN | {"hostAccess": True}, container="cnie2", netns="/run/netns/cnie2")
+    result = run(links, other).ok()
+    [own] = [link["name"] for link in result.document["interfaces"] if not link.get("sandbox")]
+    for hosts in ({}, {"hostAccess": True}, {"mode": "passthru"}, {"vlan": 100}):
+        refused_there(ADD.but(conf=MACVLAN | {"master": own, **hosts}), CONFIG)
+    run(links, other.but(command="DEL")).ok()
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_PTP, ids=str)
+def test_a_key_of_ptp_of_the_wrong_type(refused_there: Refused, key: str, value: Any) -> None:
+    refused_there(ADD.but(conf=changed(key, value, PTP)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_PTPS, ids=str)
+def test_a_ptp_that_cannot_work(refused_there: Refused, changes: Changes) -> None:
+    refused_there(ADD.but(conf=all_changed(changes, PTP)), CONFIG)
+
+
+def test_a_ptp_too_narrow_for_ipv6(refused_there: Refused) -> None:
+    refused_there(ADD.but(conf=all_changed({"mtu": 1279, **DUAL}, PTP)), (CONFIG, KERNEL))
+
+
+@pytest.mark.parametrize("mac", BAD_MACS.values(), ids=BAD_MACS)
+@pytest.mark.parametrize("source", MAC_SOURCES.values(), ids=MAC_SOURCES)
+@pytest.mark.parametrize("good", [MACVLAN, PTP], ids=["macvlan", "ptp"])
+def test_a_mac_that_no_link_can_have(
+    refused_there: Refused, good: Changes, source: Callable[[str], Any], mac: str
+) -> None:
+    changes, variables = source(mac)
+    refused_there(ADD.but(conf=good | changes, variables=variables), CONFIG)
+
+
+def changed(key: str, value: Any, good: Changes = GOOD) -> dict[str, Any]:
     """The good configuration, with the value at a dotted path replaced."""
-    conf = copy.deepcopy(GOOD)
-    *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
-    reduce(lambda at, part: at[part], parents, conf)[last] = value  # type: ignore[index]
+    return all_changed({key: value}, good)
+
+
+def all_changed(changes: Changes, good: Changes = GOOD) -> dict[str, Any]:
+    """The same with several values."""
+    conf = copy.deepcopy(good)
+    for key, value in changes.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
+        reduce(lambda at, part: at[part], parents, conf)[last] = value  # type: ignore[index]
     return conf

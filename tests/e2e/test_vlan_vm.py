@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.lab.vm import Guest
+from tests.e2e.lab.vm import SHELL, Guest, Step, Steps, parse
 
 pytestmark = pytest.mark.needs("qemu-system-x86_64", "kernel", "busybox", "modprobe", "bridge", "ip")
 
@@ -38,25 +36,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "trunk": {"vlanTrunk": [{"id": 100}, {"minID": 300, "maxID": 302}]},
 }
 CONTAINERS = {"a": "n100", "b": "n100", "other": "n200", "kept": "keep", "trunked": "trunk"}
-PRELUDE = r"""
-ip() { /usr/bin/ip "$@"; } # busybox would take its own before any on PATH
-cni() { # COMMAND CONTAINER CONF-FILE
-    CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
-        /opt/cni/bin/bridge <"$3"
-}
-step() { # NAME COMMAND…
-    name=$1; shift
-    "$@" >/tmp/out 2>/tmp/err; code=$?
-    echo "=== $name $code"; tee "/tmp/out-$name" </tmp/out; echo; echo "=== stderr"; cat /tmp/err
-}
-ping_from() { ip netns exec "$1" ping -c1 -W2 "$2"; }
-address_of() { ip -n "$1" -4 -o addr show eth0 | sed 's/.* inet \([0-9.]*\).*/\1/'; }
-for n in a b other kept trunked; do ip netns add $n; done
-"""
 SCRIPT = r"""
+PLUGIN=bridge
+for n in a b other kept trunked; do ip netns add $n; done
 step add-a cni ADD a /conf/n100
 step links-first ip -j link
-{ printf '{"prevResult":'; cat /tmp/out-add-a; printf ','; sed '1s/{//' /conf/n100; } >/conf/check-a
+with_key prevResult /tmp/out-add-a /conf/n100 >/conf/check-a
 step add-b cni ADD b /conf/n100
 step add-other cni ADD other /conf/n200
 step add-kept cni ADD kept /conf/keep
@@ -87,33 +72,16 @@ race() {
     for i in 1 2 3 4 5 6; do cni DEL p$i /conf/race; done
 }
 step race race
-step leases find /var/lib/cni/networks -type f ! -name lock ! -name 'last_reserved_ip.*' ! -path '*/.*'
+step leases leases
 """
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of the script said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        assert self.code == 0, self
-        return json.loads(self.out)
-
-
-Steps = Mapping[str, Step]
 
 
 @pytest.fixture(scope="module")
 def steps(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Steps:
     files: dict[str, Path | str] = {f"conf/{name}": _conf(name) for name in NETWORKS}
     files |= {f"opt/cni/bin/{name}": dist / name for name in ("bridge", "host-local")}
-    guest = Guest(PRELUDE + SCRIPT, ("ip", "bridge"), MODULES, files)
-    return _parse(guest.run(tmp_path_factory.mktemp("vm"), timeout=500))
+    guest = Guest(SHELL + SCRIPT, ("ip", "bridge"), MODULES, files)
+    return parse(guest.run(tmp_path_factory.mktemp("vm"), timeout=500))
 
 
 def test_every_call_succeeds(steps: Steps) -> None:
@@ -188,10 +156,3 @@ def _host_end(steps: Steps, container: str) -> str:
 
 def _links(step: Step) -> set[str]:
     return {link["ifname"] for link in step.document}
-
-
-def _parse(text: str) -> dict[str, Step]:
-    """`=== NAME CODE`, the output, `=== stderr`, what went there; then the next step."""
-    parts = [part.partition("\n") for part in text.split("=== ")[1:]]
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return {head.split()[0]: Step(int(head.split()[1]), out, err) for (head, _, out), (_, _, err) in pairs}

@@ -26,13 +26,23 @@ WHO = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s\\n' \"$REMOTE_A
 
 def conflist(name: str, bridge: str, *subnets: str, **main: Json) -> dict[str, Any]:
     """A bridge network with masquerading; containerd 1.6 and podman 4 know nothing newer than 1.0.0."""
-    ipam = {
-        "type": "host-local",
-        "ranges": [[{"subnet": subnet}] for subnet in subnets],
-        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets],
-    }
-    plugin = {"type": "bridge", "bridge": bridge, "isGateway": True, "ipMasq": True, "ipam": ipam, **main}
-    return {"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}
+    ipam = host_local(*subnets, routes=default_routes(*subnets))
+    return single(name, "bridge", bridge=bridge, isGateway=True, ipMasq=True, ipam=ipam, **main)
+
+
+def single(name: str, kind: str, **main: Any) -> dict[str, Any]:
+    """A conflist of one plugin, which all runtimes here know the version of."""
+    return {"cniVersion": "1.0.0", "name": name, "plugins": [{"type": kind, **main}]}
+
+
+def host_local(*ranges: str | Json, **more: Any) -> dict[str, Any]:
+    """Addresses of host-local, one of each range; a string is a subnet."""
+    sets = [[{"subnet": item} if isinstance(item, str) else dict(item)] for item in ranges]
+    return {"type": "host-local", "ranges": sets, **more}
+
+
+def default_routes(*subnets: str) -> list[dict[str, str]]:
+    return [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
 
 
 def install(host: Host, *conflists: dict[str, Any]) -> None:

@@ -41,6 +41,9 @@ HOST_LOCAL = {"type": "host-local", "ranges": [[{"subnet": "10.7.0.0/24"}], [{"s
 PLAIN = {"cniVersion": "1.1.0", "name": "cnie", "type": "bridge", "bridge": "cnie0", "isGateway": True}
 BRIDGE = {**PLAIN, "ipam": HOST_LOCAL}
 FULL = {**BRIDGE, "ipMasq": True, "macspoofchk": True, "isDefaultGateway": True}
+WIRE = {"cniVersion": "1.1.0", "name": "cniew", "type": "macvlan", "master": "eth0", "ipam": HOST_LOCAL}
+ROUTER = {**WIRE, "hostAccess": True, "isGateway": True, "ipMasq": True}
+PTP = {"cniVersion": "1.1.0", "name": "cniep", "type": "ptp", "ipam": HOST_LOCAL}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -56,12 +59,18 @@ ROADS = {
     "bridge DEL": Call("DEL", FULL),
     "bridge GC": Call("GC", {**FULL, **STALE}),
     "bridge STATUS": Call("STATUS", FULL),
+    "macvlan ADD": Call("ADD", WIRE, container="wire", ifname="eth2"),
+    "macvlan ADD, everything on": Call("ADD", ROUTER, ifname="eth3"),
+    "macvlan DEL": Call("DEL", ROUTER, ifname="eth3"),
+    "ptp ADD": Call("ADD", PTP, ifname="eth4"),
+    "ptp DEL": Call("DEL", PTP, ifname="eth4"),
 }
 
 
 def walk(host: Host, home: Path) -> dict[str, list[str]]:
     """Take every road on a host; the modules of each."""
     host.netns("cnie1")
+    host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "wire0")
     result: dict[str, Any] = {}
     found = {}
     for name, call in ROADS.items():

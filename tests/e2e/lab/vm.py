@@ -8,6 +8,7 @@ way back.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.lab.tools import kernel_image, program
 
@@ -30,6 +32,24 @@ stty -F /dev/ttyS1 raw
 sh /script </dev/null >/dev/ttyS1 2>&1
 echo 'END' >/dev/ttyS1
 reboot -f
+"""
+SHELL = r"""
+ip() { /usr/bin/ip "$@"; } # busybox would take its own before any on PATH
+cni() { # COMMAND CONTAINER CONF-FILE [NETNS]
+    CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=${4-/run/netns/$2} CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
+        /opt/cni/bin/$PLUGIN <"$3"
+}
+step() { # NAME COMMAND…
+    name=$1; shift
+    "$@" >/tmp/out 2>/tmp/err; code=$?
+    echo "=== $name $code"; tee "/tmp/out-$name" </tmp/out; echo; echo "=== stderr"; cat /tmp/err
+}
+with_key() { # KEY FILE-OF-VALUE CONF-FILE
+    printf '{"%s":' "$1"; cat "$2"; printf ','; sed '1s/{//' "$3"
+}
+leases() { find /var/lib/cni/networks -type f ! -name lock ! -name 'last_reserved_ip.*' ! -path '*/.*'; }
+ping_from() { ip netns exec "$1" ping -c1 -W2 "$2"; }
+address_of() { ip -n "$1" -4 -o addr show eth0 | sed 's/.* inet \([0-9.]*\).*/\1/'; }
 """
 KVM_IN_CPUINFO = re.compile(r"\s(vmx|svm)\s")
 HEADER = "070701" + "%08X" * 13
@@ -82,6 +102,30 @@ class Guest:
         for name, content in self.files.items():
             if isinstance(content, str):
                 yield Entry(name, content.encode())
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one `step` of a script said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        assert self.code == 0, self
+        return json.loads(self.out)
+
+
+Steps = Mapping[str, Step]
+
+
+def parse(text: str) -> Steps:
+    """`=== NAME CODE`, the output, `=== stderr`, what went there; then the next step."""
+    parts = [part.partition("\n") for part in text.split("=== ")[1:]]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {head.split()[0]: Step(int(head.split()[1]), out, err) for (head, _, out), (_, _, err) in pairs}
 
 
 @dataclass(frozen=True)

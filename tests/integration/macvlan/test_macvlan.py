@@ -1,9 +1,12 @@
 """The macvlan plugin on a real kernel, seen from outside: links, addresses, packets, leftovers."""
 
+import errno
 import time
 from typing import Any
 
 import pytest
+
+from cni_plugins.kernel.session import Session
 
 HOST_LINK = "mvhost"
 
@@ -386,3 +389,120 @@ def test_status_tells_what_keeps_an_add_from_working(wire: Any) -> None:
     assert wire.bed.call("STATUS", wire.conf(master="eth9"))[1]["code"] == 50
     wire.host.run("ip", "link", "set", "eth0", "down")
     assert wire.bed.call("STATUS", wire.conf())[1]["code"] == 51
+
+
+# ---------------------------------------------------------------------------------- what others do meanwhile
+
+
+def test_gc_of_a_host_that_is_a_sandbox_itself_leaves_its_uplink(wire: Any) -> None:
+    """The kernel may have numbered a host for itself, and its uplink be a link of a network of that name."""
+    bed, outer = wire.bed, wire.host
+    nested, inner = bed.sandbox(), bed.sandbox()
+    conf = wire.conf(ipam=wire.static("10.1.0.11/24"))
+    bed.add(conf, nested)
+    bed.host = nested
+    try:
+        bed.add(conf, inner, container="inner")
+        kept = {"cni.dev/valid-attachments": [{"containerID": "inner", "ifname": "eth0"}]}
+        for _ in range(2):
+            assert bed.call("STATUS", conf) == (0, None)
+            assert bed.call("GC", {**conf, **kept}) == (0, None)
+        assert nested.link("eth0")
+        assert inner.link("eth0")
+        assert bed.call("GC", {**conf, "cni.dev/valid-attachments": []}) == (0, None)
+        assert inner.link("eth0") is None
+    finally:
+        bed.host = outer
+
+
+def test_the_hosts_link_stays_while_there_are_containers_whatever_became_of_their_routes(wire: Any) -> None:
+    conf = wire.conf(hostAccess=True, isGateway=True, ipam=wire.bed.host_local("10.7.0.0/24", "fd00:7::/64"))
+    wire.host.run("ip", "address", "add", "10.7.0.250/24", "dev", "eth0")
+    sandboxes = {name: wire.bed.sandbox() for name in ("c1", "c2")}
+    for container, sandbox in sandboxes.items():
+        wire.bed.add(conf, sandbox, container=container)
+    link = host_link(wire)
+    wire.host.run("ip", "address", "del", "10.7.0.250/24", "dev", "eth0")
+    wire.host.run("ip", "-6", "route", "flush", "dev", link, "proto", "217")
+    assert not wire.host.ip("route", "show", "dev", link, "proto", "217")
+    assert wire.bed.call("DEL", conf, sandboxes["c1"], container="c1") == (0, None)
+    assert sandboxes["c2"].reaches("10.7.0.1")
+    assert wire.bed.call("DEL", conf, sandboxes["c2"], container="c2") == (0, None)
+    assert link not in wire.host_links()
+
+
+def test_an_address_that_moves_between_hosts_is_not_taken_for_the_hosts(wire: Any) -> None:
+    wire.host.run("ip", "address", "add", "10.1.0.100/32", "dev", "eth0")
+    wire.host.run("ip", "address", "add", "10.1.0.101/24", "dev", "eth0")
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24")), sandbox)
+    (route,) = wire.host.routes("10.1.0.11")
+    assert route["prefsrc"] == "10.1.0.1"
+    assert [entry["dst"] for entry in sandbox.ip("-4", "neighbour") if "PERMANENT" in entry["state"]] == [
+        "10.1.0.1"
+    ]
+    for address in ("10.1.0.100/32", "10.1.0.101/24"):
+        wire.host.run("ip", "address", "del", address, "dev", "eth0")
+    wire.far.run("ip", "address", "add", "10.1.0.100/24", "dev", "far0")
+    assert wire.host.reaches("10.1.0.11")
+    assert sandbox.reaches("10.1.0.100")
+
+
+def test_the_hosts_own_address_may_be_the_gateway(wire: Any) -> None:
+    ipam = wire.bed.host_local("10.1.0.0/24", "fd00:1::/64", routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
+    for subnet, start in zip(ipam["ranges"], ("10.1.0.32", "fd00:1::32"), strict=True):
+        subnet[0]["rangeStart"] = start
+    sandbox = wire.bed.sandbox()
+    conf = wire.conf(hostAccess=True, isGateway=True, ipam=ipam)
+    wire.bed.add(conf, sandbox)
+    for address in ("10.1.0.1", "fd00:1::1"):
+        assert sandbox.reaches(address)
+        assert wire.far.reaches(address)
+        (known,) = wire.far.ip("neighbour", "show", "to", address)
+        assert known["lladdr"] == wire.host.link("eth0")["address"]
+
+
+def test_a_link_that_was_renamed_in_the_sandbox_goes_all_the_same(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(), sandbox)
+    sandbox.run("sh", "-c", "ip link set eth0 down; ip link set eth0 name other0")
+    assert wire.bed.call("DEL", wire.conf(), sandbox) == (0, None)
+    assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+
+
+def test_a_link_on_a_master_in_the_container_is_found_without_its_path(wire: Any) -> None:
+    sandbox = wire.bed.sandbox()
+    sandbox.run("ip", "link", "add", "m0", "type", "veth", "peer", "name", "m1")
+    conf = wire.conf(master="m0", linkInContainer=True)
+    wire.bed.add(conf, sandbox)
+    assert wire.bed.call("DEL", conf, "") == (0, None)
+    assert sandbox.link("eth0") is None
+
+
+def test_a_host_without_netfilter_has_no_rules_to_take_away(wire: Any, monkeypatch: Any) -> None:
+    def none(_: Session) -> None:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+    monkeypatch.setattr(Session, "nft", none)
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(), sandbox)
+    assert wire.bed.call("DEL", wire.conf(), sandbox) == (0, None)
+    assert wire.bed.call("GC", wire.conf(**{"cni.dev/valid-attachments": []})) == (0, None)
+
+
+def test_the_mtu_of_the_hosts_link_follows_the_masters(wire: Any) -> None:
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24", rangeStart="10.1.0.32"))
+    wire.host.run("ip", "link", "set", "eth0", "mtu", "1400")
+    wire.bed.add(conf, wire.bed.sandbox())
+    wire.host.run("ip", "link", "set", "eth0", "mtu", "1500")
+    wire.bed.add(conf, wire.bed.sandbox(), container="c2")
+    assert wire.host.link(host_link(wire))["mtu"] == 1500
+
+
+def test_a_master_held_by_a_link_of_others(wire: Any) -> None:
+    taken, sandbox = wire.bed.sandbox(), wire.bed.sandbox()
+    options = ("type", "macvlan", "mode", "passthru")
+    wire.host.run("ip", "link", "add", "x", "link", "eth0", "netns", taken.path.split("/")[2], *options)
+    code, error = wire.bed.call("ADD", wire.conf(), sandbox)
+    assert (code, error["code"]) == (1, 11)
+    assert "takes no more links, as when one in mode passthru holds it" in error["msg"]

@@ -1,10 +1,14 @@
 """The ptp plugin on a real kernel, seen from outside: links, addresses, packets, leftovers."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cni_plugins.kernel import sysctl
+from cni_plugins.spec.attachment import Attachment
 
 CONF = Path(__file__).parents[3] / "conf"
 V4, V6 = "10.1.0.0/24", "fd00:1::/64"
@@ -338,3 +342,110 @@ def test_the_example_configs_lead_out_and_to_each_other(bed: Any, path: Path) ->
     for container in ("c1", "c2"):
         assert bed.call("DEL", conf, "", container=container) == (0, None)
     assert bed.leased(whole["name"]) == set()
+
+
+# ------------------------------------------------------------------------------------- what others have done
+
+
+def test_routed_containers_share_one_rule_and_are_not_masqueraded_towards_each_other(bed: Any) -> None:
+    uplink(bed)
+    sandboxes = [bed.sandbox() for _ in range(3)]
+    for number, sandbox in enumerate(sandboxes):
+        bed.add(ptp(bed, routed=True, ipMasq=True), sandbox, container=f"c{number}")
+    rules = bed.host.run("nft", "list", "chain", "inet", "cni_plugins", "masq_postrouting")
+    assert rules.count("masquerade") == 1
+    bed.host.run("nft", "add table ip seen")
+    bed.host.run("nft", "add chain ip seen out { type filter hook postrouting priority 300; }")
+    bed.host.run("nft", "add rule ip seen out ip saddr 10.1.0.2 ip daddr 10.1.0.3 counter")
+    assert sandboxes[0].reaches("10.1.0.3")
+    assert "packets 0 " not in bed.host.run("nft", "list", "chain", "ip", "seen", "out")
+
+
+def test_a_route_of_a_daemon_does_not_come_before_ours(bed: Any) -> None:
+    bed.host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+    bed.host.run("ip", "link", "set", "up0", "up")
+    bed.host.run("ip", "-6", "route", "add", "fd00:1::2/128", "dev", "up0", "proto", "bgp", "metric", "20")
+    result = bed.add(ptp(bed, V4, V6, routed=True), bed.sandbox())
+    assert f"dev {host_end(result)}" in bed.host.run("ip", "-6", "route", "get", "fd00:1::2")
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_check_goes_by_what_was_made_not_by_what_the_config_says_now(bed: Any, routed: bool) -> None:
+    conf, sandbox = ptp(bed, V4, V6, routed=routed), bed.sandbox()
+    result = bed.add(conf, sandbox)
+    checked = {**conf, "routed": not routed, "prevResult": result}
+    assert bed.call("CHECK", checked, sandbox) == (0, None)
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_an_address_that_a_later_plugin_added_is_no_difference(bed: Any, routed: bool) -> None:
+    conf, sandbox = ptp(bed, routed=routed), bed.sandbox()
+    result = bed.add(conf, sandbox)
+    sandbox.run("ip", "address", "add", "10.5.5.5/24", "dev", "eth0")
+    result["ips"].append({"address": "10.5.5.5/24", "interface": 1})
+    assert bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+
+
+def test_a_host_end_in_a_bridge_is_found(bed: Any) -> None:
+    conf, sandbox = ptp(bed), bed.sandbox()
+    result = bed.add(conf, sandbox)
+    bed.host.run("ip", "link", "add", "br9", "type", "bridge")
+    bed.host.run("ip", "link", "set", host_end(result), "master", "br9")
+    code, error = bed.call("CHECK", {**conf, "prevResult": result}, sandbox)
+    assert (code, error["code"]) == (1, 103)
+    assert "is a port of br9" in error["msg"]
+
+
+def test_a_host_end_that_was_renamed_goes_all_the_same(bed: Any) -> None:
+    conf, sandbox = ptp(bed), bed.sandbox()
+    bed.host.run("ip", "link", "set", host_end(bed.add(conf, sandbox)), "name", "other0")
+    assert bed.call("DEL", conf, sandbox) == (0, None)
+    assert [link["ifname"] for link in bed.host.ip("link")] == ["lo"]
+    assert sandbox.link("eth0") is None
+
+
+def test_a_strangers_link_of_the_host_ends_name_stays(bed: Any) -> None:
+    name = Attachment("net1", "c1", "eth0").host_end
+    bed.host.run("ip", "link", "add", name, "type", "bridge")
+    conf, sandbox = ptp(bed), bed.sandbox()
+    assert bed.call("ADD", conf, sandbox)[1]["code"] == 101
+    assert bed.call("DEL", conf, sandbox) == (0, None)
+    assert bed.host.link(name)
+
+
+def test_settings_that_are_as_they_should_be_may_be_read_only(bed: Any, monkeypatch: Any) -> None:
+    """A runtime whose /proc/sys is read-only, as under ProtectKernelTunables of systemd."""
+    bed.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(sysctl, "_write", refused)
+    sandbox = bed.sandbox()
+    bed.add(ptp(bed), sandbox)
+    assert sandbox.reaches("10.1.0.1")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"address": "169.254.1.1/16", "routed": True}, "is a link-local address"),
+        ({"address": "fe80::5/64", "routed": True}, "is a link-local address"),
+        ({"address": "10.1.0.5/24", "gateway": "fd00::1"}, "are not of one subnet"),
+        ({"address": "10.1.0.5/0", "gateway": "10.1.0.1"}, "are not of one subnet"),
+    ],
+)
+def test_addresses_that_make_no_sense(bed: Any, keys: dict[str, Any], said: str) -> None:
+    fixed = {key: value for key, value in keys.items() if key != "routed"}
+    conf = {**ptp(bed, routed="routed" in keys), "ipam": {"type": "static", "addresses": [fixed]}}
+    code, error = bed.call("ADD", conf, bed.sandbox())
+    assert (code, error["code"]) == (1, 7)
+    assert said in error["msg"]
+
+
+def test_a_gateway_that_is_no_neighbour_is_taken_as_the_reference_takes_it(bed: Any) -> None:
+    routes = [{"dst": "192.0.2.0/24", "gw": "10.1.0.9"}]
+    conf = {**ptp(bed), "ipam": bed.host_local("10.1.0.0/24", routes=routes)}
+    sandbox = bed.sandbox()
+    result = bed.add(conf, sandbox)
+    assert bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)

@@ -117,6 +117,15 @@ def test_a_foreign_attachment_goes_with_its_sandbox_end_and_its_rules() -> None:
     remembered = Result(ips=(IPConfig(ADDRESSES[0]),))
     (*_, rules) = veth.delete(request("DEL", prev_result=remembered), NO_FACTS, foreign=True)
     assert rules == plan[-1]
+    without = list(veth.delete(request("DEL"), NO_FACTS, foreign=True))
+    assert DelLink("sandbox", "eth0") not in without  # nobody could carry it out
+
+
+def test_a_host_end_that_was_renamed_goes() -> None:
+    me = request().attachment
+    inside = link("eth0", kind="veth", peer="other0", peer_alias=me.alias)
+    plan = list(veth.delete(request("DEL"), Facts(sandbox={"eth0": inside}), foreign=False))
+    assert DelLink("host", "other0") in plan
 
 
 def test_a_host_end_with_another_alias_stays() -> None:

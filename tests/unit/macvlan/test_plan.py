@@ -52,6 +52,12 @@ NOTHING = Result()
 LEASE = Result(ips=(IPConfig(ip_interface("10.1.0.2/24"), ip_address("10.1.0.1")),))
 V6 = Result(ips=(IPConfig(ip_interface("fd00::2/64"), ip_address("fd00::1")),))
 DUAL = Result(ips=(*LEASE.ips, *V6.ips))
+MAIN = (
+    ip_interface("10.1.0.99/32"),
+    ip_interface("10.1.0.250/24"),
+    ip_interface("fd00::250/64"),
+    ip_interface("fe80::1/64"),
+)
 ETH0 = LinkFacts(
     "eth0",
     7,
@@ -59,7 +65,8 @@ ETH0 = LinkFacts(
     mac="02:00:00:00:00:09",
     mtu=1500,
     up=True,
-    addresses=(ip_interface("10.1.0.250/24"), ip_interface("fd00::250/64"), ip_interface("fe80::1/64")),
+    addresses=(*MAIN, ip_interface("10.1.0.100/24")),
+    main_addresses=MAIN,
 )
 FACTS = Facts(host={"eth0": ETH0}, host_seed="boot:netns", has_sandbox=True)
 
@@ -239,6 +246,18 @@ def test_another_protocol_is_another_vlan() -> None:
     assert step.protocol == "802.1ad"
 
 
+def test_a_link_of_another_protocol_is_not_taken_for_the_one_asked_for() -> None:
+    facts = FACTS._replace(host={"eth0": ETH0, "eth0.100": vlan()})
+    with pytest.raises(InvalidNetworkConfig, match="another protocol than 802.1ad"):
+        planned(facts=facts, master="eth0.100", vlanProtocol="802.1AD")
+    assert of(planned(facts=facts, master="eth0.100"), AddMacvlan)
+
+
+def test_a_vlan_link_whose_parent_was_renamed_is_used_as_it_is() -> None:
+    facts = FACTS._replace(host={"eth0": ETH0._replace(ifindex=9), "eth0.100": vlan()})
+    assert not of(planned(facts=facts, master="eth0.100"), EnsureVlan)
+
+
 def test_a_name_that_would_be_too_long_is_made_from_a_digest() -> None:
     assert vlan_link("eth0", 100) == "eth0.100"
     name = vlan_link("enp175s0f1np1", 4094)
@@ -269,13 +288,29 @@ def test_host_access_is_a_link_routes_and_neighbours() -> None:
     (link,) = of(plan, EnsureHostLink)
     assert (link.name, link.master, link.network) == (name, "eth0", "net1")
     addresses = (ip_address("10.1.0.2"), ip_address("fd00::2"))
-    sources = (ip_address("10.1.0.250"), ip_address("fd00::250"))
-    assert of(plan, EnsureHostRoutes) == [EnsureHostRoutes(name, addresses, ME.mark, sources)]
+    known = (ip_address("10.1.0.250"), ip_address("fd00::250"))
+    assert of(plan, EnsureHostRoutes) == [EnsureHostRoutes(name, addresses, ME.mark, known[:1])]
     assert of(plan, EnsureNeighbour) == [
-        EnsureNeighbour("sandbox", "net0", address, link.mac) for address in sources
+        EnsureNeighbour("sandbox", "net0", address, link.mac) for address in known
     ]
     assert not of(plan, EnableForwarding)
     assert result(asked, parse(asked), DUAL, FACTS).interfaces[1] == Interface(name, link.mac)
+
+
+def test_a_gateway_address_that_the_master_bears_is_not_borne_twice() -> None:
+    """The wire would learn of the host's own link by it, and not forget it when that goes."""
+    own = (ip_interface("10.1.0.1/24"), ip_interface("fd00::1/64"))
+    facts = Facts(host={"eth0": ETH0._replace(addresses=own, main_addresses=own)}, host_seed="x")
+    plan = planned(DUAL, facts, hostAccess=True, isGateway=True, ipam={"type": "static"})
+    assert not [step for step in of(plan, EnsureAddress) if step.where == "host"]
+    assert [step.address for step in of(plan, EnsureNeighbour)] == [address.ip for address in own]
+
+
+@pytest.mark.parametrize("gateway", ["10.1.0.2", "10.1.0.0", "10.1.0.255"])
+def test_a_gateway_has_to_be_a_routers_address(gateway: str) -> None:
+    lease = Result(ips=(IPConfig(ip_interface("10.1.0.2/24"), ip_address(gateway)),))
+    with pytest.raises(InvalidNetworkConfig, match=f"gateway {gateway} is"):
+        planned(lease, hostAccess=True, isGateway=True, ipam={"type": "static"})
 
 
 def test_the_host_can_be_the_gateway() -> None:

@@ -11,7 +11,7 @@ from cni_plugins.ptp.config import parse
 from cni_plugins.ptp.plugin import PLUGIN
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress
+from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress, EnsureNeighbour
 from cni_plugins.steps.links import AddVeth, AwaitUp, DelLink, EnsureUp
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
@@ -78,6 +78,7 @@ def test_the_exact_plan_of_a_plain_link() -> None:
         (
             AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
             setting("host", "accept_ra", "0", END, optional=True),
+            EnsureSysctl("host", ("ipv4", "conf", END, "forwarding"), "1", optional=True),
             EnsureUp("host", END),
             EnsureAddress("host", END, single, skip_dad=True),
             EnsureAddress("sandbox", "eth0", V4, skip_dad=True, prefix_route=False),
@@ -99,6 +100,7 @@ def test_the_exact_plan_of_a_routed_link() -> None:
         (
             AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
             setting("host", "accept_ra", "0", END, optional=True),
+            setting("host", "disable_ipv6", "0", END, optional=True),
             setting("host", "accept_dad", "0", END, optional=True),
             setting("host", "addr_gen_mode", "1", END, optional=True),
             EnsureUp("host", END),
@@ -109,8 +111,9 @@ def test_the_exact_plan_of_a_routed_link() -> None:
             setting("sandbox", "accept_dad", "0", optional=True),
             EnsureAddress("sandbox", "eth0", single, skip_dad=True, prefix_route=False),
             EnsureUp("sandbox", "eth0"),
+            EnsureNeighbour("sandbox", "eth0", ip_address("fe80::1"), ME.mac("host"), can_be_asked=True),
             AddRoute("sandbox", "eth0", ip_interface("::/0"), ip_address("fe80::1")),
-            AddRoute("host", END, single, exclusive=True),
+            AddRoute("host", END, single, priority=1, exclusive=True),
             AwaitUp(END),
             EnableForwarding((6,)),
         )
@@ -339,7 +342,7 @@ def test_each_command_asks_only_what_it_needs() -> None:
     config = parse(asked)
     assert PLUGIN.ipam_type(asked) == "host-local"
     assert PLUGIN.asks(asked, config)[:3] == ((END,), ("eth0",), True)
-    assert PLUGIN.asks(asked._replace(command="CHECK"), config)[:3] == ((), ("eth0",), False)
+    assert PLUGIN.asks(asked._replace(command="CHECK"), config)[:3] == ((END,), ("eth0",), False)
     assert PLUGIN.asks(asked._replace(command="DEL"), None)[:2] == ((END,), ("eth0",))
     assert PLUGIN.asks(asked._replace(command="GC"), None).owned
     wanted = PLUGIN.asks(asked._replace(command="STATUS"), config)
