@@ -1,8 +1,9 @@
 """The life of one request; read this file first.
 
 Everything is validated before the first change. Addresses are reserved before the kernel is changed, so the
-plan is complete and there is one thing to undo. ADD applies the plan or leaves nothing; CHECK compares the
-same plan with the kernel; DEL and GC take away all they can and report together what they could not.
+plan is complete and there is one thing to undo; only an IPAM plugin that asks over the container's own link
+finds it there. ADD applies the plan or leaves nothing; CHECK compares the same plan with the kernel; DEL and
+GC take away all they can and report together what they could not.
 """
 
 from collections.abc import Callable

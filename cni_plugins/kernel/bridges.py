@@ -6,6 +6,7 @@ import time
 from cni_plugins.errors import CniError, KernelRefused, NameTaken, UnsupportedField
 from cni_plugins.kernel import links, new_links, vlans
 from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.link import IFF_UP, OPER_UP
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import ALIAS_PREFIX
@@ -191,14 +192,14 @@ def _attach(session: Session, step: AttachPort, bridge: int, port: int) -> None:
     links.modify(
         session,
         links.change(wire.number(wire.IFLA_MASTER, bridge), index=port),
-        links.change(info, index=port, flags=links.IFF_UP, mask=links.IFF_UP),
+        links.change(info, index=port, flags=IFF_UP, mask=IFF_UP),
     )
 
 
 def await_up(session: Session, name: str) -> None:
     """:raises KernelRefused: when the link's operational state does not become up in time."""
     deadline, pause = time.monotonic() + _AWAIT_UP, _FIRST_PAUSE
-    while not ((link := links.get(session, HOST, name)).operstate == links.OPER_UP and link.port_enabled):
+    while not ((link := links.get(session, HOST, name)).operstate == OPER_UP and link.port_enabled):
         if time.monotonic() > deadline:
             raise KernelRefused(
                 f"bridge port {name} is not up", f"operational state {link.operstate}, {_AWAIT_UP:.0f} s"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel import host_routes, links, macvlans, new_links
 from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import network_tag

@@ -1,6 +1,7 @@
 """How links differ from what steps make of them; the questions of CHECK."""
 
 from cni_plugins.kernel import links
+from cni_plugins.kernel.link import IFF_PROMISC, OPER_UP, Link
 from cni_plugins.kernel.session import Session
 from cni_plugins.steps.links import AddVeth, AttachPort, EnsureBridge
 from cni_plugins.steps.places import HOST, SANDBOX, Place
@@ -34,7 +35,7 @@ def promisc_differs(session: Session, name: str, *, on: bool) -> str:
     link = links.find(session, HOST, name)
     if link is None:
         return _missing(HOST, name)
-    if bool(link.flags & links.IFF_PROMISC) == on:
+    if bool(link.flags & IFF_PROMISC) == on:
         return ""
     return f"link {name} is {'not ' if on else ''}in promiscuous mode"
 
@@ -49,7 +50,7 @@ def veth_differs(session: Session, step: AddVeth) -> str:
     return _mac_differs(link, step.mac) or _host_end_differs(session, step, link)
 
 
-def _host_end_differs(session: Session, step: AddVeth, link: links.Link) -> str:
+def _host_end_differs(session: Session, step: AddVeth, link: Link) -> str:
     host_end = links.find(session, HOST, step.host_end)
     if host_end is None:
         return _missing(HOST, step.host_end)
@@ -62,7 +63,7 @@ def _host_end_differs(session: Session, step: AddVeth, link: links.Link) -> str:
     return _mac_differs(host_end, step.host_mac)
 
 
-def _mac_differs(link: links.Link, mac: str) -> str:
+def _mac_differs(link: Link, mac: str) -> str:
     return f"link {link.name} has address {link.mac}, not {mac}" if mac and link.mac != mac else ""
 
 
@@ -87,6 +88,6 @@ def operational_differs(session: Session, name: str) -> str:
         return _missing(HOST, name)
     return (
         ""
-        if link.operstate == links.OPER_UP
+        if link.operstate == OPER_UP
         else f"link {name} is not operational (state {link.operstate} of RFC 2863)"
     )

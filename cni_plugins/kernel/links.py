@@ -3,12 +3,11 @@
 import errno
 from collections.abc import Callable
 from contextlib import closing
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.attributes import attributes, read_text
-from cni_plugins.kernel.rtnl_wire import read_number
+from cni_plugins.kernel.link import IFF_PROMISC, IFF_UP, Link, decoded
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
     NLM_F_ACK,
@@ -20,95 +19,10 @@ from cni_plugins.kernel.wire import (
 from cni_plugins.steps.places import HOST, Place
 from cni_plugins.steps.plan import UNCHANGED
 
-IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100  # linux/if.h
-_ARPHRD_ETHER = 1  # linux/if_arp.h
-_BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
-OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: counters are most of a link message
 _BRIEF = wire.number(wire.IFLA_EXT_MASK, _SKIP_STATS)
 
 T = TypeVar("T")
-
-
-class Link(NamedTuple):
-    """The attributes of a link that anything here needs.
-
-    :param peer: index of a veth's other end, or of the link that a macvlan or VLAN link is on.
-    :param peer_netns: the number of the namespace that index is of; None: the link's own.
-    :param hardware: ARPHRD_… of linux/if_arp.h.
-    :param data: what is particular to the link's kind, as attributes.
-    :param port: what its bridge says of a port, as attributes.
-    """
-
-    name: str
-    ifindex: int
-    kind: str
-    mac: str
-    mtu: int
-    flags: int
-    operstate: int
-    alias: str
-    master: int
-    peer: int
-    peer_netns: int | None
-    hardware: int
-    promiscuity: int
-    group: int
-    data: bytes
-    port: bytes
-
-    @property
-    def up(self) -> bool:
-        return bool(self.flags & IFF_UP)
-
-    @property
-    def vlan_filtering(self) -> bool | None:
-        """None for what is no bridge, and for a bridge that cannot."""
-        value = self._of_kind("bridge", wire.IFLA_BR_VLAN_FILTERING)
-        return None if value is None else bool(read_number(value))
-
-    @property
-    def macvlan_mode(self) -> int:
-        return read_number(self._of_kind("macvlan", wire.IFLA_MACVLAN_MODE))
-
-    @property
-    def macvlan_sources(self) -> list[str]:
-        listed = attributes(self._of_kind("macvlan", wire.IFLA_MACVLAN_MACADDR_DATA) or b"")
-        return [value.hex(":") for kind, value in listed if kind == wire.IFLA_MACVLAN_MACADDR]
-
-    @property
-    def vlan(self) -> tuple[int, int]:
-        """VLAN id and EtherType of a VLAN link, (0, 0) of any other."""
-        protocol = self._of_kind("vlan", wire.IFLA_VLAN_PROTOCOL) or b""
-        return read_number(self._of_kind("vlan", wire.IFLA_VLAN_ID)), int.from_bytes(protocol, "big")
-
-    @property
-    def loopback(self) -> bool:
-        return bool(self.flags & IFF_LOOPBACK)
-
-    @property
-    def ethernet(self) -> bool:
-        return self.hardware == _ARPHRD_ETHER
-
-    @property
-    def hairpin(self) -> bool:
-        return bool(self._of_port(wire.IFLA_BRPORT_MODE, 0))
-
-    @property
-    def isolated(self) -> bool:
-        return bool(self._of_port(wire.IFLA_BRPORT_ISOLATED, 0))
-
-    @property
-    def port_enabled(self) -> bool:
-        """Say whether a port is in service; what is no port needs none."""
-        return self._of_port(wire.IFLA_BRPORT_STATE, 1) != _BR_STATE_DISABLED
-
-    def _of_kind(self, kind: str, attribute: int) -> bytes | None:
-        return dict(attributes(self.data)).get(attribute) if self.kind == kind else None
-
-    def _of_port(self, kind: int, default: int) -> int:
-        value = dict(attributes(self.port)).get(kind)
-        return default if value is None else read_number(value)
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -181,47 +95,22 @@ def with_index(session: Session, where: Place, name: str, deed: Callable[[int], 
 def every(session: Session, where: Place, master: int = 0) -> list[Link]:
     """Return all links, or all ports of one master."""
     chosen = wire.number(wire.IFLA_MASTER, master) if master else b""
-    return _dump(session, where, chosen)
+    return [decoded(answer) for answer in _dump(session, where, chosen)]
 
 
 def of_kind(session: Session, kind: str, netns: int | None = None) -> list[Link]:
     """Return the links of one kind in the host, or in the namespace that the host knows by this number."""
-    chosen = [wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_KIND, kind))]
-    if netns is not None:
-        chosen.append(wire.signed(wire.IFLA_TARGET_NETNSID, netns))
+    chosen = wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_KIND, kind))
+    target = b"" if netns is None else wire.signed(wire.IFLA_TARGET_NETNSID, netns)
+    answers = _dump(session, HOST, chosen, target)
+    if netns is not None:  # kernels before 4.15 know nothing of it and answer with the host's links
+        answers = [answer for answer in answers if target in answer.data]
     # A kernel that has no such links (yet) answers with all there are.
-    return [link for link in _dump(session, HOST, *chosen) if link.kind == kind]
+    return [link for link in map(decoded, answers) if link.kind == kind]
 
 
-def _dump(session: Session, where: Place, *chosen: bytes) -> list[Link]:
-    message = wire.link(wire.RTM_GETLINK, NLM_F_DUMP, _BRIEF, *chosen)
-    return [decoded(answer) for answer in session.rtnl(where).dump(message)]
-
-
-def decoded(answer: Answer) -> Link:
-    _, hardware, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
-    found = dict(attributes(answer.data, wire.BODY + wire.IFINFOMSG.size))
-    info = dict(attributes(found.get(wire.IFLA_LINKINFO, b"")))
-    kind = read_text(info.get(wire.IFLA_INFO_KIND, b""))
-    in_bridge = read_text(info.get(wire.IFLA_INFO_SLAVE_KIND, b"")) == "bridge"
-    return Link(
-        name=read_text(found.get(wire.IFLA_IFNAME, b"")),
-        ifindex=index,
-        kind=kind,
-        mac=found.get(wire.IFLA_ADDRESS, b"").hex(":"),
-        mtu=read_number(found.get(wire.IFLA_MTU)),
-        flags=flags,
-        operstate=read_number(found.get(wire.IFLA_OPERSTATE)),
-        alias=read_text(found.get(wire.IFLA_IFALIAS, b"")),
-        master=read_number(found.get(wire.IFLA_MASTER)),
-        peer=read_number(found.get(wire.IFLA_LINK)),
-        peer_netns=read_number(netns) if (netns := found.get(wire.IFLA_LINK_NETNSID)) else None,
-        hardware=hardware,
-        promiscuity=read_number(found.get(wire.IFLA_PROMISCUITY)),
-        group=read_number(found.get(wire.IFLA_GROUP)),
-        data=info.get(wire.IFLA_INFO_DATA, b""),
-        port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
-    )
+def _dump(session: Session, where: Place, *chosen: bytes) -> list[Answer]:
+    return session.rtnl(where).dump(wire.link(wire.RTM_GETLINK, NLM_F_DUMP, _BRIEF, *chosen))
 
 
 # ---------------------------------------------------------------------------------------------- changing

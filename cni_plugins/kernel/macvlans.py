@@ -8,7 +8,7 @@ from cni_plugins.errors import CniError, KernelRefused, NameTaken, TryAgainLater
 from cni_plugins.kernel import links, namespaces
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import packed
-from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Refused
 from cni_plugins.spec.attachment import network_tag, owner_of, tag_of

@@ -11,7 +11,7 @@ from contextlib import suppress
 from cni_plugins.kernel import links
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes
-from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.rtnl_wire import BODY
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_DUMP, Answer, Refused, is_absent

@@ -6,6 +6,7 @@ from cni_plugins.errors import NameTaken
 from cni_plugins.kernel import links
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import packed
+from cni_plugins.kernel.link import Link, decoded
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Refused
 from cni_plugins.steps.links import AddVeth
@@ -32,7 +33,7 @@ def add_veth(session: Session, step: AddVeth) -> None:
         session.indexes[SANDBOX, step.ifname] = made.peer
 
 
-def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...], mtu: int) -> links.Link:
+def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...], mtu: int) -> Link:
     """Make a veth pair and give the host's end its alias in one datagram, so that no signal comes between.
 
     :param own: name, MAC (empty: the kernel's choice) and alias of the host's end.
@@ -44,7 +45,7 @@ def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...
     return add_named(session, name, alias, address, size, info)
 
 
-def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> links.Link:
+def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> Link:
     """Make a link with an alias, and return what became of it."""
     named = wire.text(wire.IFLA_IFNAME, name)
     made = links.change(named, *attrs, asked=NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
@@ -56,6 +57,6 @@ def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> links.L
         if err.position > 0:
             links.delete(session, HOST, name)
         raise
-    link = links.decoded(answer)
+    link = decoded(answer)
     session.indexes[HOST, name] = link.ifindex
     return link

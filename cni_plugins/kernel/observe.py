@@ -8,7 +8,7 @@ from cni_plugins.contract.facts import NO_USERS, Asks, Facts, LinkFacts, LinkUse
 from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, packed
-from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused

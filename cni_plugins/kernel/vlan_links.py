@@ -9,7 +9,7 @@ from cni_plugins.errors import NameTaken, TryAgainLater, UnsupportedField
 from cni_plugins.kernel import addresses, links, macvlans, new_links
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, packed
-from cni_plugins.kernel.links import Link
+from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_DUMP, Refused
 from cni_plugins.spec.fields import IPInterface

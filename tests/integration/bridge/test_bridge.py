@@ -11,7 +11,7 @@ import pytest
 from cni_plugins.bridge.plugin import PLUGIN
 from cni_plugins.engine import lifecycle
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import apply
+from cni_plugins.kernel import apply, words
 from cni_plugins.kernel.session import Session
 from cni_plugins.spec import request as requests
 from cni_plugins.steps.addresses import EnsureAddress
@@ -385,7 +385,7 @@ def test_what_a_failing_add_made_first_stays_while_another_attachment_uses_it(be
     with bed.inside(), Session(None) as session:
         bridge = EnsureBridge("br0", "02:00:00:00:00:01", 0, vlan_filtering=False)
         address = EnsureAddress("host", "br0", ip_interface("10.1.0.1/24"), skip_dad=True)
-        done = [(step, apply.carry_out(session, step)) for step in (bridge, EnsureUp("host", "br0"), address)]
+        done = [(step, words.carry_out(session, step)) for step in (bridge, EnsureUp("host", "br0"), address)]
         bed.add(conf, good, container="good")
         apply.take_back(session, done, KernelRefused("refused"))
     assert good.reaches("10.1.0.1")

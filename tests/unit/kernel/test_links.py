@@ -8,6 +8,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import links
+from cni_plugins.kernel.link import OPER_UP, decoded
 from cni_plugins.kernel.wire import Answer, Refused
 
 
@@ -28,7 +29,7 @@ def info(**attrs: Any) -> dict[str, Any]:
 
 def test_a_port_is_read_whole() -> None:
     flags = {"attrs": [("IFLA_BRPORT_STATE", 3), ("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", 0)]}
-    link = links.decoded(
+    link = decoded(
         answer(
             ADDRESS="02:00:00:00:00:0a",
             MTU=1400,
@@ -39,7 +40,7 @@ def test_a_port_is_read_whole() -> None:
             LINKINFO=info(KIND="veth", SLAVE_KIND="bridge", SLAVE_DATA=flags),
         )
     )
-    assert link[:10] == ("veth0", 7, "veth", "02:00:00:00:00:0a", 1400, 0x1043, links.OPER_UP, "ours", 3, 9)
+    assert link[:10] == ("veth0", 7, "veth", "02:00:00:00:00:0a", 1400, 0x1043, OPER_UP, "ours", 3, 9)
     assert (link.up, link.hairpin, link.isolated, link.port_enabled) == (True, True, False, True)
     assert link.vlan_filtering is None
 
@@ -47,17 +48,17 @@ def test_a_port_is_read_whole() -> None:
 @pytest.mark.parametrize("state", [0, 1, 3])
 def test_a_port_is_in_service_unless_disabled(state: int) -> None:
     port = info(KIND="veth", SLAVE_KIND="bridge", SLAVE_DATA={"attrs": [("IFLA_BRPORT_STATE", state)]})
-    assert links.decoded(answer(LINKINFO=port)).port_enabled == (state != 0)
+    assert decoded(answer(LINKINFO=port)).port_enabled == (state != 0)
 
 
 @pytest.mark.parametrize("on", [0, 1])
 def test_a_bridge_says_whether_it_filters_vlans(on: int) -> None:
     bridge = info(KIND="bridge", DATA={"attrs": [("IFLA_BR_VLAN_FILTERING", on)]})
-    assert links.decoded(answer(LINKINFO=bridge)).vlan_filtering is bool(on)
+    assert decoded(answer(LINKINFO=bridge)).vlan_filtering is bool(on)
 
 
 def test_a_bare_device_has_neither_kind_nor_alias() -> None:
-    link = links.decoded(answer("lo", 1))
+    link = decoded(answer("lo", 1))
     assert (link.name, link.kind, link.alias, link.mac, link.master, link.port_enabled) == (
         "lo",
         "",
@@ -70,7 +71,7 @@ def test_a_bare_device_has_neither_kind_nor_alias() -> None:
 
 def test_a_truncated_answer_is_read_as_far_as_it_goes() -> None:
     whole = answer(IFALIAS="x" * 64)
-    assert links.decoded(Answer(16, whole.data[:60])).alias == ""
+    assert decoded(Answer(16, whole.data[:60])).alias == ""
 
 
 class Kernel:
