@@ -37,7 +37,7 @@ $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 freeze: $(DIST)/bridge $(DIST)/cnictl ## build the single-file executables in dist/
 
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
-	$(BIN)/python -m pytest -q tests/e2e tests/differential tests/bench
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e tests/differential tests/bench
 
 demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
 	$(ASROOT) $(BIN)/python packaging/demo.py

@@ -237,10 +237,13 @@ class Socket:
 
 
 def _require_done(answer: Answer) -> None:
-    """:raises Refused: when a dump ended early, which its last message tells."""
+    """:raises Refused: when a dump ended early, which its last message tells.
+
+    ENOENT is no such end: a table of routes is not there before its first route.
+    """
     if len(answer.data) >= _HEADER.size + 4:
         number = cast("int", struct.unpack_from("=i", answer.data, _HEADER.size)[0])
-        if number < 0:
+        if number not in (0, -errno.ENOENT):
             raise Refused(-number, "", 0)
 
 

@@ -47,9 +47,9 @@ def host_access(
 
 
 def _gateways(link: str, master: Master, ips: tuple[IPConfig, ...]) -> Iterator[EnsureAddress]:
-    """Yield the gateway addresses but those that the master bears: containers know them as the host's."""
-    borne = {address.ip for address in master.addresses}
-    return (_gateway(link, ip) for ip in ips if ip.gateway not in borne)
+    """Yield the gateway addresses but those that the master bears, if containers know them as the host's."""
+    known = _known_to(ips, master)
+    return (_gateway(link, ip) for ip in ips if ip.gateway not in known)
 
 
 def _gateway(link: str, ip: IPConfig) -> EnsureAddress:
@@ -83,5 +83,9 @@ def _known_to(ips: tuple[IPConfig, ...], master: Master) -> list[IPAddress]:
 
 
 def _sources(known: list[IPAddress]) -> tuple[IPAddress, ...]:
-    """Of IPv6 the kernel finds the best one itself; of IPv4 it would take any link's."""
-    return tuple(address for address in known if address.version == IPV4)[:1]
+    """Return the address of each family that the master has had for longest, as no other may stay.
+
+    The kernel lists IPv4 addresses as they came, and the newest IPv6 address first.
+    """
+    of_family = {version: [item for item in known if item.version == version] for version in (IPV4, IPV6)}
+    return (*of_family[IPV4][:1], *of_family[IPV6][-1:])

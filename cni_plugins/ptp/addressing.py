@@ -16,7 +16,7 @@ from cni_plugins.spec.fields import IPAddress, IPInterface
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Result, Route
 
-# Link-local (RFC 3927, RFC 4291): they mean the host on every link, and nothing beyond it.
+# Link-local (RFC 3927, RFC 4291): every host bears them.
 ROUTED_GATEWAY = {IPV4: ip_interface("169.254.1.1/32"), IPV6: ip_interface("fe80::1/64")}
 _DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
 

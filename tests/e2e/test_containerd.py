@@ -148,12 +148,12 @@ def _ctr_container(host: Host, name: str, *command: str) -> Iterator[Execute]:
 
 
 def _wait_for_network(process: subprocess.Popen[bytes], execute: Execute) -> None:
-    """The task is started after the network is set up, so a first answer is enough."""
+    """A task that is made, and not started before the network is set up, runs commands already."""
     for _ in range(100):
         assert process.poll() is None, process.communicate()[0].decode()
         try:
-            execute("true")
-        except AssertionError:
+            _address_of(execute)
+        except (AssertionError, ValueError):
             time.sleep(0.1)
         else:
             return

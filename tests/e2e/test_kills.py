@@ -31,7 +31,7 @@ from tests.e2e.lab.state import State, differences, leases, observe, settled
 pytestmark = [pytest.mark.needs("ip", "nft"), pytest.mark.timeout(900)]
 
 NAME = "cniknet"
-COLD_KILLS, WARM_KILLS, KILLS_PER_ROUND = 52, 78, 26
+COLD_KILLS, WARM_KILLS, KILLS_PER_ROUND = 26, 52, 26
 SLOTS, LIVING = 10, 2
 CAPACITY = 28
 RANGES = (

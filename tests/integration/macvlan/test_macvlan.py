@@ -438,14 +438,22 @@ def test_an_address_that_moves_between_hosts_is_not_taken_for_the_hosts(wire: An
     wire.bed.add(wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24")), sandbox)
     (route,) = wire.host.routes("10.1.0.11")
     assert route["prefsrc"] == "10.1.0.1"
-    assert [entry["dst"] for entry in sandbox.ip("-4", "neighbour") if "PERMANENT" in entry["state"]] == [
-        "10.1.0.1"
-    ]
+    known = [entry["dst"] for entry in sandbox.ip("-4", "neighbour") if "PERMANENT" in entry["state"]]
+    assert known == ["10.1.0.1"]
     for address in ("10.1.0.100/32", "10.1.0.101/24"):
         wire.host.run("ip", "address", "del", address, "dev", "eth0")
     wire.far.run("ip", "address", "add", "10.1.0.100/24", "dev", "far0")
     assert wire.host.reaches("10.1.0.11")
     assert sandbox.reaches("10.1.0.100")
+
+
+def test_an_ipv6_address_that_moves_between_hosts_is_not_the_source_either(wire: Any) -> None:
+    for address in ("fd00:1::100/128", "fd00:1::101/64"):
+        wire.host.run("ip", "address", "add", address, "dev", "eth0", "nodad")
+    sandbox = wire.bed.sandbox()
+    wire.bed.add(wire.conf(hostAccess=True, ipam=wire.static("fd00:1::11/64")), sandbox)
+    assert "src fd00:1::1 " in wire.host.run("ip", "-6", "route", "get", "fd00:1::11")
+    assert wire.host.reaches("fd00:1::11")
 
 
 def test_the_hosts_own_address_may_be_the_gateway(wire: Any) -> None:
