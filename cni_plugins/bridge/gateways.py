@@ -5,8 +5,8 @@ from ipaddress import ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.facts import Facts
-from cni_plugins.contract.gateways import with_gateways
-from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.contract.gateways import DEFAULT_ROUTE, with_gateways
+from cni_plugins.contract.keys import IPV4
 from cni_plugins.errors import NameTaken
 from cni_plugins.spec.attachment import digest
 from cni_plugins.spec.fields import IPInterface
@@ -15,8 +15,6 @@ from cni_plugins.steps.addresses import DelAddress, EnsureAddress
 from cni_plugins.steps.links import EnsureGatewayPort
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import Step
-
-_DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
 
 
 def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
@@ -30,13 +28,13 @@ def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, 
     """Return the routes of the result: the IPAM's, and a default route of each family that has none."""
     if not config.is_default_gateway:
         return given
-    taken = {route.dst.version for route in given if route.dst == _DEFAULT_ROUTE[route.dst.version]}
+    taken = {route.dst.version for route in given if route.dst == DEFAULT_ROUTE[route.dst.version]}
     added = []
     for ip in ips:
         version = ip.address.version
         if version not in taken:
             taken.add(version)
-            added.append(Route(_DEFAULT_ROUTE[version], ip.gateway))
+            added.append(Route(DEFAULT_ROUTE[version], ip.gateway))
     return (*given, *added)
 
 

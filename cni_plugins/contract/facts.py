@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cni_plugins.errors import NameTaken
 from cni_plugins.spec.fields import IPInterface
 
 
@@ -74,6 +75,13 @@ class LinkUser(NamedTuple):
 
 NO_LINKS: Mapping[str, LinkFacts] = {}
 NO_USERS: Mapping[int, tuple[LinkUser, ...]] = {}
+
+
+def link_name_taken(ifname: str, netns: str) -> NameTaken:
+    """Return the error for a sandbox that has a link of this name."""
+    return NameTaken(
+        f'container link name ("{ifname}") already exists', f"CNI_IFNAME is {ifname}, CNI_NETNS is {netns}"
+    )
 
 
 def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:

@@ -1,8 +1,12 @@
 """Gateways that a host bears itself: where the IPAM names none, the first address of the subnet."""
 
+from ipaddress import ip_interface
+
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.spec.fields import IPAddress, IPInterface
 from cni_plugins.spec.result import IPConfig
+
+DEFAULT_ROUTE = {4: ip_interface("0.0.0.0/0"), 6: ip_interface("::/0")}
 
 
 def with_gateways(ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:

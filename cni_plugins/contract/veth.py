@@ -12,7 +12,7 @@ from cni_plugins.contract.keys import AUTO
 from cni_plugins.contract.phrases import require_ipv6_mtu
 from cni_plugins.contract.recorded import host_macs, own_interface
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.attachment import ALIAS_PREFIX, HOST_END_PREFIX, network_tag
+from cni_plugins.spec.attachment import ALIAS_PREFIX, HOST_END_PREFIX, network_tag, tag_of
 from cni_plugins.spec.fields import IPInterface
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Interface, IPConfig
@@ -123,7 +123,7 @@ def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
     if not _is_anothers(request, facts.host.get(attachment.host_end)):
         yield DelLink(HOST, attachment.host_end)
     inside = facts.sandbox.get(request.ifname)
-    if inside is not None and inside.peer_alias and _tag(inside.peer_alias) == attachment.tag:
+    if inside is not None and tag_of(inside.peer_alias) == attachment.tag:
         yield DelLink(HOST, inside.peer)  # whatever somebody has named it since
     if foreign and inside is not None:
         yield DelLink(SANDBOX, request.ifname)
@@ -139,7 +139,7 @@ def _is_anothers(request: Request, link: LinkFacts | None) -> bool:
         return False
     if not link.alias.startswith(ALIAS_PREFIX):
         return link.kind != "veth"
-    return _tag(link.alias) != request.attachment.tag
+    return tag_of(link.alias) != request.attachment.tag
 
 
 def made_by_reference(request: Request, facts: Facts, is_likely: Callable[[LinkFacts], bool]) -> bool:
@@ -168,13 +168,10 @@ def _addresses(request: Request, facts: Facts) -> tuple[IPInterface, ...]:
 
 def collect(request: Request, facts: Facts) -> Iterator[Step]:
     """Take away whatever bears this network's tag and no valid attachment's."""
-    prefix, valid = ALIAS_PREFIX + network_tag(request.network), request.valid_tags
+    start, valid = network_tag(request.network), request.valid_tags
     for link in facts.owned:
-        if link.alias.startswith(prefix) and _tag(link.alias) not in valid:
+        tag = tag_of(link.alias)
+        if tag.startswith(start) and tag not in valid:
             yield DelLink(HOST, link.name)
     yield DelStaleRules(request.network, valid)
     yield DelStaleIptables(request.network, request.valid_attachments)
-
-
-def _tag(alias: str) -> str:
-    return alias.removeprefix(ALIAS_PREFIX).split(" ", 1)[0]

@@ -3,8 +3,8 @@
 import errno
 from collections.abc import Callable
 
-from cni_plugins.contract.facts import LinkUser, clash
-from cni_plugins.errors import CniError, KernelRefused, NameTaken, TryAgainLater, UnsupportedField
+from cni_plugins.contract.facts import LinkUser, clash, link_name_taken
+from cni_plugins.errors import CniError, KernelRefused, TryAgainLater, UnsupportedField
 from cni_plugins.kernel import links, namespaces
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import packed
@@ -80,16 +80,10 @@ def _settle(session: Session, step: AddMacvlan, born: str) -> None:
     except Refused as err:
         session.rtnl(SANDBOX).call(wire.link(wire.RTM_DELLINK, NLM_F_ACK, index=index))
         if err.errno == errno.EEXIST:
-            raise name_taken(step.ifname, session.path) from err
+            raise link_name_taken(step.ifname, session.path) from err
         raise
     session.indexes.pop((SANDBOX, born), None)
     session.indexes[SANDBOX, step.ifname] = index
-
-
-def name_taken(ifname: str, path: str) -> NameTaken:
-    return NameTaken(
-        f'container link name ("{ifname}") already exists', f"CNI_IFNAME is {ifname}, CNI_NETNS is {path}"
-    )
 
 
 def _reason(session: Session, step: AddMacvlan, err: Refused) -> CniError | None:

@@ -24,7 +24,6 @@ class Master(NamedTuple):
     mac: str
     mtu: int
     up: bool
-    addresses: tuple[IPInterface, ...]
     main_addresses: tuple[IPInterface, ...]
     vlan: EnsureVlan | None = None
 
@@ -51,7 +50,7 @@ def resolve(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
         vlan = None if link is None else _vlan_of(named, number, config)
     if link is None:
         raise _missing(named, config)
-    fits_below(link, named or link.name)
+    _require_below(link, named or link.name)
     if vlan is not None:
         return _on_vlan(config, vlan, link, facts)
     _require_free(link)
@@ -102,7 +101,7 @@ def _missing(named: str, config: MacvlanConfig) -> InvalidNetworkConfig:
     )
 
 
-def fits_below(link: LinkFacts, name: str) -> None:
+def _require_below(link: LinkFacts, name: str) -> None:
     """:raises InvalidNetworkConfig: for links that carry no Ethernet frames of others."""
     told = f"master is {name}"
     if link.loopback:
@@ -150,13 +149,11 @@ def _on_vlan(config: MacvlanConfig, vlan: int, parent: LinkFacts, facts: Facts) 
     name = vlan_link(parent.name, vlan)
     step = EnsureVlan(name, parent.name, vlan, config.vlan_protocol)
     if link is None:
-        return Master(name, 0, parent.mac, parent.mtu, parent.up, (), (), step)
+        return Master(name, 0, parent.mac, parent.mtu, parent.up, (), step)
     _require_free(link)
     ours = link.alias == VLAN_ALIAS
     return _master(link, step._replace(name=link.name) if ours else None)
 
 
 def _master(link: LinkFacts, vlan: EnsureVlan | None) -> Master:
-    return Master(
-        link.name, link.ifindex, link.mac, link.mtu, link.up, link.addresses, link.main_addresses, vlan
-    )
+    return Master(link.name, link.ifindex, link.mac, link.mtu, link.up, link.main_addresses, vlan)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from cni_plugins.contract.facts import Facts
+from cni_plugins.contract.facts import Facts, link_name_taken
 from cni_plugins.contract.gateways import with_gateways
 from cni_plugins.contract.keys import IPV4, IPV6
 from cni_plugins.contract.phrases import masquerade, route, with_ipv6
-from cni_plugins.errors import InvalidNetworkConfig, NameTaken, StateDrifted
+from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
 from cni_plugins.macvlan.access import host_access
 from cni_plugins.macvlan.config import MacvlanConfig
 from cni_plugins.macvlan.identity import Identity, identify, require_mtu
@@ -31,10 +31,7 @@ def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
     """
     require_mtu(config, resolve(request, config, facts), ())
     if request.ifname in facts.sandbox:
-        raise NameTaken(
-            f'container link name ("{request.ifname}") already exists',
-            f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
-        )
+        raise link_name_taken(request.ifname, request.netns)
 
 
 def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Plan:

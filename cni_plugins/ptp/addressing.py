@@ -8,6 +8,7 @@ cut into subnets by host, and none is spent on a gateway.
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
+from cni_plugins.contract.gateways import DEFAULT_ROUTE
 from cni_plugins.contract.keys import IPV4, IPV6
 from cni_plugins.contract.phrases import SCOPE_LINK
 from cni_plugins.errors import InvalidNetworkConfig
@@ -18,7 +19,6 @@ from cni_plugins.spec.result import IPConfig, Result, Route
 
 # Link-local (RFC 3927, RFC 4291): every host bears them.
 ROUTED_GATEWAY = {IPV4: ip_interface("169.254.1.1/32"), IPV6: ip_interface("fe80::1/64")}
-_DEFAULT_ROUTE = {IPV4: ip_interface("0.0.0.0/0"), IPV6: ip_interface("::/0")}
 
 
 def single(address: IPAddress) -> IPInterface:
@@ -101,7 +101,7 @@ def _routes(lease: Result) -> Iterator[Route]:
         yield route._replace(gw=_routed_gateway(route.dst.version))
     for version in present:
         if not any(route.dst.version == version for route in lease.routes):
-            yield Route(_DEFAULT_ROUTE[version], _routed_gateway(version))
+            yield Route(DEFAULT_ROUTE[version], _routed_gateway(version))
 
 
 def _require_reachable(route: Route, present: tuple[int, ...]) -> None:

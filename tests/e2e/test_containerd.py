@@ -10,23 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.lab import containerd, image, network
 from tests.e2e.lab.agent import wait_for
 from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.lives import SERVE, cri_client, cri_pod
 from tests.e2e.lab.plugin import BIN
 from tests.e2e.lab.state import State, assert_unchanged, observe
-
-if TYPE_CHECKING:
-    from tests.e2e.lab.cri import Cri
 
 pytestmark = pytest.mark.needs("containerd", "ctr", "runc", "busybox", "nft")
 
 CONF = network.conflist(network.NAME, "cniebr0", "10.88.0.0/24", "fd00:88::/64")
-SERVE = ["httpd", "-f", "-p", "80", "-h", "/www"]
 Execute = Callable[..., str]
 
 
@@ -89,43 +85,17 @@ def test_two_containers_of_ctr_reach_each_other_and_the_outside(host: Host, idle
 
 @pytest.mark.needs("python:grpc")
 def test_two_pods_reach_each_other_and_the_outside(host: Host, idle: State) -> None:
-    with _cri(host) as cri, _pod(cri, "cniea") as (a, execute_a), _pod(cri, "cnieb") as (b, execute_b):
+    with (
+        cri_client(host) as cri,
+        cri_pod(cri, "cniea") as (a, execute_a),
+        cri_pod(cri, "cnieb") as (b, execute_b),
+    ):
         assert not set(a) & set(b)
         for address in ("127.0.0.1", *b):
             execute_a("ping", "-c1", "-W3", address)
         assert execute_b("wget", "-qO-", f"http://{a[0]}/") == image.PAGE
         assert _seen_outside(execute_a) == network.HOST_AS_SEEN_OUTSIDE
     assert_unchanged(host, idle)
-
-
-@contextmanager
-def _cri(host: Host) -> Iterator[Cri]:
-    from tests.e2e.lab.cri import Cri
-
-    cri = Cri(str(host.path(containerd.SOCKET)))
-    try:
-        yield cri
-    finally:
-        cri.close()
-
-
-@contextmanager
-def _pod(cri: Cri, name: str) -> Iterator[tuple[list[str], Execute]]:
-    """A pod with one container; removed as a kubelet does, so every DEL but the first lacks the netns."""
-    pod = cri.run_pod(name)
-    try:
-        container = cri.run_container(pod, SERVE)
-
-        def execute(*command: str) -> str:
-            code, output = cri.execute(container, *command)
-            assert code == 0, output
-            return output
-
-        yield pod.addresses, execute
-    finally:
-        cri.stop_pod(pod)
-        cri.stop_pod(pod)
-        cri.remove_pod(pod)
 
 
 @contextmanager

@@ -65,9 +65,9 @@ def under_containerd(dist: Path, archive: Path, log: Path, case: Case, *, warm: 
         with (
             containerd.running(host, archive, log),
             _agent(host, log.with_name("agent"), warm=warm),
-            _client(host) as cri,
+            cri_client(host) as cri,
         ):
-            with _pod(cri, "cnima") as (a, in_a), _pod(cri, "cnimb") as (b, in_b):
+            with cri_pod(cri, "cnima") as (a, in_a), cri_pod(cri, "cnimb") as (b, in_b):
                 assert len({*a, *b}) == 4
                 for address in (*b, *case.of_host):
                     in_a("ping", "-c1", "-W3", address)
@@ -186,7 +186,7 @@ def _agent(host: Host, log: Path, *, warm: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _client(host: Host) -> Iterator[Cri]:
+def cri_client(host: Host) -> Iterator[Cri]:
     from tests.e2e.lab.cri import Cri
 
     cri = Cri(str(host.path(containerd.SOCKET)))
@@ -197,7 +197,7 @@ def _client(host: Host) -> Iterator[Cri]:
 
 
 @contextmanager
-def _pod(cri: Cri, name: str) -> Iterator[tuple[list[str], Execute]]:
+def cri_pod(cri: Cri, name: str) -> Iterator[tuple[list[str], Execute]]:
     """Removed as a kubelet does, so every DEL but the first lacks the netns."""
     pod = cri.run_pod(name)
     try:
