@@ -5,7 +5,7 @@ from ipaddress import ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.facts import Facts
-from cni_plugins.contract.gateways import DEFAULT_ROUTE, with_gateways
+from cni_plugins.contract.gateways import default_routes, with_gateways
 from cni_plugins.contract.keys import IPV4
 from cni_plugins.errors import NameTaken
 from cni_plugins.spec.attachment import digest
@@ -25,17 +25,8 @@ def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig,
 
 
 def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
-    """Return the routes of the result: the IPAM's, and a default route of each family that has none."""
-    if not config.is_default_gateway:
-        return given
-    taken = {route.dst.version for route in given if route.dst == DEFAULT_ROUTE[route.dst.version]}
-    added = []
-    for ip in ips:
-        version = ip.address.version
-        if version not in taken:
-            taken.add(version)
-            added.append(Route(DEFAULT_ROUTE[version], ip.gateway))
-    return (*given, *added)
+    """Return the routes of the result: the IPAM's, and those that isDefaultGateway adds."""
+    return default_routes(ips, given) if config.is_default_gateway else given
 
 
 def gateway_addresses(

@@ -28,7 +28,7 @@ from cni_plugins.steps.links import (
 from cni_plugins.steps.places import HOST, SANDBOX
 from cni_plugins.steps.plan import Plan, Step
 from cni_plugins.steps.rules import EnsureSourceGuard
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+from cni_plugins.steps.settings import EnableForwarding
 
 
 def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
@@ -142,7 +142,7 @@ def _sandbox(
         yield from phrases.with_ipv6(link, keep_on_down=identity.pair.ours)
     # A container that gives itself addresses also chooses how it guards and announces them.
     if ips:
-        yield from _announcing(config, identity, link)
+        yield from phrases.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
     for ip in ips:
         yield EnsureAddress(SANDBOX, link, ip.address)
     if not config.disable_container_interface:
@@ -151,17 +151,6 @@ def _sandbox(
         yield AwaitAddresses(SANDBOX, link)
     for route in wanted:
         yield phrases.route(link, route, ips)
-
-
-def _announcing(config: BridgeConfig, identity: Identity, link: str) -> Iterator[Step]:
-    """Duplicate address detection, and announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6)."""
-    if config.enabledad:
-        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "enhanced_dad"), "1", optional=True)
-    dad = "1" if config.enabledad else "0"
-    yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "accept_dad"), dad, optional=True)
-    yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1")
-    if identity.pair.ours:
-        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", optional=True)
 
 
 def _masquerade(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.fields import IPInterface
+from cni_plugins.spec.fields import IPAddress, IPInterface
 
 
 class Asks(NamedTuple):
@@ -18,6 +18,9 @@ class Asks(NamedTuple):
     :param users: the macvlan links on links of the host, wherever they are.
     :param makes: which of these kinds of link the kernel cannot make.
     :param owned: every host link that bears our alias, whatever its network.
+    :param addressed: every host link with addresses other than link-local and loopback ones.
+    :param ways: how the host would send to these addresses.
+    :param udp_port: whether a socket has this port that VXLAN links of ours cannot share, 0: not asked.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
     :param nf_tables: whether this kernel has nf_tables.
     :param ipv6_in_sandbox: whether the sandbox's `lo` may bear IPv6 addresses.
@@ -32,6 +35,9 @@ class Asks(NamedTuple):
     users: bool = False
     makes: tuple[str, ...] = ()
     owned: bool = False
+    addressed: bool = False
+    ways: tuple[IPAddress, ...] = ()
+    udp_port: int = 0
     vlan_filtering: bool = False
     nf_tables: bool = False
     iptables: bool = False
@@ -45,6 +51,7 @@ class LinkFacts(NamedTuple):
     :param master: the name of the bridge or other link that it is a port of.
     :param lower: the index of the link that it is on, where both are in one namespace.
     :param vlan: the id and EtherType of a VLAN link, (0, 0) of any other.
+    :param vxlan: the VNI and UDP port of a VXLAN link, (0, 0) of any other.
     """
 
     name: str
@@ -62,8 +69,17 @@ class LinkFacts(NamedTuple):
     master: str = ""
     lower: int = 0
     vlan: tuple[int, int] = (0, 0)
+    vxlan: tuple[int, int] = (0, 0)
     loopback: bool = False
     ethernet: bool = True
+
+
+class Way(NamedTuple):
+    """How packets to an address leave the host: by which link, through which gateway, from which address."""
+
+    link: str
+    gateway: IPAddress | None
+    source: IPAddress | None
 
 
 class LinkUser(NamedTuple):
@@ -75,6 +91,7 @@ class LinkUser(NamedTuple):
 
 NO_LINKS: Mapping[str, LinkFacts] = {}
 NO_USERS: Mapping[int, tuple[LinkUser, ...]] = {}
+NO_WAYS: Mapping[IPAddress, Way] = {}
 
 
 def link_name_taken(ifname: str, netns: str) -> NameTaken:
@@ -104,6 +121,9 @@ class Facts(NamedTuple):
     users: Mapping[int, tuple[LinkUser, ...]] = NO_USERS
     cannot_make: tuple[str, ...] = ()
     owned: tuple[LinkFacts, ...] = ()
+    addressed: tuple[LinkFacts, ...] = ()
+    ways: Mapping[IPAddress, Way] = NO_WAYS
+    udp_port_taken: bool = False
     has_sandbox: bool = False
     vlan_filtering: bool = True
     nf_tables: bool = True

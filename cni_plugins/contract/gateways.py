@@ -4,7 +4,7 @@ from ipaddress import ip_interface
 
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.spec.fields import IPAddress, IPInterface
-from cni_plugins.spec.result import IPConfig
+from cni_plugins.spec.result import IPConfig, Route
 
 DEFAULT_ROUTE = {4: ip_interface("0.0.0.0/0"), 6: ip_interface("::/0")}
 
@@ -20,3 +20,15 @@ def _first_address(address: IPInterface) -> IPAddress:
     if last or network.network_address + 1 == address.ip:
         raise InvalidNetworkConfig(f"{address} has no gateway and leaves none to take", "isGateway is set")
     return network.network_address + 1
+
+
+def default_routes(ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
+    """Return the routes given, and a default route of each family of addresses that has none among them."""
+    taken = {route.dst.version for route in given if route.dst == DEFAULT_ROUTE[route.dst.version]}
+    added = []
+    for ip in ips:
+        version = ip.address.version
+        if version not in taken:
+            taken.add(version)
+            added.append(Route(DEFAULT_ROUTE[version], ip.gateway))
+    return (*given, *added)

@@ -16,6 +16,8 @@ from cni_plugins.spec.decode import parse_dns, parse_route
 from cni_plugins.spec.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
 from cni_plugins.spec.result import DNS, Route
 
+_MOST_SHOWN = 100  # faults of one config
+
 Address = Annotated[IPAddress, PlainValidator(parse_address)]
 Cidr = Annotated[IPInterface, PlainValidator(parse_cidr)]
 Gateway = Annotated[
@@ -58,9 +60,24 @@ class ConfigModel(BaseModel):
         folded = {}
         for key, item in value.items():
             alias = spelling.get(key.lower())
-            if alias is not None and item is not None:
+            if alias is None:
+                cls._pass_over(key)
+            elif item is not None:
                 folded[alias] = item
         return folded
+
+    @classmethod
+    def _pass_over(cls, key: str) -> None:
+        """Meet a key that is none of the model's."""
+
+
+class ClosedModel(ConfigModel):
+    """A model of an object that is ours alone, where an unknown key is a mistake."""
+
+    @classmethod
+    def _pass_over(cls, key: str) -> None:
+        known = ", ".join(sorted(_spelling(cls).values()))
+        raise ValueError(f"unknown key {shown(key)} (known are {known})")
 
 
 @cache
@@ -72,16 +89,23 @@ def _spelling(model: type[ConfigModel]) -> dict[str, str]:
 Model = TypeVar("Model", bound=ConfigModel)
 
 
-def load(model: type[Model], conf: Mapping[str, Any], what: str = "network config") -> Model:
-    """Validate a whole config.
+def load(
+    model: type[Model], conf: Mapping[str, Any], what: str = "network config", at: tuple[str, ...] = ()
+) -> Model:
+    """Validate a whole config, or the part of one that stands under the keys `at`.
 
     :raises InvalidNetworkConfig: naming every fault with its path and value, not only the first.
     """
     try:
         return model.model_validate(conf)
     except ValidationError as err:
-        faults = [_fault(item["loc"], item["msg"], item["input"]) for item in err.errors(include_url=False)]
-        raise InvalidNetworkConfig(f"invalid {what}: {faults[0]}", "; ".join(faults)) from err
+        faults = [
+            _fault((*at, *item["loc"]), item["msg"], item["input"]) for item in err.errors(include_url=False)
+        ]
+        more = [f"and {len(faults) - _MOST_SHOWN} more"] if len(faults) > _MOST_SHOWN else []
+        raise InvalidNetworkConfig(
+            f"invalid {what}: {faults[0]}", "; ".join([*faults[:_MOST_SHOWN], *more])
+        ) from err
 
 
 def load_ipam(model: type[Model], conf: Mapping[str, Any]) -> Model:

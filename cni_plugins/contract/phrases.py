@@ -25,6 +25,20 @@ def with_ipv6(link: str, *, keep_on_down: bool) -> Iterator[Step]:
         yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "keep_addr_on_down"), "1")
 
 
+def announcing(link: str, *, detects: bool, ours: bool) -> Iterator[Step]:
+    """Duplicate address detection, and announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6).
+
+    :param ours: older releases of the reference announce no IPv6 addresses.
+    """
+    if detects:
+        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "enhanced_dad"), "1", optional=True)
+    dad = "1" if detects else "0"
+    yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "accept_dad"), dad, optional=True)
+    yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1")
+    if ours:
+        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", optional=True)
+
+
 def require_ipv6_mtu(mtu: int, ips: tuple[IPConfig, ...], origin: str) -> None:
     """:raises InvalidNetworkConfig: when a link of this MTU (0: one that is large enough) has IPv6 addresses.
 

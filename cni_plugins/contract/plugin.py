@@ -11,6 +11,11 @@ from cni_plugins.steps.plan import Plan
 Config = TypeVar("Config")
 
 
+def unchanged(request: Request, _config: object, _facts: Facts | None) -> Request:
+    """Return what most IPAM plugins get: the main plugin's request."""
+    return request
+
+
 class Plugin(NamedTuple, Generic[Config]):
     """A main plugin.
 
@@ -18,7 +23,8 @@ class Plugin(NamedTuple, Generic[Config]):
     because DEL works with whatever is left. `admit` raises when the facts forbid an ADD whatever its
     addresses, before any is reserved; `plan_add` when they forbid the plan. The same plan serves CHECK, where
     the lease is read from prevResult. `status` raises NotAvailable. `ipam_type` is empty for an interface
-    without addresses, and asked of broken configs too.
+    without addresses, and asked of broken configs too. `ipam_request` makes the request that the IPAM plugin
+    gets; DEL and GC have no facts for it, and it must do without the config too.
     """
 
     name: str
@@ -31,3 +37,4 @@ class Plugin(NamedTuple, Generic[Config]):
     plan_gc: Callable[[Request, Facts], Plan]
     result: Callable[[Request, Config, Result, Facts], Result]
     status: Callable[[Request, Config, Facts], None]
+    ipam_request: Callable[[Request, Config | None, Facts | None], Request] = unchanged

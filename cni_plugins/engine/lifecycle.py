@@ -49,7 +49,8 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         with apply.Change(session) as change:
             link = plugin.plan_add(request, config, Result(), facts) if ipam.needs_link else ()
             change.carry_out(link)
-            lease = ipam.reserve(request)
+            asked = plugin.ipam_request(request, config, facts)
+            lease = ipam.reserve(asked)
             try:
                 _require_addresses(ipam, lease)
                 plan = plugin.plan_add(request, config, lease, facts)
@@ -60,7 +61,7 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
             except BaseException as err:
                 change.take_back(err)
                 if ipam.is_exact or not _was_made_meanwhile(session, plugin, request, config):
-                    _take_back(ipam, request, lease, err)
+                    _take_back(ipam, asked, lease, err)
                 raise
 
 
@@ -68,8 +69,8 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
     with _session(request, program) as session:
-        ipam.check(request)
         facts = observe.observe(session, plugin.asks(request, config))
+        ipam.check(plugin.ipam_request(request, config, facts))
         lease = own_part(request.prev_result or Result(), request.ifname)
         try:
             differences = apply.compare(session, plugin.plan_add(request, config, lease, facts))
@@ -98,7 +99,7 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
                     lambda facts: plugin.plan_del(request, config, facts),
                 )
             ),
-            lambda: _ipam(name, request, program).release(request),
+            lambda: _ipam(name, request, program).release(plugin.ipam_request(request, config, None)),
         ]
         for end in reversed(ends) if ipams.needs_link(name) else ends:
             _attempt(failures, end)
@@ -110,15 +111,18 @@ def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> N
         failures = _take_away(
             session, lambda: plugin.asks(request, None), lambda facts: plugin.plan_gc(request, facts)
         )
-    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(request))
+    asked = plugin.ipam_request(request, None, None)
+    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(asked))
     _report(failures)
 
 
 def status(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     config = plugin.parse(request)
     with _session(request, program) as session:
-        plugin.status(request, config, observe.observe(session, plugin.asks(request, config)))
-    _ipam(plugin.ipam_type(request), request, program).status(request)
+        facts = observe.observe(session, plugin.asks(request, config))
+        plugin.status(request, config, facts)
+    asked = plugin.ipam_request(request, config, facts)
+    _ipam(plugin.ipam_type(request), request, program).status(asked)
 
 
 def _session(request: Request, program: Program | None) -> Session:

@@ -7,7 +7,7 @@ from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import InvalidNetworkConfig
 
 # Every name the frozen program answers to.
-NAMES = ("bridge", "host-local", "loopback", "macvlan", "ptp", "static")
+NAMES = ("bridge", "host-local", "loopback", "macvlan", "ptp", "static", "vxlan")
 
 
 def ipam(name: str) -> Ipam | None:
@@ -47,6 +47,10 @@ def plugin(name: str) -> Plugin[Any]:
             from cni_plugins.ptp.plugin import PLUGIN as PTP
 
             return PTP
+        case "vxlan":
+            from cni_plugins.vxlan.plugin import PLUGIN as VXLAN
+
+            return VXLAN
         case _:
             raise InvalidNetworkConfig(
                 f"this program has no plugin {name}", f"it answers to {', '.join(NAMES)}"

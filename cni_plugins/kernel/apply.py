@@ -15,7 +15,16 @@ from cni_plugins.kernel.wire import Refused
 from cni_plugins.spec.attachment import Attachment
 from cni_plugins.steps.links import EnsureBridge
 from cni_plugins.steps.macvlans import EnsureHostLink
+from cni_plugins.steps.overlays import (
+    AttachVxlan,
+    EnsureOverlayBridge,
+    EnsureOverlayRules,
+    EnsurePeers,
+    EnsureVxlan,
+)
 from cni_plugins.steps.plan import ABSENT, Plan, Step, inverse, is_shared, may_be_half_done
+
+_MOST_SHOWN = 8
 
 
 class Change:
@@ -90,6 +99,10 @@ def _is_relied_on(session: Session, step: Step) -> bool:
             from cni_plugins.kernel import host_access
 
             return host_access.has_attachments(session, name, network)
+        case EnsureVxlan() | EnsureOverlayBridge() | EnsurePeers() | EnsureOverlayRules():
+            from cni_plugins.kernel import overlays
+
+            return overlays.has_attachments(session, step.network)
         case _:
             return False
 
@@ -144,8 +157,9 @@ def refusals(session: Session, step: Step) -> Iterator[None]:
 
 def _phrase(session: Session, step: Step) -> str:
     """Return a step as words: its name split at capitals, then its first fields."""
+    told = 2 if isinstance(step, AttachVxlan | EnsurePeers) else 3  # tables are no words
     name = "".join(f" {char.lower()}" if char.isupper() else char for char in type(step).__name__).strip()
-    fields = [_shown(value) for value in step[:3]]
+    fields = [_shown(value) for value in step[:told]]
     place = f" (sandbox {session.path})" if session.path else ""
     return f"{name} {' '.join(fields)}{place}"
 
@@ -158,6 +172,6 @@ def _shown(value: object) -> str:
         case (str(), *_):
             return ".".join(map(str, value))
         case tuple():
-            return ", ".join(map(str, value))
+            return ", ".join(map(str, value)) if len(value) <= _MOST_SHOWN else f"{len(value)} entries"
         case _:
             return str(value)

@@ -2,6 +2,7 @@
 
 import errno
 import time
+from collections.abc import Mapping
 
 from cni_plugins.errors import CniError, KernelRefused, NameTaken, UnsupportedField
 from cni_plugins.kernel import links, new_links, vlans
@@ -171,28 +172,32 @@ def _access(port: str, vlan: int) -> SetPortVlans:
 
 
 def attach_port(session: Session, step: AttachPort) -> None:
-    """Put the host end into the bridge: membership first, then port flags and up, in one datagram."""
+    """Put the host end into the bridge."""
+    flags = {wire.IFLA_BRPORT_MODE: step.hairpin, wire.IFLA_BRPORT_ISOLATED: step.isolated}
+    plug(session, step.link, step.bridge, flags)
+
+
+def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) -> None:
+    """Make a link a port: membership first, then port flags and up, in one datagram."""
+    octets = [wire.octet(kind, int(on)) for kind, on in flags.items()]
+    info = wire.nest(
+        wire.IFLA_LINKINFO,
+        wire.text(wire.IFLA_INFO_SLAVE_KIND, "bridge"),
+        wire.nest(wire.IFLA_INFO_SLAVE_DATA, *octets),
+    )
+
+    def join(master: int, port: int) -> None:
+        links.modify(
+            session,
+            links.change(wire.number(wire.IFLA_MASTER, master), index=port),
+            links.change(info, index=port, flags=IFF_UP, mask=IFF_UP),
+        )
+
     links.with_index(
         session,
         HOST,
-        step.bridge,
-        lambda bridge: links.with_index(
-            session, HOST, step.link, lambda port: _attach(session, step, bridge, port)
-        ),
-    )
-
-
-def _attach(session: Session, step: AttachPort, bridge: int, port: int) -> None:
-    flags = wire.nest(
-        wire.IFLA_INFO_SLAVE_DATA,
-        wire.octet(wire.IFLA_BRPORT_MODE, int(step.hairpin)),
-        wire.octet(wire.IFLA_BRPORT_ISOLATED, int(step.isolated)),
-    )
-    info = wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_SLAVE_KIND, "bridge"), flags)
-    links.modify(
-        session,
-        links.change(wire.number(wire.IFLA_MASTER, bridge), index=port),
-        links.change(info, index=port, flags=IFF_UP, mask=IFF_UP),
+        bridge,
+        lambda master: links.with_index(session, HOST, link, lambda port: join(master, port)),
     )
 
 

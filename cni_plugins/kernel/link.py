@@ -1,16 +1,55 @@
 """One link as rtnetlink tells it."""
 
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, read_text
 from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.wire import Answer
+from cni_plugins.spec.fields import IPAddress
 
 IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100  # linux/if.h
 _ARPHRD_ETHER = 1  # linux/if_arp.h
 _BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
 OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
+
+
+class Vxlan(NamedTuple):
+    """What is particular to a VXLAN link.
+
+    :param link: the index of the underlay's link, 0: any.
+    :param df: VXLAN_DF_… of linux/if_link.h.
+    :param group: where frames go that no entry is for: a multicast group, or one other host.
+    :param ttl: 0: the kernel's default.
+    :param external: whether each packet brings its VNI and destination with it; there is no VNI then.
+    """
+
+    vni: int
+    port: int
+    link: int
+    local: IPAddress | None
+    df: int
+    learning: bool
+    group: IPAddress | None
+    ttl: int
+    external: bool
+
+    @property
+    def version(self) -> int:
+        """Return the version of IP it sends over; the kernel has it from the addresses, and prefers IPv4."""
+        address = self.local or self.group
+        return address.version if address else 4
+
+
+class PortFlags(NamedTuple):
+    """What a bridge does at a port, as far as an overlay cares."""
+
+    learning: bool
+    flood: bool
+    mcast_flood: bool
+    bcast_flood: bool
+    neigh_suppress: bool
 
 
 class Link(NamedTuple):
@@ -66,6 +105,35 @@ class Link(NamedTuple):
         return read_number(self._of_kind("vlan", wire.IFLA_VLAN_ID)), int.from_bytes(protocol, "big")
 
     @property
+    def vxlan(self) -> Vxlan | None:
+        """None for what is no VXLAN link."""
+        if self.kind != "vxlan":
+            return None
+        found = dict(attributes(self.data))
+        return Vxlan(
+            vni=read_number(found.get(wire.IFLA_VXLAN_ID)),
+            port=int.from_bytes(found.get(wire.IFLA_VXLAN_PORT, b""), "big"),
+            link=read_number(found.get(wire.IFLA_VXLAN_LINK)),
+            local=_either(found, wire.IFLA_VXLAN_LOCAL),
+            df=read_number(found.get(wire.IFLA_VXLAN_DF)),
+            learning=bool(read_number(found.get(wire.IFLA_VXLAN_LEARNING))),
+            group=_either(found, wire.IFLA_VXLAN_GROUP),
+            ttl=read_number(found.get(wire.IFLA_VXLAN_TTL)),
+            external=bool(read_number(found.get(wire.IFLA_VXLAN_COLLECT_METADATA))),
+        )
+
+    @property
+    def port_flags(self) -> PortFlags:
+        """Kernels that do not tell of a flag do as if it were on, but for the last."""
+        return PortFlags(
+            learning=bool(self._of_port(wire.IFLA_BRPORT_LEARNING, 1)),
+            flood=bool(self._of_port(wire.IFLA_BRPORT_UNICAST_FLOOD, 1)),
+            mcast_flood=bool(self._of_port(wire.IFLA_BRPORT_MCAST_FLOOD, 1)),
+            bcast_flood=bool(self._of_port(wire.IFLA_BRPORT_BCAST_FLOOD, 1)),
+            neigh_suppress=bool(self._of_port(wire.IFLA_BRPORT_NEIGH_SUPPRESS, 0)),
+        )
+
+    @property
     def loopback(self) -> bool:
         return bool(self.flags & IFF_LOOPBACK)
 
@@ -92,6 +160,12 @@ class Link(NamedTuple):
     def _of_port(self, kind: int, default: int) -> int:
         value = dict(attributes(self.port)).get(kind)
         return default if value is None else read_number(value)
+
+
+def _either(found: dict[int, bytes], kinds: dict[int, int]) -> IPAddress | None:
+    """Return the address that is there, of one version or the other; 0.0.0.0 is none."""
+    value = next((found[kind] for kind in kinds.values() if any(found.get(kind, b""))), None)
+    return None if value is None else ip_address(value)
 
 
 def decoded(answer: Answer) -> Link:

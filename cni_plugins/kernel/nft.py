@@ -4,18 +4,19 @@ A rule is made once for a network and matches a set; an attachment only adds ele
 packet cost the same however many containers there are. Ownership stands in the elements' comments, which
 `nft list ruleset` shows. When the last element of a set goes, its rule goes, and with the last set the table.
 That clean-up is guarded by the ruleset's generation number: if anybody changed anything since we looked, the
-kernel refuses it and we look again.
+kernel refuses it and we look again. What belongs to a network as a whole is left alone here (see
+overlay_rules): the names of its sets and chains begin with OF_NETWORKS.
 """
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cni_plugins.errors import TryAgainLater
 from cni_plugins.kernel import nft_look as look
 from cni_plugins.kernel import nft_wire as wire
-from cni_plugins.kernel.nft_look import TABLE, Element
+from cni_plugins.kernel.nft_look import TABLE, Element, FoundRule
 from cni_plugins.kernel.nft_wire import attr, message
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
@@ -27,13 +28,14 @@ from cni_plugins.kernel.wire import (
 )
 
 _FAMILIES = (wire.INET, wire.BRIDGE)
-_TRIES = 50
+TRIES = 50
 _ELEMENTS = 500  # in one message; an attribute ends at 64 KiB
 _AT_ONCE = 2000  # elements removed in one transaction
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
-_RULE_MARK = "cni-plugins "
-_ACCEPT = 1
+RULE_MARK = "cni-plugins "
+OF_NETWORKS = "overlay_"
+ACCEPT = 1
 
 
 class Chain(NamedTuple):
@@ -59,15 +61,20 @@ class Set(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule over sets; its expressions are only spelled out when it has to be made."""
+    """A rule over sets; its expressions are only spelled out when it has to be made.
+
+    :param part: which of several rules over the same sets; a word that is no set's name.
+    """
 
     sets: tuple[Set, ...]
     expressions: Callable[[], bytes]
+    part: str = ""
 
     @property
     def mark(self) -> str:
-        """The rule's comment: by the names of its sets it is found again."""
-        return _RULE_MARK + " ".join(item.name for item in self.sets)
+        """The rule's comment: by the names of its sets it is found again, and goes when one of them does."""
+        names = [item.name for item in self.sets]
+        return RULE_MARK + " ".join([*names, self.part] if self.part else names)
 
 
 class Objects(NamedTuple):
@@ -90,7 +97,7 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
     if not all(look.has_set(session, objects.family, name) for name, _ in objects.elements):
         generation = look.generation(session)
         building = _build(session, objects)
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         add = [
             _element(objects, item, wire.NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, comment)
             for item in objects.elements
@@ -100,21 +107,21 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
         except Refused as err:
             if err.errno == errno.EEXIST:
                 _evict(session, objects)
-            elif err.errno == errno.ENOENT or _changed(err):
+            elif err.errno == errno.ENOENT or has_changed(err):
                 generation = look.generation(session)
                 building = _build(session, objects)
             else:
                 raise
         else:
             return
-    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {TABLE}, {_TRIES} tries")
+    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {TABLE}, {TRIES} tries")
 
 
 def missing(session: Session, objects: Objects, tag: str) -> str:
     """Say what of the objects is not in the kernel, or is not owned by the tag; empty when all is well."""
     marks = [text for _, text in look.rules(session, objects.family, objects.chain.name)]
     wanted = {rule.mark for rule in objects.rules}
-    if not wanted.issubset(marks) or not all(text.startswith(_RULE_MARK) for text in marks):
+    if not wanted.issubset(marks) or not all(text.startswith(RULE_MARK) for text in marks):
         return f"the rule in chain {objects.chain.name} of table {TABLE}, with no other beside our own,"
     for item in objects.elements:
         query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
@@ -136,8 +143,8 @@ def remove(session: Session, look_anew: Callable[[], Callable[[Element], bool]])
     :param look_anew: makes the predicate for one look at the ruleset; it may remember things as long as that.
     """
     for family in _FAMILIES:
-        for attempt in range(_TRIES):
-            if _remove_once(session, family, look_anew(), tidy=attempt < _TRIES - 1):
+        for attempt in range(TRIES):
+            if _remove_once(session, family, look_anew(), tidy=attempt < TRIES - 1):
                 break
 
 
@@ -147,61 +154,66 @@ def remove(session: Session, look_anew: Callable[[], Callable[[Element], bool]])
 def _build(session: Session, objects: Objects) -> list[bytearray]:
     """Return the messages that make table, chain, sets and rules, rules only where they are missing."""
     family, chain = objects.family, objects.chain
-    sets = [item for rule in objects.rules for item in rule.sets]
+    sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     present = {text for _, text in look.rules(session, family, chain.name)}
-    hook = [attr(1, chain.hook), attr(2, chain.priority)]
-    messages = [
-        message(wire.NEWTABLE, family, NLM_F_CREATE, attr(1, TABLE)),
-        message(
-            wire.NEWCHAIN,
-            family,
-            NLM_F_CREATE,
-            attr(1, TABLE),
-            attr(3, chain.name),
-            attr(4, hook),
-            attr(5, _ACCEPT),
-            attr(7, chain.kind),
-        ),
-        *(_new_set(family, item, number) for number, item in enumerate(sets, 1)),
+    lacking = [rule for rule in objects.rules if rule.mark not in present]
+    return [
+        in_table(wire.NEWTABLE, family, NLM_F_CREATE),
+        new_chain(family, chain),
+        *(new_set(family, item, number) for number, item in enumerate(sets, 1)),
+        *(new_rule(family, chain, rule.mark, rule.expressions()) for rule in lacking),
     ]
-    messages += [_new_rule(objects, rule) for rule in objects.rules if rule.mark not in present]
-    return messages
 
 
-def _new_rule(objects: Objects, rule: Rule) -> bytearray:
-    return message(
-        wire.NEWRULE,
-        objects.family,
-        NLM_F_CREATE | NLM_F_APPEND,
-        attr(1, TABLE),
-        attr(2, objects.chain.name),
-        attr(4, [rule.expressions()]),
-        attr(7, wire.comment(rule.mark)),
-    )
+def in_table(kind: int, family: int, flags: int = 0, *attrs: bytes) -> bytearray:
+    """Return a message on our table, or on something in it."""
+    return message(kind, family, flags, attr(1, TABLE), *attrs)
 
 
-def _new_set(family: int, item: Set, number: int) -> bytearray:
-    return message(
+def new_chain(family: int, chain: Chain) -> bytearray:
+    hook = attr(4, [attr(1, chain.hook), attr(2, chain.priority)])
+    described = (attr(3, chain.name), hook, attr(5, ACCEPT), attr(7, chain.kind))
+    return in_table(wire.NEWCHAIN, family, NLM_F_CREATE, *described)
+
+
+def new_rule(family: int, chain: Chain, mark: str, expressions: bytes) -> bytearray:
+    described = (attr(2, chain.name), attr(4, [expressions]), attr(7, wire.comment(mark)))
+    return in_table(wire.NEWRULE, family, NLM_F_CREATE | NLM_F_APPEND, *described)
+
+
+def new_set(family: int, item: Set, number: int) -> bytearray:
+    userdata = (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)
+    return in_table(
         wire.NEWSET,
         family,
         NLM_F_CREATE,
-        attr(1, TABLE),
         attr(2, item.name),
         attr(3, 0),
         attr(4, item.key_type),
         attr(5, item.key_length),
         attr(10, number),
-        attr(13, (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)),
+        attr(13, userdata),
     )
 
 
 def _element(
     objects: Objects, item: tuple[str, bytes], kind: int, flags: int, comment: str = ""
 ) -> bytearray:
-    set_name, key = item
+    return elements_message(kind, objects.family, flags, item[0], [item[1]], comment)
+
+
+def elements_message(
+    kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes], comment: str = ""
+) -> bytearray:
     userdata = [attr(6, wire.comment(comment))] if comment else []
-    entry = attr(1, [attr(1, [attr(1, key)]), *userdata])
-    return message(kind, objects.family, flags, attr(1, TABLE), attr(2, set_name), attr(3, [entry]))
+    entries = [attr(1, [attr(1, [attr(1, key)]), *userdata]) for key in keys]
+    return in_table(kind, family, flags, attr(2, set_name), attr(3, entries))
+
+
+def in_parts(kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes]) -> list[bytearray]:
+    """Return messages for elements of one set that bear no comment, many to a message."""
+    parts = [keys[start : start + _ELEMENTS] for start in range(0, len(keys), _ELEMENTS)]
+    return [elements_message(kind, family, flags, set_name, part) for part in parts]
 
 
 def _evict(session: Session, objects: Objects) -> None:
@@ -222,23 +234,30 @@ def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool
     generation = look.generation(session)
     kept: dict[str, int] = {}
     going: dict[str, list[Element]] = {}
-    for set_name in look.set_names(session, family):
+    names = look.set_names(session, family)
+    for set_name in (name for name in names if not name.startswith(OF_NETWORKS)):
         elements = look.elements(session, family, set_name)
         going[set_name] = [element for element in elements if doomed(element)]
         kept[set_name] = len(elements) - len(going[set_name])
     count = sum(map(len, going.values()))
     if not count:
         return True
-    messages = [item for elements in going.values() for item in _removals(family, elements[:_AT_ONCE])]
+    messages = [
+        item
+        for name, elements in going.items()
+        for item in in_parts(
+            wire.DELSETELEM, family, 0, name, [element.key for element in elements[:_AT_ONCE]]
+        )
+    ]
     empty = {name for name, number in kept.items() if number == 0}
     whole = all(len(elements) <= _AT_ONCE for elements in going.values())
     guarded = tidy and bool(empty) and whole
     if guarded:
-        messages = _tidied(session, family, messages, empty, everything=len(empty) == len(kept))
+        messages = _tidied(session, family, messages, empty, everything=len(empty) == len(names))
     try:
         session.nft().transact(wire.batch(messages, generation if guarded else None))
     except Refused as err:
-        if err.errno == errno.ENOENT or _changed(err):
+        if err.errno == errno.ENOENT or has_changed(err):
             return False
         raise
     return whole and (guarded or not empty or not tidy)
@@ -248,34 +267,27 @@ def _tidied(
     session: Session, family: int, messages: list[bytearray], empty: set[str], *, everything: bool
 ) -> list[bytearray]:
     if everything:
-        return [message(wire.DELTABLE, family, 0, attr(1, TABLE))]
-    for chain in look.chain_names(session, family):
-        for handle, text in look.rules(session, family, chain):
-            if text.startswith(_RULE_MARK) and empty & set(text.removeprefix(_RULE_MARK).split()):
-                messages.append(
-                    message(wire.DELRULE, family, 0, attr(1, TABLE), attr(2, chain), attr(3, handle))
-                )
-    return messages + [
-        message(wire.DELSET, family, 0, attr(1, TABLE), attr(2, name)) for name in sorted(empty)
-    ]
-
-
-def _removals(family: int, elements: list[Element]) -> list[bytearray]:
-    """Return messages for the elements of one set, many to a message."""
-    parts = [elements[start : start + _ELEMENTS] for start in range(0, len(elements), _ELEMENTS)]
+        return [in_table(wire.DELTABLE, family)]
+    rules = [item for item in look.all_rules(session, family) if not item.chain.startswith(OF_NETWORKS)]
+    going = [item for item in rules if empty.intersection(_set_names(item.mark))]
+    idle = {item.chain for item in going} - {item.chain for item in rules if item not in going}
     return [
-        message(
-            wire.DELSETELEM,
-            family,
-            0,
-            attr(1, TABLE),
-            attr(2, part[0].set_name),
-            attr(3, [attr(1, [attr(1, [attr(1, element.key)])]) for element in part]),
-        )
-        for part in parts
+        *messages,
+        *(del_rule(family, item) for item in going),
+        *(in_table(wire.DELSET, family, 0, attr(2, name)) for name in sorted(empty)),
+        *(in_table(wire.DELCHAIN, family, 0, attr(3, name)) for name in sorted(idle)),
     ]
 
 
-def _changed(err: Refused) -> bool:
+def del_rule(family: int, rule: FoundRule) -> bytearray:
+    return in_table(wire.DELRULE, family, 0, attr(2, rule.chain), attr(3, rule.handle))
+
+
+def _set_names(mark: str) -> list[str]:
+    """Return the names in a rule's comment; of a rule that is not ours there are none."""
+    return mark.removeprefix(RULE_MARK).split() if mark.startswith(RULE_MARK) else []
+
+
+def has_changed(err: Refused) -> bool:
     """Say whether a batch was refused because the generation moved on."""
     return err.errno in (errno.ERESTART, errno.EINTR)

@@ -14,6 +14,27 @@ from cni_plugins.kernel.wire import NLM_F_DUMP, Refused
 TABLE = "cni_plugins"
 
 
+class Hook(NamedTuple):
+    """A base chain as it is: its type, where it hooks in, what becomes of packets that no rule decides on."""
+
+    kind: str
+    number: int
+    priority: int
+    policy: int
+
+
+class FoundRule(NamedTuple):
+    """A rule, and the comment it is known by."""
+
+    chain: str
+    handle: bytes
+    mark: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.chain, self.mark
+
+
 class Element(NamedTuple):
     """One element of a set of ours, with its owner's comment."""
 
@@ -81,6 +102,28 @@ def rules(session: Session, family: int, chain: str, table: str = TABLE) -> list
         wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
     ]
     return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def all_rules(session: Session, family: int) -> list[FoundRule]:
+    """Return the rules of all chains of our table."""
+    found = [wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, TABLE))]
+    return [FoundRule(text(item[2]), item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def hook(session: Session, family: int, chain: str) -> Hook | None:
+    """Return what a chain of our table is, if it is there; one that hooks in nowhere has no kind."""
+    try:
+        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, TABLE), attr(3, chain)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return None
+        raise
+    item = wire.fields(answer.data)
+    if 4 not in item:  # noqa: PLR2004 (NFTA_CHAIN_HOOK)
+        return Hook("", 0, 0, 0)
+    place = dict(attributes(item[4]))
+    numbers = (struct.unpack(">i", value)[0] for value in (place[1], place[2], item[5]))
+    return Hook(text(item[7]), *numbers)
 
 
 def elements(session: Session, family: int, set_name: str) -> list[Element]:

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 
-from cni_plugins.contract.facts import NO_USERS, Asks, Facts, LinkFacts, LinkUser
+from cni_plugins.contract.facts import NO_USERS, NO_WAYS, Asks, Facts, LinkFacts, LinkUser, Way
 from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, packed
@@ -13,13 +13,19 @@ from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused
 from cni_plugins.spec.attachment import ALIAS_PREFIX
+from cni_plugins.spec.fields import IPAddress
 from cni_plugins.steps.places import HOST, SANDBOX, Place
 
 _TABLE_MAIN = 254
 _RTN_UNICAST = 1
 _PROBE = "probe"
+_VXLAN_PORT = 4789  # RFC 7348, 5
 # What a link of a kind cannot be made without.
-_SMALLEST = {"vlan": (packed(wire.IFLA_VLAN_ID, struct.pack("=H", 1)),), "macvlan": ()}
+_SMALLEST = {
+    "vlan": (packed(wire.IFLA_VLAN_ID, struct.pack("=H", 1)),),
+    "macvlan": (),
+    "vxlan": (wire.number(wire.IFLA_VXLAN_ID, 1), wire.port(wire.IFLA_VXLAN_PORT, _VXLAN_PORT)),
+}
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -36,6 +42,9 @@ def observe(session: Session, asks: Asks) -> Facts:
         users=_users(session) if asks.users else NO_USERS,
         cannot_make=tuple(kind for kind in asks.makes if not _can_make(session, kind)),
         owned=_owned(session) if asks.owned else (),
+        addressed=_addressed(session) if asks.addressed else (),
+        ways=_ways(session, asks) if asks.ways else NO_WAYS,
+        udp_port_taken=bool(asks.udp_port) and _port_taken(session, asks),
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
         nf_tables=not asks.nf_tables or nft_look.usable(session),
@@ -67,6 +76,7 @@ def _facts(
         master=_name(link.master) if where == HOST else "",
         lower=link.peer if link.peer_netns is None else 0,
         vlan=link.vlan,
+        vxlan=(vxlan.vni, vxlan.port) if (vxlan := link.vxlan) else (0, 0),
         loopback=link.loopback,
         ethernet=link.ethernet,
     )
@@ -95,6 +105,31 @@ def _name(index: int) -> str:
 def _owned(session: Session) -> tuple[LinkFacts, ...]:
     ours = (link for link in links.every(session, HOST) if link.alias.startswith(ALIAS_PREFIX))
     return tuple(_facts(session, HOST, link, []) for link in ours)
+
+
+def _addressed(session: Session) -> tuple[LinkFacts, ...]:
+    """Return the links with addresses other than those that the kernel gives by itself."""
+    from cni_plugins.kernel import underlay
+
+    found = (links.find(session, HOST, index=index) for index in underlay.addressed(session))
+    told = (_facts(session, HOST, link) for link in found if link is not None)
+    return tuple(
+        facts
+        for facts in told
+        if not all(item.ip.is_link_local or item.ip.is_loopback for item in facts.addresses)
+    )
+
+
+def _ways(session: Session, asks: Asks) -> Mapping[IPAddress, Way]:
+    from cni_plugins.kernel import underlay
+
+    return underlay.ways(session, asks.ways)
+
+
+def _port_taken(session: Session, asks: Asks) -> bool:
+    from cni_plugins.kernel import underlay
+
+    return underlay.port_taken(session, asks.udp_port)
 
 
 def _of_kinds(session: Session, kinds: tuple[str, ...]) -> Iterator[LinkFacts]:

@@ -27,15 +27,18 @@ from cni_plugins.steps.rules import (
 # (NF_BR_PRI_NAT_DST_BRIDGED).
 _MASQUERADE = Chain("masq_postrouting", "nat", 4, 100)
 _SOURCE_GUARD = Chain("source_guard", "filter", 0, -300)
-_IPV4_ADDRESS, _IPV6_ADDRESS, _ETHER_ADDRESS, _IFNAME = 7, 8, 9, 41  # nft(8) data types
+_ETHER_ADDRESS = 9  # nft(8) data type
 _CONCATENATION = 6  # bits by which nft(8) shifts each part's type
 _NO_LINK = "-"
 _SIOCGIFINDEX = 0x8933  # linux/sockios.h
 _IFREQ = struct.Struct("16s24x")  # linux/if.h: the name, and room for the answer
+_UNPRIVILEGED, _LAST_PORT = 1024, 65535
 _NETWORKS = 64  # whose exclusions are remembered
 _MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
-_GUARDED = Set("guarded", _IFNAME, 16, "links whose source addresses are checked", host_order=True)
-_PAIR = _IFNAME << _CONCATENATION | _ETHER_ADDRESS
+_GUARDED = Set(
+    "guarded", wire.IFNAME, wire.IFNAME_LENGTH, "links whose source addresses are checked", host_order=True
+)
+_PAIR = wire.IFNAME << _CONCATENATION | _ETHER_ADDRESS
 _ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by it")
 
 
@@ -116,35 +119,53 @@ def _is_gone(asking: socket.socket, link: str) -> bool:
 
 
 def _masquerade(step: EnsureMasquerade) -> Objects:
-    """Return one rule and set for each address family and list of exclusions; usually one for each family."""
-    rules: dict[str, Rule] = {}
+    """Return a set for each address family and list of exclusions, with its rules; usually one each."""
+    rules: dict[str, tuple[Rule, ...]] = {}
     elements = []
     for address in step.addresses:
-        rule = _masquerade_rule(step, address)
-        name = rule.sets[0].name
-        rules[name] = rule
+        found = _masquerade_rules(step, address)
+        name = found[0].sets[0].name
+        rules[name] = found
         elements.append((name, address.ip.packed))
-    return Objects(wire.INET, _MASQUERADE, tuple(rules.values()), tuple(elements))
+    every = tuple(rule for found in rules.values() for rule in found)
+    return Objects(wire.INET, _MASQUERADE, every, tuple(elements))
 
 
-def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
-    """The set's name tells the rule's content, so a changed config makes a new rule beside the old one."""
+def _masquerade_rules(step: EnsureMasquerade, address: IPInterface) -> tuple[Rule, ...]:
+    """The set's name tells the rules' content, so a changed config makes new rules beside the old ones."""
     version = address.version
     spared = [] if step.spares_network else [address.network]
     excluded = _collapsed((*spared, _MULTICAST[version]), step.exclude)
-    content = digest(f"{' '.join(map(str, excluded))} {step.random_fully}", 8)
+    port = f" {step.spared_port}" if step.spared_port else ""
+    content = digest(f"{' '.join(map(str, excluded))} {step.random_fully}{port}", 8)
     name = f"masq{version}_{network_tag(step.attachment.network)}_{content}"
-    key_type = _IPV4_ADDRESS if version == 4 else _IPV6_ADDRESS  # noqa: PLR2004 (the version)
-    return Rule(
-        sets=(Set(name, key_type, wire.Layout.LENGTH[version], f"net: {step.attachment.network}"),),
-        expressions=lambda: (
+    of_network = f"net: {step.attachment.network}"
+    item = Set(name, wire.Layout.TYPE[version], wire.Layout.LENGTH[version], of_network)
+
+    def matching() -> bytes:
+        return (
             wire.is_family(version)
             + wire.source_in(version, name)
             + (wire.destination_not_in(version, name) if step.spares_network else b"")
             + b"".join(wire.destination_outside(network) for network in excluded)
-            + wire.masquerade(random_fully=step.random_fully)
-        ),
+        )
+
+    def masquerading(ports: tuple[int, int] | None = None) -> bytes:
+        return wire.masquerade(random_fully=step.random_fully, ports=ports)
+
+    if not step.spared_port:
+        return (Rule((item,), lambda: matching() + masquerading()),)
+    beside = ports_beside(step.spared_port)
+    return (
+        Rule((item,), lambda: matching() + wire.udp() + masquerading(beside), "udp"),
+        Rule((item,), lambda: matching() + wire.udp(inverted=True) + masquerading(), "other"),
     )
+
+
+def ports_beside(spared: int) -> tuple[int, int]:
+    """Return the first and last port of the wider side of one, of those that need no privilege."""
+    below, above = (_UNPRIVILEGED, spared - 1), (max(spared + 1, _UNPRIVILEGED), _LAST_PORT)
+    return below if below[1] - below[0] > above[1] - above[0] else above
 
 
 def _source_guard(step: EnsureSourceGuard) -> Objects:
@@ -159,4 +180,4 @@ def _source_guard(step: EnsureSourceGuard) -> Objects:
 
 
 def _guarding() -> bytes:
-    return wire.port_in(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop()
+    return wire.enters_by(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop()

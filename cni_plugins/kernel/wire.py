@@ -25,6 +25,7 @@ _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 17  # bytes; the kernel never fills more than 32 KiB per datagram of a dump
 _DUMP_TRIES = 5
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _ASIDE_TICK = struct.pack("@ll", 0, 100_000)  # struct timeval
 
 
@@ -119,7 +120,7 @@ class Socket:
         """
         self._transacted = True
         first = self._number(messages)
-        self._socket.sendto(b"".join(messages), (0, 0))
+        self._send_whole(b"".join(messages))
         last = first + max(n for n, message in enumerate(messages) if _flags(message) & NLM_F_ACK)
         while True:
             for item in self._receive(first):
@@ -128,6 +129,16 @@ class Socket:
                     raise Refused(item.number, item.hint, item.sequence - first)
                 if isinstance(item, _Error) and item.sequence == last:
                     return
+
+    def _send_whole(self, datagram: bytes) -> None:
+        """Send a transaction, which has to be one datagram, whatever its size."""
+        try:
+            self._socket.sendto(datagram, (0, 0))
+        except OSError as err:
+            if err.errno != errno.EMSGSIZE:
+                raise
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(datagram))
+            self._socket.sendto(datagram, (0, 0))
 
     def call_aside(self, message: bytearray, is_done: Callable[[Answer], bool]) -> None:
         """Send a message from a thread of its own; return when it is announced as done, or answered.

@@ -1,6 +1,6 @@
 """Carries out single steps, and compares with the kernel what they make: the two places that know every step.
 
-Those of macvlan links are in a module of their own, as other plugins start without.
+Those of macvlan links and of overlay networks are in modules of their own, as other plugins start without.
 """
 
 from cni_plugins.kernel import (
@@ -42,6 +42,7 @@ from cni_plugins.steps.links import (
     SetVlanFiltering,
 )
 from cni_plugins.steps.macvlans import MacvlanStep
+from cni_plugins.steps.overlays import OverlayStep
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, UNCHANGED, Step
 from cni_plugins.steps.rules import (
@@ -64,6 +65,10 @@ def carry_out(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR0
         from cni_plugins.kernel import macvlan_words
 
         return macvlan_words.carry_out(session, step)
+    if isinstance(step, OverlayStep):
+        from cni_plugins.kernel import overlay_words
+
+        return overlay_words.carry_out(session, step)
     if isinstance(step, RuleRemoval) and not nft_look.has_netfilter(session):
         return UNCHANGED  # there are no rules
     match step:
@@ -134,6 +139,10 @@ def differs(session: Session, step: Step) -> str:  # noqa: C901, PLR0911, PLR091
         from cni_plugins.kernel import macvlan_words
 
         return macvlan_words.differs(session, step)
+    if isinstance(step, OverlayStep):
+        from cni_plugins.kernel import overlay_words
+
+        return overlay_words.differs(session, step)
     match step:
         case EnsureBridge():
             return link_checks.bridge_differs(session, step)

@@ -69,6 +69,14 @@ def mark_of(tag: str) -> int:
     return int(digest(tag, 8), 16) or 1
 
 
+def network_mark(network: str) -> int:
+    """Return a number for objects of the kernel that belong to a whole network and bear no text.
+
+    As the metric of a route it stands behind those that the kernel makes (256, 1024).
+    """
+    return mark_of(network_tag(network)) | 1 << 31
+
+
 def network_tag(network: str) -> str:
     return digest(network)
 

@@ -44,6 +44,17 @@ from cni_plugins.steps.macvlans import (
     EnsureVlan,
     MacvlanStep,
 )
+from cni_plugins.steps.overlays import (
+    AttachVxlan,
+    DelIdleOverlay,
+    DelProxied,
+    EnsureOverlayBridge,
+    EnsureOverlayRules,
+    EnsurePeers,
+    EnsureProxied,
+    EnsureVxlan,
+    OverlayStep,
+)
 from cni_plugins.steps.places import HOST, SANDBOX
 from cni_plugins.steps.rules import (
     DelIptablesMasquerade,
@@ -73,6 +84,7 @@ Step = (
     | AwaitUp
     | Announce
     | MacvlanStep
+    | OverlayStep
     | EnsureAddress
     | DelAddress
     | AddRoute
@@ -99,7 +111,14 @@ NO_MARK: Final = 0  # which no attachment has
 def may_be_half_done(step: Step) -> bool:
     """Say whether a refused step may have left something, which its inverse finds by its owner alone."""
     return isinstance(
-        step, EnsureMasquerade | EnsureIptablesMasquerade | EnsureSourceGuard | EnsureHostRoutes
+        step,
+        EnsureMasquerade
+        | EnsureIptablesMasquerade
+        | EnsureSourceGuard
+        | EnsureHostRoutes
+        | EnsureOverlayRules
+        | EnsurePeers
+        | EnsureProxied,
     )
 
 
@@ -109,6 +128,8 @@ def is_shared(step: Step) -> bool:
         case EnsureBridge() | SetVlanFiltering() | EnsurePromisc() | EnsureGatewayPort():
             return True
         case EnsureVlan() | EnsureHostLink():
+            return True
+        case EnsureVxlan() | EnsureOverlayBridge() | AttachVxlan() | EnsurePeers() | EnsureOverlayRules():
             return True
         case EnsureUp(where) | EnsureAddress(where) | DelAddress(where) | EnsureSysctl(where):
             return where == HOST
@@ -149,11 +170,17 @@ def inverse(step: Step, before: str = ABSENT) -> Step | None:  # noqa: C901, PLR
             return DelHostAccess(network, NO_MARK)
         case EnsureHostRoutes(link, _, mark):
             return DelHostRoutes(link, mark)
+        case EnsureVxlan(network=network) | EnsureOverlayBridge(network=network):
+            return DelIdleOverlay(network)
+        case EnsureOverlayRules(network=network) | EnsurePeers(network=network):
+            return DelIdleOverlay(network)
+        case EnsureProxied(link, addresses):
+            return DelProxied(link, addresses)
         case EnsureMasquerade(attachment) | EnsureSourceGuard(attachment):
             return DelOwnedRules(attachment)
         case EnsureIptablesMasquerade(attachment):
             return DelIptablesMasquerade(attachment)
-        case AttachPort() | SetPortVlans() | EnsureNeighbour():
+        case AttachPort() | SetPortVlans() | EnsureNeighbour() | AttachVxlan():
             return None  # goes with the link
         case PinMac():
             return None  # the address stays what it was
@@ -167,5 +194,5 @@ def inverse(step: Step, before: str = ABSENT) -> Step | None:  # noqa: C901, PLR
             return None  # likewise
         case DelAttached() | DelStaleAttached() | DelIdleVlans() | DelHostAccess() | DelStaleHostAccess():
             return None  # likewise
-        case DelHostRoutes():
+        case DelHostRoutes() | DelIdleOverlay() | DelProxied():
             return None  # likewise

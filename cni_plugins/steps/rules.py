@@ -11,6 +11,7 @@ class EnsureMasquerade(NamedTuple):
 
     :param link: the host link whose absence shows that the attachment is gone, if there is one.
     :param spares_network: bound for these and the network's other addresses, instead of for their own subnet.
+    :param spared_port: a UDP port that none of them leaves from, as the host has another use for the answers.
     """
 
     attachment: Attachment
@@ -19,6 +20,7 @@ class EnsureMasquerade(NamedTuple):
     random_fully: bool
     link: str = ""
     spares_network: bool = False
+    spared_port: int = 0
 
 
 class EnsureIptablesMasquerade(NamedTuple):

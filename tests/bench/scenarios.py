@@ -21,7 +21,10 @@ Config = dict[str, Any]
 V4 = [{"subnet": "10.1.0.0/16"}]
 V6 = [{"subnet": "fd00:1::/64"}]
 QUICK_ROUNDS = 2
+OVERLAY_L3 = {"mode": "l3", "network": "10.128.0.0/9", "ipMasq": True}
+OVERLAY_L2 = {"mode": "l2", "subnet": "10.200.0.0/16", "ipMasq": True}
 MASTER = ("ip", "-force", "-batch", "-")  # it may be there from the scenario before
+UNDERLAY = "addr add 10.99.0.1/16 dev eth0\n"
 WIRE = "link add eth0 type veth peer name wire0\nlink set eth0 up\nlink set wire0 up\n"
 
 
@@ -108,6 +111,39 @@ def on_the_wire(name: str, config: Config) -> Callable[[list[Column], int], list
         return attachment(name, "macvlan", {"master": "eth0", **config})(columns, rounds)
 
     return measured
+
+
+def over_the_wire(name: str, config: Config, peers: int) -> Callable[[list[Column], int], list[Row]]:
+    """ADD, CHECK and DEL in an overlay of so many hosts, beside another container; no reference has one."""
+    listed = [_peer(config, number) for number in range(peers)]
+    whole = {
+        **config,
+        "name": "bench",
+        "cniVersion": "1.0.0",
+        "ipam": {"type": "host-local", "dataDir": "@DATA@"},
+    }
+    whole["backend"] = {"type": "static", "peers": listed}
+
+    def measured(columns: list[Column], rounds: int) -> list[Row]:
+        ours = [column for column in columns if not column.is_reference]
+        for column in ours:
+            with netns.entered(column.world.host):
+                subprocess.run(MASTER, input=WIRE + UNDERLAY, text=True, capture_output=True, check=False)
+            column.measure(column.call("vxlan", "ADD", whole, "resident"))
+        rows = attachment(name, "vxlan", whole)(ours, rounds)
+        for column in ours:
+            column.measure(column.call("vxlan", "DEL", whole, "resident"))
+        return rows
+
+    return measured
+
+
+def _peer(config: Config, number: int) -> Config:
+    high, low = divmod(number, 250)
+    own = {"subnet": f"10.{128 + high}.{low}.0/24"}
+    if config["mode"] == "l2":
+        own = {"block": f"10.200.{number // 16}.{number % 16 * 16}/28"}
+    return {"node": f"host{number}", "vtep": f"10.99.{high}.{low + 1}", **own}
 
 
 def _one_life(
@@ -294,6 +330,9 @@ ALL: tuple[Scenario | Solo, ...] = (
         attachment("ptp, dual-stack ipMasq", "ptp", network(V4, V6, ipMasq=True)),
         quick_rounds=0,
     ),
+    Scenario("vxlan l3", 12, over_the_wire("vxlan l3, 3 hosts,", OVERLAY_L3, 3)),
+    Scenario("vxlan l2", 12, over_the_wire("vxlan l2, 3 hosts,", OVERLAY_L2, 3), quick_rounds=0),
+    Scenario("vxlan l3 1000", 5, over_the_wire("vxlan l3, 1 000 hosts,", OVERLAY_L3, 1000), quick_rounds=0),
     Scenario("leases 0", 15, leases(0)),
     Scenario("leases 1000", 12, leases(1_000)),
     Scenario("leases 16000", 7, leases(16_000), quick_rounds=0),

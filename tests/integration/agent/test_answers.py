@@ -110,9 +110,9 @@ def test_a_config_for_somebody_else(roads: Roads, name: str) -> None:
 
 def test_a_name_that_is_no_plugin(roads: Roads, warm: Path, cold: Path) -> None:
     for directory in (warm, cold):
-        link = directory / "vxlan"
+        link = directory / "ipvlan"
         link.symlink_to(directory / "bridge")
-    answer = roads.both("vxlan", "ADD", {**STATIC, "type": "vxlan"})
+    answer = roads.both("ipvlan", "ADD", {**STATIC, "type": "ipvlan"})
     assert json.loads(answer.out)["code"] == 7
 
 

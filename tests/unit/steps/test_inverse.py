@@ -16,6 +16,7 @@ from cni_plugins.steps.links import (
     SetVlanFiltering,
 )
 from cni_plugins.steps.macvlans import DelHostAccess, DelIdleVlans
+from cni_plugins.steps.overlays import DelIdleOverlay, DelProxied
 from cni_plugins.steps.plan import ABSENT, UNCHANGED, Step, inverse, may_be_half_done
 from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules
 from cni_plugins.steps.settings import EnsureSysctl
@@ -38,6 +39,11 @@ INVERSES = {
     "EnsureHostLink": DelHostAccess,
     "EnsureHostRoutes": DelHostRoutes,
     "EnsureGatewayPort": DelLink,
+    "EnsureVxlan": DelIdleOverlay,
+    "EnsureOverlayBridge": DelIdleOverlay,
+    "EnsurePeers": DelIdleOverlay,
+    "EnsureOverlayRules": DelIdleOverlay,
+    "EnsureProxied": DelProxied,
     "EnsureAddress": DelAddress,
     "DelAddress": EnsureAddress,
     "AddRoute": DelRoute,
@@ -86,4 +92,7 @@ def test_only_steps_whose_inverse_finds_by_owner_may_be_half_done() -> None:
         "EnsureIptablesMasquerade",
         "EnsureSourceGuard",
         "EnsureHostRoutes",
+        "EnsureOverlayRules",
+        "EnsurePeers",
+        "EnsureProxied",
     }

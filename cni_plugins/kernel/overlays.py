@@ -1,0 +1,162 @@
+"""An overlay's bridge, the VXLAN link as its port, and the end of all that a network has in the host.
+
+What bears the alias of another network, or none of ours, is never touched.
+"""
+
+import errno
+from typing import NamedTuple
+
+from cni_plugins.errors import NameTaken
+from cni_plugins.kernel import bridges, links, new_links, vxlans
+from cni_plugins.kernel import rtnl_wire as wire
+from cni_plugins.kernel.link import Link, PortFlags
+from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.wire import Refused
+from cni_plugins.steps.overlays import AttachVxlan, DelIdleOverlay, EnsureOverlayBridge
+from cni_plugins.steps.places import HOST
+from cni_plugins.steps.plan import ABSENT, UNCHANGED
+
+_KINDS = (  # in the order of PortFlags
+    wire.IFLA_BRPORT_LEARNING,
+    wire.IFLA_BRPORT_UNICAST_FLOOD,
+    wire.IFLA_BRPORT_MCAST_FLOOD,
+    wire.IFLA_BRPORT_BCAST_FLOOD,
+    wire.IFLA_BRPORT_NEIGH_SUPPRESS,
+)
+
+
+def ensure_bridge(session: Session, step: EnsureOverlayBridge) -> str:
+    """Make the bridge, or bring the one that an earlier ADD made in line.
+
+    :raises NameTaken: when a link of this name is something else.
+    """
+    session.share_host()
+    found = vxlans.settled(session, step.name)
+    before = ABSENT if found is None and _make_bridge(session, step) else UNCHANGED
+    try:
+        _correct(session, step)
+    except Refused:
+        if before == ABSENT:
+            links.delete(session, HOST, step.name)
+        raise
+    return before
+
+
+def _make_bridge(session: Session, step: EnsureOverlayBridge) -> bool:
+    """Make the bridge without its MTU; say whether another ADD was not faster.
+
+    A bridge goes by its smallest port until its MTU is changed for the first time (br_mtu_auto_adjust).
+    """
+    address = wire.mac(wire.IFLA_ADDRESS, step.mac)
+    try:
+        new_links.add_named(
+            session, step.name, vxlans.alias_of(step.network), address, wire.kind_of_link("bridge")
+        )
+    except Refused as err:
+        if err.errno != errno.EEXIST:
+            raise
+        return False
+    return True
+
+
+def _correct(session: Session, step: EnsureOverlayBridge) -> None:
+    link = vxlans.settled(session, step.name) or links.get(session, HOST, step.name)
+    fault = _not_own(link, step)
+    if fault:
+        raise NameTaken(fault, f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}")
+    changes = [wire.mac(wire.IFLA_ADDRESS, step.mac)] if link.mac != step.mac else []
+    changes += [wire.number(wire.IFLA_MTU, step.mtu)] if link.mtu != step.mtu else []
+    if changes:
+        links.modify(session, links.change(*changes, index=link.ifindex))
+
+
+def _not_own(link: Link, step: EnsureOverlayBridge) -> str:
+    if link.kind != "bridge":
+        return f'"{step.name}" already exists but is not a bridge'
+    if not vxlans.is_of(link, step.network):
+        return f'"{step.name}" already exists but is not the bridge of network {step.network}'
+    return ""
+
+
+def bridge_differs(session: Session, step: EnsureOverlayBridge) -> str:
+    link = links.find(session, HOST, step.name)
+    if link is None:
+        return f"link {step.name} is missing in the host"
+    faults = [
+        f"bridge {step.name} has {what} {value}, not {wanted}"
+        for what, value, wanted in (("address", link.mac, step.mac), ("mtu", link.mtu, step.mtu))
+        if value != wanted
+    ]
+    return _not_own(link, step) or "; ".join(faults)
+
+
+def attach(session: Session, step: AttachVxlan) -> None:
+    bridges.plug(session, step.link, step.bridge, dict(zip(_KINDS, _wanted(step), strict=True)))
+
+
+def _wanted(step: AttachVxlan) -> PortFlags:
+    on = not step.programmed
+    return PortFlags(learning=on, flood=on, mcast_flood=on, bcast_flood=on, neigh_suppress=True)
+
+
+def attach_differs(session: Session, step: AttachVxlan) -> str:
+    link, bridge = links.find(session, HOST, step.link), links.find(session, HOST, step.bridge)
+    if link is None or bridge is None:
+        return f"link {step.link if link is None else step.bridge} is missing in the host"
+    if link.master != bridge.ifindex:
+        return f"link {step.link} is not a port of {step.bridge}"
+    faults = [
+        f"port {step.link} has {name} {'on' if has else 'off'}"
+        for name, has, wanted in zip(PortFlags._fields, link.port_flags, _wanted(step), strict=True)
+        if has != wanted
+    ]
+    return "; ".join(faults if link.up else [*faults, f"port {step.link} is down"])
+
+
+class _Present(NamedTuple):
+    """The links of a network, and whether attachments, or anybody else, are at its bridges."""
+
+    vxlans: tuple[str, ...]
+    bridges: tuple[str, ...]
+    in_use: bool
+
+
+def _present(session: Session, network: str) -> _Present:
+    every = links.every(session, HOST)
+    own = [link for link in every if vxlans.is_of(link, network)]
+    tunnels = [link for link in own if link.kind == "vxlan"]
+    masters = {link.ifindex: link.name for link in own if link.kind == "bridge"}
+    ports = {link.ifindex for link in every if link.master in masters}
+    return _Present(
+        tuple(link.name for link in tunnels),
+        tuple(masters.values()),
+        in_use=bool(ports - {link.ifindex for link in tunnels}),
+    )
+
+
+def has_attachments(session: Session, network: str) -> bool:
+    """Say whether a bridge of the network has ports besides its VXLAN link, whoever plugged them in."""
+    return _present(session, network).in_use
+
+
+def delete_idle(session: Session, step: DelIdleOverlay) -> None:
+    """Remove all that the network has in the host, while no ADD is about to use it.
+
+    Routes and rules go without links too, which may have been taken from under them.
+    """
+    if has_attachments(session, step.network):
+        return
+    with session.host_alone() as alone:
+        present = _present(session, step.network)
+        if not alone or present.in_use:
+            return
+        for name in (*present.vxlans, *present.bridges):
+            links.delete(session, HOST, name)
+        _delete_entries(session, step.network)
+
+
+def _delete_entries(session: Session, network: str) -> None:
+    from cni_plugins.kernel import overlay_entries, overlay_rules
+
+    overlay_entries.delete_routes(session, network)
+    overlay_rules.delete(session, network)

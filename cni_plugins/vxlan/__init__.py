@@ -1,0 +1,1 @@
+"""vxlan: one container network across many hosts (docs/overlay.md)."""

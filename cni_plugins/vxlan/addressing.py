@@ -1,0 +1,190 @@
+"""Which addresses a host of an overlay gives out, which it bears itself, and which ones peers can find."""
+
+import json
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from cni_plugins.contract.gateways import default_routes
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.spec.fields import IPAddress, IPInterface, IPNetwork, get
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import IPConfig, Result
+from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.site import Site
+
+_IPV4, _IPV6 = 4, 6
+IPAM = "host-local"
+
+
+def ipam_type(request: Request) -> str:
+    return request.ipam_type or IPAM
+
+
+# ---------------------------------------------------------------------------------------- what IPAM is told
+
+
+def ipam_request(request: Request, overlay: Overlay | None, site: Site | None) -> Request:
+    """Return the request as the IPAM plugin sees it: with this host's ranges, unless the config has some.
+
+    :raises InvalidNetworkConfig: when there is nothing to give out.
+    """
+    given = get(request.conf, "ipam")
+    ipam = dict(given) if isinstance(given, dict) else {}
+    if request.ipam_type not in ("", IPAM):
+        return request
+    if not request.ipam_type:
+        ipam["type"] = IPAM
+    asked = get(request.conf, "runtimeConfig")
+    has_ranges = any(get(ipam, key) for key in ("ranges", "subnet")) or bool(
+        isinstance(asked, dict) and get(asked, "ipRanges")
+    )
+    if overlay is not None and site is not None and not has_ranges:
+        ipam["ranges"] = list(_ranges(overlay, site))
+        if not ipam["ranges"]:
+            raise InvalidNetworkConfig(
+                "this host has no addresses to give out",
+                f"peer {site.own.node} has no block, ipam has no ranges",
+            )
+    rest = {key: value for key, value in request.conf.items() if key.lower() != "ipam"}
+    conf = {**rest, "ipam": ipam}
+    return request._replace(conf=conf, stdin=json.dumps(conf).encode())
+
+
+def _ranges(overlay: Overlay, site: Site) -> Iterator[list[dict[str, Any]]]:
+    if overlay.config.mode == "l3":
+        for subnet in site.own.subnets:
+            yield [{"subnet": str(subnet), "gateway": str(overlay.gateway(subnet))}]
+        return
+    subnet = overlay.config.within[0]
+    ranges = [_range(overlay, site, subnet, block) for block in site.own.blocks]
+    if any(ranges):
+        yield [item for item in ranges if item]
+
+
+def _range(overlay: Overlay, site: Site, subnet: IPNetwork, block: IPNetwork) -> dict[str, Any]:
+    """Return a block without the addresses that no container can have; empty when that leaves none."""
+    node = node_address(overlay, site.own.blocks, subnet)
+    own = None if node is None else node.ip
+    # A block of a network whose hosts learn may be larger than what can be counted through.
+    ends = [
+        next((address for address in addresses_of(overlay, block, backwards=last) if address != own), None)
+        for last in (False, True)
+    ]
+    if None in ends:
+        return {}
+    bounds = {"rangeStart": str(ends[0]), "rangeEnd": str(ends[1])}
+    return {"subnet": str(subnet), **bounds, "gateway": str(overlay.gateway(subnet))}
+
+
+# ---------------------------------------------------------------------------------------- stretched subnets
+
+
+def addresses_of(overlay: Overlay, block: IPNetwork, *, backwards: bool = False) -> Iterator[IPAddress]:
+    """Yield the addresses of a block that a host or container can have."""
+    subnet = overlay.config.within[0]
+    taken = {subnet.network_address, overlay.gateway(subnet)}
+    if subnet.version == _IPV4:
+        taken.add(subnet.broadcast_address)
+    first = int(block.network_address)
+    numbers = range(first, first + block.num_addresses)
+    for number in reversed(numbers) if backwards else numbers:
+        address = type(block.network_address)(number)
+        if address not in taken:
+            yield address
+
+
+def node_address(overlay: Overlay, blocks: tuple[IPNetwork, ...], subnet: IPNetwork) -> IPInterface | None:
+    """Return the address that a host itself has in a stretched subnet: the first of its first block.
+
+    Answers to what it sends must find back to it, and not to the gateway, which every host is.
+    """
+    first = next((address for block in blocks for address in addresses_of(overlay, block)), None)
+    if first is None:
+        return None
+    address = first if first.version == subnet.version else twin(overlay, first)
+    return None if address is None else ip_interface(f"{address}/{subnet.prefixlen}")
+
+
+def twin(overlay: Overlay, address: IPAddress) -> IPAddress | None:
+    """Return the IPv6 address that goes with an IPv4 address: as far from the start of its subnet."""
+    ipv4, *ipv6 = overlay.config.within
+    if not ipv6 or address.version != _IPV4:
+        return None
+    return ip_address(int(ipv6[0].network_address) + int(address) - int(ipv4.network_address))
+
+
+# ---------------------------------------------------------------------------------------- what IPAM answers
+
+
+def in_effect(overlay: Overlay, site: Site, lease: Result) -> Result:
+    """Return the lease with the overlay's gateways and default routes, and the twins of its addresses.
+
+    :raises InvalidNetworkConfig: when peers would not find one of the addresses here.
+    """
+    ips = tuple(_with_gateway(overlay, site, ip) for ip in (*lease.ips, *_twins(overlay, lease.ips)))
+    _require_reachable(overlay, site, ips)
+    routes = default_routes(ips, lease.routes) if overlay.config.is_default_gateway else lease.routes
+    return lease._replace(ips=ips, routes=routes)
+
+
+def _twins(overlay: Overlay, ips: Iterable[IPConfig]) -> Iterator[IPConfig]:
+    if overlay.config.mode == "l3" or any(ip.address.version == _IPV6 for ip in ips):
+        return
+    for ip in ips:
+        address = twin(overlay, ip.address.ip)
+        if address is not None:
+            yield IPConfig(ip_interface(f"{address}/{overlay.config.within[1].prefixlen}"))
+
+
+def _with_gateway(overlay: Overlay, site: Site, ip: IPConfig) -> IPConfig:
+    network = next((net for net in own_networks(overlay, site) if _has(net, ip.address.ip)), None)
+    if network is None:
+        listed = ", ".join(map(str, own_networks(overlay, site)))
+        raise InvalidNetworkConfig(
+            f"address {ip.address.ip} is none of this host's: peers would not find it", f"it has {listed}"
+        )
+    gateway = overlay.gateway(network)
+    if ip.address.ip in (gateway, network.network_address):
+        raise InvalidNetworkConfig(f"address {ip.address.ip} is the host's own", f"in network {network}")
+    if network.version == _IPV4 and ip.address.ip == network.broadcast_address:
+        raise InvalidNetworkConfig(f"address {ip.address.ip} is nobody's", f"in network {network}")
+    return ip._replace(gateway=gateway, address=ip_interface(f"{ip.address.ip}/{network.prefixlen}"))
+
+
+def own_networks(overlay: Overlay, site: Site) -> tuple[IPNetwork, ...]:
+    """Return the networks in which the host has a gateway: its subnets, or the stretched one."""
+    return site.own.subnets if overlay.config.mode == "l3" else overlay.config.within
+
+
+def _require_reachable(overlay: Overlay, site: Site, ips: tuple[IPConfig, ...]) -> None:
+    """:raises InvalidNetworkConfig: when other hosts would look for one of the addresses elsewhere."""
+    for ip in ips:
+        node = (
+            node_address(overlay, site.own.blocks, ip.address.network)
+            if overlay.config.mode == "l2"
+            else None
+        )
+        if node is not None and node.ip == ip.address.ip:
+            raise InvalidNetworkConfig(
+                f"address {ip.address.ip} is the host's own", "first of its first block"
+            )
+    if overlay.config.mode == "l3" or not overlay.programmed or not ips:
+        return
+    first = ips[0].address.ip
+    expected = [first, other] if (other := twin(overlay, first)) else [first]
+    if not any(_has(block, first) for block in site.own.blocks):
+        raise InvalidNetworkConfig(
+            f"address {first} is in no block of this host: peers would look for it elsewhere",
+            f"blocks are {', '.join(map(str, site.own.blocks))}, bum is none",
+        )
+    odd = next((ip.address.ip for ip in ips if ip.address.ip not in expected), None)
+    if odd is not None:
+        raise InvalidNetworkConfig(
+            f"address {odd} beside {first}: a container has one MAC address, which follows from one address",
+            "bum is none; with head-end a container may have several",
+        )
+
+
+def _has(network: IPNetwork, address: IPAddress) -> bool:
+    return network.version == address.version and address in network

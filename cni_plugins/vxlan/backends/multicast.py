@@ -1,0 +1,37 @@
+"""The backend without any list: a multicast group of the underlay finds the hosts."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cni_plugins.contract.model import Address, ClosedModel, empty
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.vxlan.backends.parts import require_parts
+from cni_plugins.vxlan.backends.roster import Roster
+from cni_plugins.vxlan.records import Extent, Networks
+
+
+class MulticastBackend(ClosedModel):
+    """`ttl` is how many routers the group's packets may pass, 0: the kernel's default."""
+
+    type: Literal["multicast"]
+    group: Address
+    ttl: Annotated[int, Field(ge=0, le=255)] = 0
+    subnet: Networks = Field(default_factory=empty)
+    block: Networks = Field(default_factory=empty)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.group.is_multicast:
+            raise ValueError(f"group {self.group} is no multicast address")
+        return self
+
+    def roster(self, extent: Extent) -> Roster:
+        """:raises InvalidNetworkConfig: when the own part is missing or does not fit."""
+        if extent.mode == "l3" and not self.subnet:
+            raise InvalidNetworkConfig(
+                "invalid network config: backend.subnet is missing",
+                "nobody else says which subnet is this host's",
+            )
+        parts = require_parts(self.subnet, self.block, extent)
+        return Roster(parts=parts, group=self.group, ttl=self.ttl)

@@ -1,0 +1,262 @@
+"""The vxlan plugin's config: the network's keys, checked for themselves and against the peers' records."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+
+from cni_plugins.contract.keys import (
+    AUTO,
+    NO_MASQUERADE,
+    Args,
+    Ipam,
+    IpMasqField,
+    Mac,
+    MacHolder,
+    Mtu,
+    Network,
+    OptionalDns,
+    OptionalLinkName,
+    mac_in_effect,
+)
+from cni_plugins.contract.model import Address, ClosedModel, ConfigModel, empty, load
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.spec.fields import IPAddress, IPNetwork, get, shown
+from cni_plugins.spec.request import Request
+from cni_plugins.vxlan.backends.choice import backend
+from cni_plugins.vxlan.backends.roster import Roster
+from cni_plugins.vxlan.identity import LARGEST_VNI, bridge_name, default_vni, vxlan_name
+from cni_plugins.vxlan.records import Extent, Networks, one_or_more
+
+DEFAULT_PORT = 4789  # IANA
+_LARGEST_PORT = 65535
+_SMALLEST_SUBNET = 4  # network, gateway, one container, broadcast
+_LARGEST_BLOCK = 4096  # addresses, each of which is three entries in every other host's kernel
+
+
+def _vni(value: object) -> int:
+    if type(value) is int and 1 <= value <= LARGEST_VNI:
+        return value
+    raise ValueError(f"invalid VNI {shown(value)} (must be 1 to {LARGEST_VNI})")
+
+
+def _port(value: object) -> int:
+    if type(value) is int and 1 <= value <= _LARGEST_PORT:
+        return value
+    raise ValueError(f"invalid UDP port {shown(value)} (must be 1 to {_LARGEST_PORT})")
+
+
+class Underlay(ClosedModel):
+    """Which link and address of the host carry the overlay; at most one key."""
+
+    interface: OptionalLinkName = ""
+    cidr: Network | None = None
+    can_reach: Address | None = None
+    address: Address | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(bool(value) for value in (self.interface, self.cidr, self.can_reach, self.address)) > 1:
+            raise ValueError("more than one of interface, cidr, canReach, address")
+        return self
+
+
+class VxlanConfig(ConfigModel):
+    """The network config; `parse` fills in `vni` and `mac`."""
+
+    mode: Literal["l3", "l2"] = "l3"
+    vni: Annotated[int, PlainValidator(_vni)] = 0
+    port: Annotated[int, PlainValidator(_port)] = DEFAULT_PORT
+    underlay: Underlay = Underlay()
+    mtu: Mtu = AUTO
+    df: Literal["set", "inherit", "unset"] | None = None
+    sysctls: bool = True
+    network: Networks = Field(default_factory=empty)
+    subnet_len: int = 0
+    subnet: Networks = Field(default_factory=empty)
+    block_len: int = 0
+    gateway: Annotated[list[Address], BeforeValidator(one_or_more)] = Field(default_factory=empty)
+    direct_routing: Literal["off", "same-subnet", "always"] = "off"
+    bum: Literal["none", "head-end", "multicast"] | None = None
+    ip_masq: IpMasqField = NO_MASQUERADE
+    ip_masq_backend: Literal["", "nftables"] = ""
+    restrict_sources: bool | None = None
+    is_default_gateway: bool = True
+    backend: dict[str, Any]
+    ipam: Ipam = Ipam()
+    dns: OptionalDns = None
+    args: Args = Args()
+    runtime_config: MacHolder = MacHolder()
+    mac: Mac = Field(default="", alias="\0mac")
+
+    @property
+    def within(self) -> tuple[IPNetwork, ...]:
+        """The network's own addresses: IPv4 first."""
+        return tuple(sorted(self.network if self.mode == "l3" else self.subnet, key=lambda net: net.version))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        needed, foreign = _NEEDED[self.mode], _FOREIGN[self.mode]
+        if not self.within:
+            raise ValueError(f"{needed} is missing: mode {self.mode} needs it")
+        given = [
+            field.alias for name, field in type(self).model_fields.items() if name in self.model_fields_set
+        ]
+        for key in foreign:
+            if key in given:
+                raise ValueError(f"{key} is of the other mode, and mode is {self.mode}")
+        families = [network.version for network in self.within]
+        if len(families) > len(set(families)):
+            raise ValueError(f"{needed} has more than one network of a family")
+        small = next((net for net in self.subnet if net.num_addresses < _SMALLEST_SUBNET), None)
+        if small is not None:
+            raise ValueError(f"subnet {small} is too small")
+        self._check_gateways()
+        return self
+
+    def _check_gateways(self) -> None:
+        listed = ", ".join(map(str, self.subnet))
+        for gateway in self.gateway:
+            ends = [end for net in self.subnet for end in (net.network_address, net.broadcast_address)]
+            if gateway in ends or not any(gateway in net for net in self.subnet):
+                raise ValueError(f"gateway {gateway} is no address of subnet {listed}")
+        if len(self.gateway) > len({gateway.version for gateway in self.gateway}):
+            raise ValueError("gateway has more than one address of a family")
+        first, *others = self.within
+        for network in others:
+            twin = first.network_address + _distance(self.gateway_of(network), network)
+            if twin in first and twin != self.gateway_of(first):
+                raise ValueError(
+                    f"gateway {self.gateway_of(network)} goes with {twin}, and that is not the gateway"
+                )
+
+    def gateway_of(self, network: IPNetwork) -> IPAddress:
+        """Return the gateway of a subnet: unless named, as far from its start as IPv4's, or the first."""
+        named = next((gateway for gateway in self.gateway if gateway in network), None)
+        first = self.within[0]
+        distance = next((_distance(gateway, first) for gateway in self.gateway if gateway in first), 1)
+        return named or network.network_address + distance
+
+
+def _distance(address: IPAddress, network: IPNetwork) -> int:
+    return int(address) - int(network.network_address)
+
+
+_NEEDED: Mapping[str, str] = {"l3": "network", "l2": "subnet"}
+_FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "l3": ("subnet", "blockLen", "gateway", "bum"),
+    "l2": ("network", "subnetLen", "directRouting"),
+}
+
+
+class Overlay(NamedTuple):
+    """A network: its config, and what its backend tells. Everything but what only the kernel knows."""
+
+    config: VxlanConfig
+    network: str
+    vni: int
+    roster: Roster
+
+    @property
+    def vxlan(self) -> str:
+        """The VXLAN link's name, empty where nothing is ever encapsulated."""
+        return "" if self.config.direct_routing == "always" else vxlan_name(self.vni)
+
+    @property
+    def bridge(self) -> str:
+        return bridge_name(self.vni)
+
+    @property
+    def programmed(self) -> bool:
+        """Say whether every host knows all addresses of the others without asking."""
+        if self.config.mode == "l2":
+            return self.bum == "none"
+        return self.roster.records is not None and not self.roster.is_bare
+
+    @property
+    def bum(self) -> str:
+        """What becomes of broadcast, unknown and multicast frames of mode l2."""
+        return self.config.bum or ("multicast" if self.roster.group else "none")
+
+    @property
+    def restricted(self) -> bool:
+        chosen = self.config.restrict_sources
+        return self.roster.records is not None if chosen is None else chosen
+
+    @property
+    def df(self) -> Literal["set", "inherit", "unset"]:
+        """Where forwarded packets are not told of narrow ways, those that do not fit must be cut instead."""
+        return self.config.df or ("unset" if self.config.mode == "l3" and not self.config.sysctls else "set")
+
+    def gateway(self, network: IPNetwork) -> IPAddress:
+        """Return the gateway of one of this host's subnets, or of the stretched subnet."""
+        return self.config.gateway_of(network)
+
+
+def parse(request: Request) -> Overlay:
+    """Return the network with its peers as they are known now.
+
+    :raises InvalidNetworkConfig: naming every fault with its path.
+    :raises IoFailed: when the peers cannot be read.
+    """
+    config = load(VxlanConfig, request.conf)
+    mac = mac_in_effect(request, config.runtime_config, config.args)
+    length = config.subnet_len if config.mode == "l3" else config.block_len
+    roster = backend(config.backend).roster(Extent(config.mode, config.within, length, config.port))
+    vni = config.vni or default_vni(request.network)
+    overlay = Overlay(config.model_copy(update={"mac": mac}), request.network, vni, roster)
+    _require_possible(overlay)
+    return overlay
+
+
+def _require_possible(overlay: Overlay) -> None:
+    """:raises InvalidNetworkConfig: when keys that are sound by themselves do not go together."""
+    found = list(_contradictions(overlay))
+    if found:
+        raise InvalidNetworkConfig(f"invalid network config: {found[0]}", "; ".join(found))
+
+
+def _contradictions(overlay: Overlay) -> Iterator[str]:
+    config, roster = overlay.config, overlay.roster
+    if config.mode == "l2":
+        yield from _contradictions_of_l2(overlay)
+        if overlay.bum == "none":
+            yield from _contradictions_of_programmed_l2(overlay)
+    elif config.direct_routing != "off" and not overlay.programmed:
+        yield f"directRouting is {config.direct_routing}, but the peers' subnets are not known"
+    if config.restrict_sources and roster.records is None:
+        yield "restrictSources is true, but backend multicast does not know who may send"
+
+
+def _contradictions_of_l2(overlay: Overlay) -> Iterator[str]:
+    config, roster = overlay.config, overlay.roster
+    if (overlay.bum == "multicast") != (roster.group is not None):
+        kind = get(config.backend, "type")
+        yield f"bum is {overlay.bum}, but backend {kind} has {'a' if roster.group else 'no'} multicast group"
+    *ipv4, last = config.within
+    if ipv4 and last.num_addresses < ipv4[0].num_addresses:
+        yield f"subnet {last} is smaller than {ipv4[0]}, of whose addresses it has one each"
+    for part in parts_of_all(overlay):
+        if part.version != config.within[0].version:
+            yield f"block {part} is none of {config.within[0]}"
+
+
+def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
+    if overlay.roster.is_bare:
+        yield "bum is none, but no peer has a block: then bum has to be head-end"
+    if overlay.config.mac:
+        yield f"mac is {overlay.config.mac}, but with bum none a container's follows from its address"
+    if overlay.config.ipam.type == "dhcp":
+        yield "ipam.type is dhcp, but with bum none a container's MAC address follows from an address it has"
+    for part in parts_of_all(overlay):
+        if part.num_addresses > _LARGEST_BLOCK:
+            yield f"block {part} has more than {_LARGEST_BLOCK} addresses"
+
+
+def parts_of_all(overlay: Overlay) -> tuple[IPNetwork, ...]:
+    """Return the subnets or blocks of every host, as far as they are known."""
+    records = overlay.roster.records or ()
+    return (
+        *overlay.roster.parts,
+        *(part for record in records for part in (*record.subnets, *record.blocks)),
+    )

@@ -1,0 +1,55 @@
+"""Names, numbers and MAC addresses that every host computes alike, so that none of them has to be told."""
+
+from binascii import crc32
+
+from cni_plugins.spec.attachment import digest
+from cni_plugins.spec.fields import IPAddress
+
+LARGEST_VNI = (1 << 24) - 1  # RFC 7348, 5
+# Clear of what others use: 1 (flannel), 256 and 4096 on (Docker, Calico), up to 4095 (Windows).
+_FIRST_VNI, _VNIS = 0x400000, 0x3FFFFF
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_IPV4 = 4
+
+
+def default_vni(network: str) -> int:
+    return _FIRST_VNI + crc32(network.encode()) % _VNIS
+
+
+def vxlan_name(vni: int) -> str:
+    return f"vx{_base36(vni)}"
+
+
+def bridge_name(vni: int) -> str:
+    return f"vxbr{_base36(vni)}"
+
+
+def _base36(number: int) -> str:
+    text = ""
+    while number:
+        number, digit = divmod(number, len(_DIGITS))
+        text = _DIGITS[digit] + text
+    return text
+
+
+def vtep_mac(address: IPAddress) -> str:
+    """Return the MAC address of a host's VXLAN link: locally administered, with the IPv4 address in it."""
+    return f"02:fe:{_last_four(address)}"
+
+
+class ContainerMacs:
+    """The MAC addresses of an overlay's addresses, for networks whose hosts do not learn them."""
+
+    def __init__(self, vni: int) -> None:
+        self._start = f"02:{digest(f'vni {vni}', 2)}"
+
+    def of(self, address: IPAddress) -> str:
+        return f"{self._start}:{_last_four(address)}"
+
+
+def _last_four(address: IPAddress) -> str:
+    if address.version == _IPV4:
+        return address.packed.hex(":")
+    # Those of one /96 all differ, which a digest of the whole address does not guarantee.
+    start = int(digest(str(int(address) >> 32), 8), 16)
+    return ((int(address) + start) % (1 << 32)).to_bytes(4, "big").hex(":")

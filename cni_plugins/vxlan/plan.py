@@ -1,0 +1,287 @@
+"""What the vxlan plugin decides: pure functions from request, network, lease and facts to a plan.
+
+A host takes part in the overlay from its first container on: `membership` is what that takes, the same for
+all containers; the rest is a veth pair into the network's bridge.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from cni_plugins.contract import phrases, veth
+from cni_plugins.contract.facts import Facts
+from cni_plugins.contract.keys import IPV4, IPV6
+from cni_plugins.errors import NameTaken
+from cni_plugins.spec.fields import IPAddress, IPInterface, IPNetwork
+from cni_plugins.spec.request import Request
+from cni_plugins.spec.result import Interface, IPConfig, Result
+from cni_plugins.steps.addresses import EnsureAddress
+from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
+from cni_plugins.steps.overlays import (
+    AttachVxlan,
+    DelIdleOverlay,
+    DelProxied,
+    EnsureOverlayBridge,
+    EnsureOverlayRules,
+    EnsureProxied,
+    EnsureVxlan,
+)
+from cni_plugins.steps.places import HOST, SANDBOX
+from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.rules import EnsureMasquerade
+from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+from cni_plugins.vxlan.addressing import in_effect, node_address, own_networks
+from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.identity import ContainerMacs
+from cni_plugins.vxlan.picture import picture
+from cni_plugins.vxlan.site import Site, clashes, find
+
+_SINGLE = {IPV4: 32, IPV6: 128}
+_SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
+
+
+def admit(request: Request, overlay: Overlay, facts: Facts) -> None:
+    """:raises NameTaken: when names of the veth pair are in use, or the overlay's addresses are."""
+    veth.admit(request, facts)
+    require_no_clash(overlay, facts)
+
+
+def require_no_clash(overlay: Overlay, facts: Facts) -> None:
+    """:raises NameTaken: when a link of the host has addresses that cannot be beside the overlay's."""
+    clash = clashes(overlay, facts, frozenset({overlay.bridge, overlay.vxlan}))
+    if clash:
+        raise NameTaken(clash, f"network {overlay.network}: the host could not tell the two apart")
+    site = find(overlay, facts)
+    wanted = {
+        address for network in own_networks(overlay, site) for address in _addresses(overlay, site, network)
+    }
+    for link in facts.addressed:
+        former = [item for item in link.addresses if not item.ip.is_link_local and item not in wanted]
+        if former and link.name in (overlay.bridge, overlay.vxlan):
+            raise NameTaken(
+                f"link {link.name} has {former[0]}, which is not this host's any more",
+                f"network {overlay.network}: containers with such addresses have to go first",
+            )
+
+
+def _addresses(overlay: Overlay, site: Site, network: IPNetwork) -> Iterator[IPInterface]:
+    """Yield what the bridge, and in mode l3 the VXLAN link, have of one of the host's networks."""
+    yield from _host_addresses(overlay, site, network)
+    yield _single(network.network_address)
+
+
+def add(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Plan:
+    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+
+    :raises InvalidNetworkConfig: when this host has no place in the overlay, or the lease does not fit.
+    """
+    site = find(overlay, facts)
+    lease = in_effect(overlay, site, lease)
+    pair = _pair(request, overlay, site, lease, facts)
+    return (
+        *_members(overlay, site, facts),
+        veth.add(request, pair),
+        phrases.no_router_advertisements(pair.host_end),
+        AttachPort(pair.host_end, overlay.bridge, hairpin=False, isolated=False),
+        *_sandbox(request, lease),
+        *_proxied(overlay, lease.ips),
+        *_masquerade(request, overlay, pair, lease.ips),
+        AwaitUp(pair.host_end),
+        *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
+        *_host_wide(overlay, site),
+    )
+
+
+def membership(overlay: Overlay, facts: Facts) -> Plan:
+    """Return the steps by which this host takes part, without any container.
+
+    :raises InvalidNetworkConfig: as `add`.
+    """
+    site = find(overlay, facts)
+    return (*_members(overlay, site, facts), *_host_wide(overlay, site))
+
+
+def result(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Result:
+    """Return the bridge, both ends of the pair, and the addresses and routes as the container has them."""
+    site = find(overlay, facts)
+    lease = in_effect(overlay, site, lease)
+    pair = _pair(request, overlay, site, lease, facts)
+    bridge = Interface(overlay.bridge, _bridge_mac(overlay, site))
+    return lease._replace(
+        interfaces=(bridge, *veth.interfaces(request, pair)),
+        ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
+        dns=lease.dns if overlay.config.dns is None else overlay.config.dns,
+    )
+
+
+def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: Facts) -> veth.Pair:
+    """In programmed stretched subnets peers know the MAC address before the container is there."""
+    mac = overlay.config.mac
+    if overlay.config.mode == "l2" and overlay.programmed and lease.ips:
+        mac = ContainerMacs(overlay.vni).of(lease.ips[0].address.ip)
+    return veth.identify(request, mac, site.inner_mtu, facts)
+
+
+# ---------------------------------------------------------------------------------------------- membership
+
+
+def _members(overlay: Overlay, site: Site, facts: Facts) -> Iterator[Step]:
+    """Yield rules before links, so that nothing passes by them; links before what refers to them."""
+    yield _rules(overlay, site)
+    if overlay.vxlan:
+        yield from _vxlan(overlay, site)
+    yield from _bridge(overlay, site)
+    if overlay.vxlan and overlay.config.mode == "l2":
+        yield AttachVxlan(overlay.vxlan, overlay.bridge, overlay.programmed)
+    yield picture(overlay, site, facts.ways)
+
+
+def _rules(overlay: Overlay, site: Site) -> EnsureOverlayRules:
+    known = overlay.restricted and bool(overlay.vxlan)
+    return EnsureOverlayRules(
+        overlay.network,
+        overlay.vni,
+        overlay.config.port,
+        site.local.version,
+        overlay.bridge,
+        overlay.vxlan,
+        sources=tuple(peer.vtep for peer in site.others) if known else None,
+        in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
+    )
+
+
+def _vxlan(overlay: Overlay, site: Site) -> Iterator[Step]:
+    link = overlay.vxlan
+    yield EnsureVxlan(
+        link,
+        overlay.vni,
+        overlay.config.port,
+        overlay.network,
+        site.link,
+        site.local,
+        site.mac,
+        site.inner_mtu,
+        overlay.df,
+        learning=not overlay.programmed,
+        group=overlay.roster.group,
+        ttl=overlay.roster.ttl,
+    )
+    yield phrases.no_router_advertisements(link)
+    if overlay.config.mode == "l3":
+        if not overlay.programmed:
+            yield from _answering(link)
+        for subnet in site.own.subnets:
+            # What the host itself sends to peers' containers comes from it; so they find back.
+            yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
+    yield EnsureUp(HOST, link)
+
+
+def _answering(link: str) -> Iterator[Step]:
+    """Let the host answer for its containers when other hosts ask who has their addresses."""
+    yield EnsureSysctl(HOST, ("ipv4", "conf", link, "proxy_arp"), "1")
+    yield EnsureSysctl(HOST, ("ipv4", "neigh", link, "proxy_delay"), "0")
+    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "proxy_ndp"), "1", optional=True)
+    yield EnsureSysctl(HOST, ("ipv6", "neigh", link, "proxy_delay"), "0", optional=True)
+
+
+def _bridge(overlay: Overlay, site: Site) -> Iterator[Step]:
+    link = overlay.bridge
+    yield EnsureOverlayBridge(link, overlay.network, _bridge_mac(overlay, site), site.inner_mtu)
+    yield phrases.no_router_advertisements(link)
+    if overlay.config.mode == "l2":
+        # What the bridge says of itself would go to every host.
+        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "addr_gen_mode"), "1", optional=True)
+    for network in own_networks(overlay, site):
+        if network.version == IPV6:
+            yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", optional=True)
+        for address in _host_addresses(overlay, site, network):
+            yield EnsureAddress(HOST, link, address, skip_dad=True)
+    yield EnsureUp(HOST, link)
+
+
+def _host_addresses(overlay: Overlay, site: Site, network: IPNetwork) -> Iterator[IPInterface]:
+    """Yield the host's addresses in one network of its own; in a stretched one the gateway is every host."""
+    gateway = overlay.gateway(network)
+    if overlay.config.mode == "l3":
+        yield ip_interface(f"{gateway}/{network.prefixlen}")
+        return
+    node = node_address(overlay, site.own.blocks, network)
+    if node is not None:
+        yield node
+        yield _single(gateway)
+    else:
+        yield ip_interface(f"{gateway}/{network.prefixlen}")
+
+
+def _bridge_mac(overlay: Overlay, site: Site) -> str:
+    """In a stretched subnet the bridge has one of the addresses, and the MAC address that goes with it."""
+    macs = ContainerMacs(overlay.vni)
+    node = (
+        node_address(overlay, site.own.blocks, overlay.config.within[0])
+        if overlay.config.mode == "l2"
+        else None
+    )
+    return macs.of(node.ip if node is not None else site.local)
+
+
+def _single(address: IPAddress) -> IPInterface:
+    return ip_interface(f"{address}/{_SINGLE[address.version]}")
+
+
+def _host_wide(overlay: Overlay, site: Site) -> Iterator[Step]:
+    if overlay.vxlan and overlay.config.mode == "l3" and overlay.config.sysctls:
+        # Or the host forwards what does not fit through the tunnel for ever, and tells nobody.
+        yield EnsureSysctl(HOST, ("ipv4", "ip_forward_use_pmtu"), "1", optional=True)
+    yield EnableForwarding(tuple(sorted({network.version for network in own_networks(overlay, site)})))
+
+
+# ---------------------------------------------------------------------------------------------- one container
+
+
+def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
+    link = request.ifname
+    if any(ip.address.version == IPV6 for ip in lease.ips):
+        yield from phrases.with_ipv6(link, keep_on_down=True)
+    if lease.ips:
+        yield from phrases.announcing(link, detects=False, ours=True)
+    for ip in lease.ips:
+        yield EnsureAddress(SANDBOX, link, ip.address)
+    yield EnsureUp(SANDBOX, link)
+    for route in lease.routes:
+        yield phrases.route(link, route, lease.ips)
+
+
+def _proxied(overlay: Overlay, ips: tuple[IPConfig, ...]) -> Iterator[Step]:
+    """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for."""
+    addresses = tuple(ip.address.ip for ip in ips if ip.address.version == IPV6)
+    if addresses and overlay.config.mode == "l3" and not overlay.programmed:
+        yield EnsureProxied(overlay.vxlan, addresses)
+
+
+def _masquerade(
+    request: Request, overlay: Overlay, pair: veth.Pair, ips: tuple[IPConfig, ...]
+) -> Iterator[Step]:
+    ip_masq = overlay.config.ip_masq
+    inside = ip_masq.model_copy(update={"exclude": [*overlay.config.within, *ip_masq.exclude]})
+    for step in phrases.masquerade(request, inside, "", ips, pair.host_end):
+        if isinstance(step, EnsureMasquerade):
+            yield step._replace(spared_port=overlay.config.port if overlay.vxlan else 0)
+
+
+def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
+    """Return the steps of DEL; what is proxied stays for a while when the config cannot be read."""
+    inside = facts.sandbox.get(request.ifname)
+    recorded = request.prev_result.ips if request.prev_result else ()
+    found = [ip.address for ip in recorded] + list(inside.addresses if inside else ())
+    addresses = tuple(
+        dict.fromkeys(item.ip for item in found if item.version == IPV6 and not item.is_link_local)
+    )
+    asked = overlay is not None and overlay.config.mode == "l3" and not overlay.programmed
+    return (
+        *veth.delete(request, facts, foreign=False),
+        *((DelProxied(overlay.vxlan, addresses),) if overlay is not None and asked and addresses else ()),
+        DelIdleOverlay(request.network),
+    )
+
+
+def collect(request: Request, facts: Facts) -> Plan:
+    return (*veth.collect(request, facts), DelIdleOverlay(request.network))

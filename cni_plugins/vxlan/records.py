@@ -1,0 +1,189 @@
+"""Peer records: what one host of an overlay publishes of itself, and what all of them together must fulfil.
+
+A record names no container. The addresses it names are a host's for good, so its peers need not be told when
+a container comes or goes.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from itertools import pairwise
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cni_plugins.contract.keys import Mac, Network
+from cni_plugins.contract.model import Address, ClosedModel, empty
+from cni_plugins.spec.fields import IPAddress, IPNetwork, shown
+from cni_plugins.vxlan.identity import vtep_mac
+
+MOST_PEERS = 10_000
+_SMALLEST_MTU, _LARGEST_MTU = 576, 65535  # RFC 791, 3.2: what every host takes
+_LONGEST_NAME = 253  # RFC 1035, 2.3.4
+_BROADCAST = ip_address("255.255.255.255")
+
+
+class Record(NamedTuple):
+    """One host.
+
+    :param subnets: of mode l3, at most one of each family; empty where peers are found by asking.
+    :param blocks: of mode l2: parts of the stretched subnet whose addresses only this host gives out.
+    :param mac: of its VXLAN link, where that is not the one that follows from its address.
+    :param mtu: of its underlay link, 0: not published.
+    """
+
+    node: str
+    vtep: IPAddress
+    subnets: tuple[IPNetwork, ...] = ()
+    blocks: tuple[IPNetwork, ...] = ()
+    mac: str = ""
+    mtu: int = 0
+
+
+def _as_record(value: object) -> object:
+    return {"vtep": value} if isinstance(value, str) else value
+
+
+def one_or_more(value: object) -> object:
+    """Let a value stand for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+Networks = Annotated[list[Network], BeforeValidator(one_or_more)]
+
+
+class RecordModel(ClosedModel):
+    """A record as JSON: an object, or only the VTEP's address."""
+
+    v: int = 1
+    node: str = Field(default="", max_length=_LONGEST_NAME)
+    vtep: Address
+    port: int = 0
+    mac: Mac = ""
+    subnet: Networks = Field(default_factory=empty)
+    subnets: Networks = Field(default_factory=empty)
+    block: Networks = Field(default_factory=empty)
+    blocks: Networks = Field(default_factory=empty)
+    mtu: int = 0
+    epoch: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.v != 1:
+            raise ValueError(f"v is {self.v}; this build reads records of version 1")
+        if self.mtu and not _SMALLEST_MTU <= self.mtu <= _LARGEST_MTU:
+            raise ValueError(f"mtu is {self.mtu} (must be {_SMALLEST_MTU} to {_LARGEST_MTU})")
+        vtep = self.vtep
+        if vtep.is_multicast or vtep.is_unspecified or vtep.is_loopback or vtep == _BROADCAST:
+            raise ValueError(f"vtep {self.vtep} is no address of a host")
+        return self
+
+    def record(self) -> Record:
+        return Record(
+            node=self.node or str(self.vtep),
+            vtep=self.vtep,
+            subnets=(*self.subnet, *self.subnets),
+            blocks=(*self.block, *self.blocks),
+            mac=self.mac,
+            mtu=self.mtu,
+        )
+
+
+RecordField = Annotated[RecordModel, BeforeValidator(_as_record)]
+RecordList = Annotated[list[RecordField], Field(max_length=MOST_PEERS)]
+
+
+class Extent(NamedTuple):
+    """What the network's config says of all records.
+
+    :param within: the networks that subnets or blocks are parts of.
+    :param length: of every IPv4 part's prefix, 0: any.
+    """
+
+    mode: str
+    within: tuple[IPNetwork, ...]
+    length: int
+    port: int
+
+    @property
+    def word(self) -> str:
+        return "subnet" if self.mode == "l3" else "block"
+
+    def parts(self, record: Record) -> tuple[IPNetwork, ...]:
+        return record.subnets if self.mode == "l3" else record.blocks
+
+
+def faults(models: Iterable[RecordModel], extent: Extent) -> Iterator[str]:
+    """Yield a sentence for everything in which the records are at odds with the network or each other."""
+    listed = [(model, model.record()) for model in models]
+    records = [record for _, record in listed]
+    for model, record in listed:
+        if model.port not in (0, extent.port):
+            yield f"peer {record.node}: port is {model.port}, the network's is {extent.port}"
+        yield from _faults_of(record, extent)
+    yield from _shared(((record.node, record) for record in records), "node")
+    yield from _shared(((record.vtep, record) for record in records), "vtep")
+    # A VXLAN link's table has one VTEP for each: one of two hosts would get the other's packets.
+    yield from _shared(((record.mac or vtep_mac(record.vtep), record) for record in records), "mac")
+    families = {record.vtep.version: record.node for record in records}
+    if len(families) > 1:
+        yield f"peers {families[4]} and {families[6]}: vteps of IPv4 and IPv6 do not mix"
+    holders = [record for record in records if extent.parts(record)]
+    if holders and len(holders) < len(records):
+        bare = next(record.node for record in records if not extent.parts(record))
+        yield f"peer {bare} has no {extent.word}, but {holders[0].node} has"
+    yield from _overlaps(records, extent)
+
+
+def _faults_of(record: Record, extent: Extent) -> Iterator[str]:
+    foreign = record.blocks if extent.mode == "l3" else record.subnets
+    if foreign:
+        other = "blocks" if extent.mode == "l3" else "subnets"
+        yield f"peer {record.node}: {other} {foreign[0]} in mode {extent.mode}"
+    for part in extent.parts(record):
+        yield from _faults_of_part(record.node, part, extent)
+    families = [part.version for part in record.subnets]
+    if len(families) > len(set(families)):
+        yield f"peer {record.node}: more than one IPv{max(families, key=families.count)} subnet"
+    for network in extent.within:
+        if record.vtep.version == network.version and record.vtep in network:
+            yield f"peer {record.node}: vtep {record.vtep} is an address of the overlay itself ({network})"
+
+
+def _faults_of_part(node: str, part: IPNetwork, extent: Extent) -> Iterator[str]:
+    said = f"peer {node}: {extent.word} {part}"
+    if not any(is_within(part, network) for network in extent.within):
+        yield f"{said} is outside {', '.join(map(str, extent.within)) or 'every network'}"
+    elif part.version == 4 and extent.length not in (0, part.prefixlen):  # noqa: PLR2004 (the version)
+        yield f"{said} has not the length /{extent.length}"
+    if part.num_addresses < 4 and extent.mode == "l3":  # noqa: PLR2004 (network, gateway, one container)
+        yield f"{said} is too small"
+
+
+def is_within(part: IPNetwork, network: IPNetwork) -> bool:
+    same = part.version == network.version
+    return same and part.prefixlen >= network.prefixlen and part.network_address in network
+
+
+def _shared(keyed: Iterable[tuple[object, Record]], word: str) -> Iterator[str]:
+    seen: dict[object, Record] = {}
+    for key, record in keyed:
+        other = seen.setdefault(key, record)
+        if other is not record:
+            yield f"peers {other.node} and {record.node} both have {word} {shown(str(key))}"
+
+
+def _overlaps(records: list[Record], extent: Extent) -> Iterator[str]:
+    """In order of their first addresses, networks overlap only with the one before them that ends last."""
+    bounds = [(_bounds(part), part, record) for record in records for part in extent.parts(record)]
+    bounds.sort(key=lambda item: item[0])
+    for (first, part, record), (second, other, holder) in pairwise(bounds):
+        if first[0] == second[0] and second[1] <= first[2]:
+            yield (
+                f"{extent.word} {other} of peer {holder.node} overlaps {part} of peer {record.node}"
+                if holder is not record
+                else f"peer {record.node}: {extent.word}s {part} and {other} overlap"
+            )
+
+
+def _bounds(part: IPNetwork) -> tuple[int, int, int]:
+    return part.version, int(part.network_address), int(part.broadcast_address)

@@ -1,0 +1,641 @@
+"""The packet filter of overlays, with real packets: who may send VXLAN, what is forwarded, what goes."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni_plugins.errors import KernelRefused
+from cni_plugins.kernel import apply, nft_look, overlay_rules, rules
+from cni_plugins.kernel.session import Session
+from cni_plugins.spec.attachment import Attachment, network_tag
+from cni_plugins.steps.overlays import EnsureOverlayRules
+from cni_plugins.steps.rules import DelOwnedRules, DelStaleRules, EnsureMasquerade
+
+PORT = 4789
+HOST, HOST6 = "192.0.2.1", "2001:db8::1"
+VTEP, STRANGER = "192.0.2.2", "192.0.2.9"
+VTEP6, STRANGER6 = "2001:db8::2", "2001:db8::9"
+STEP = EnsureOverlayRules("net1", 100, PORT, 4, "br1", "vx1", (ip_address(VTEP), ip_address("192.0.2.3")))
+OTHER = EnsureOverlayRules("net2", 200, PORT, 4, "br2", "vx2", None)
+MINE = Attachment("net1", "c1", "eth0")
+MASQUERADE = EnsureMasquerade(MINE, (ip_interface("10.1.0.2/24"),), (), random_fully=True)
+_SEND = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as made:
+    made.bind((sys.argv[1], int(sys.argv[2])))
+    made.sendto(bytes.fromhex(sys.argv[5]), (sys.argv[3], int(sys.argv[4])))
+    if len(sys.argv) > 6:
+        made.settimeout(3)
+        print(made.recv(99).decode())
+"""
+_ECHO = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+    made.bind(("", 7))
+    print("up", flush=True)
+    data, sender = made.recvfrom(99)
+    made.sendto(str(sender[1]).encode(), sender)
+"""
+
+
+@pytest.fixture
+def session(bed: Any) -> Iterator[Session]:
+    with bed.inside(), Session(None) as made:
+        yield made
+
+
+def ruleset(bed: Any) -> str:
+    return bed.host.run("nft", "list", "ruleset")
+
+
+def wired(bed: Any, link: str, address: str, far_link: str, far_addresses: tuple[str, ...]) -> Any:
+    """Return a new namespace at the other end of a link of the host."""
+    far = bed.sandbox()
+    for where in (bed.host, far):
+        where.skip_dad()
+    pid = far.path.split("/")[2]
+    bed.host.run("ip", "link", "add", link, "type", "veth", "peer", "name", far_link, "netns", pid)
+    for where, name, addresses in ((bed.host, link, (address,)), (far, far_link, far_addresses)):
+        where.run("ip", "link", "set", name, "up")
+        for item in addresses:
+            nodad = ("nodad",) if ":" in item else ()
+            where.run("ip", "address", "add", item, "dev", name, *nodad)
+    return far
+
+
+def send(
+    where: Any, source: str, target: str, payload: bytes, port: int = PORT, source_port: int = 0
+) -> None:
+    where.run(sys.executable, "-S", "-c", _SEND, source, str(source_port), target, str(port), payload.hex())
+
+
+def vxlan_packet(vni: int) -> bytes:
+    """Return a VXLAN header with a frame to everybody (RFC 7348, 5)."""
+    return struct.pack(">BxxxI", 8, vni << 8) + b"\xff" * 6 + bytes.fromhex("020000000001") + b"\x88\xb5" * 30
+
+
+def vxlan(bed: Any, name: str, vni: int, local: str) -> None:
+    described = ("type", "vxlan", "id", str(vni), "dstport", str(PORT), "local", local, "dev", "eth0")
+    bed.host.run("ip", "link", "add", name, *described, "nolearning")
+    bed.host.run("ip", "link", "set", name, "up")
+
+
+def received(bed: Any, name: str) -> int:
+    (link,) = bed.host.ip("-s", "link", "show", name)
+    return link["stats64"]["rx"]["packets"]
+
+
+@pytest.fixture
+def underlay(bed: Any) -> Any:
+    """Return another machine on the host's eth0; the host has the VXLAN links vx1, vx2 and six1."""
+    far_addresses = (f"{VTEP}/24", f"{STRANGER}/24", f"{VTEP6}/64", f"{STRANGER6}/64")
+    far = wired(bed, "eth0", f"{HOST}/24", "far0", far_addresses)
+    bed.host.run("ip", "address", "add", f"{HOST6}/64", "dev", "eth0", "nodad")
+    vxlan(bed, "vx1", 100, HOST)
+    vxlan(bed, "vx2", 200, HOST)
+    vxlan(bed, "six1", 100, HOST6)
+    return far
+
+
+# ------------------------------------------------------------------------------------- who may send VXLAN
+
+
+SIX = STEP._replace(version=6, vxlan="six1", sources=(ip_address(VTEP6),))
+
+
+@pytest.mark.parametrize(
+    ("step", "host", "stranger"), [(STEP, HOST, STRANGER), (SIX, HOST6, STRANGER6)], ids=["IPv4", "IPv6"]
+)
+def test_only_known_vteps_reach_the_network(
+    bed: Any, underlay: Any, session: Session, step: Any, host: str, stranger: str
+) -> None:
+    send(underlay, stranger, host, vxlan_packet(100))
+    assert received(bed, step.vxlan) == 1  # so these packets are what the link takes
+    overlay_rules.ensure(session, step)
+    send(underlay, stranger, host, vxlan_packet(100))
+    assert received(bed, step.vxlan) == 1
+    send(underlay, str(step.sources[0]), host, vxlan_packet(100))
+    assert received(bed, step.vxlan) == 2
+
+
+def test_another_vni_is_none_of_its_business(bed: Any, underlay: Any, session: Session) -> None:
+    overlay_rules.ensure(session, STEP)
+    send(underlay, STRANGER, HOST, vxlan_packet(200))
+    assert received(bed, "vx2") == 1
+    overlay_rules.ensure(session, OTHER._replace(sources=()))
+    send(underlay, STRANGER, HOST, vxlan_packet(200))
+    send(underlay, VTEP, HOST, vxlan_packet(100))
+    assert (received(bed, "vx2"), received(bed, "vx1")) == (1, 1)
+
+
+def test_sources_are_kept_in_line_and_nobody_else_gets_in(bed: Any, underlay: Any, session: Session) -> None:
+    overlay_rules.ensure(session, STEP)
+    overlay_rules.ensure(session, STEP._replace(sources=(ip_address(STRANGER),)))
+    send(underlay, VTEP, HOST, vxlan_packet(100))
+    assert received(bed, "vx1") == 0
+    send(underlay, STRANGER, HOST, vxlan_packet(100))
+    assert received(bed, "vx1") == 1
+    overlay_rules.ensure(session, STEP._replace(sources=None))
+    send(underlay, VTEP, HOST, vxlan_packet(100))
+    assert received(bed, "vx1") == 2
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_vxlan_is_not_tracked(bed: Any, underlay: Any, session: Session, filtered: bool) -> None:
+    """Some rule that asks for connections makes the kernel track them."""
+    bed.host.run("nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }")
+    bed.host.run("nft", "add rule ip t c ct state new counter")
+    if filtered:
+        overlay_rules.ensure(session, STEP)
+    bed.host.run("bridge", "fdb", "append", "00:00:00:00:00:00", "dev", "vx1", "dst", STRANGER)
+    bed.host.run("ip", "address", "add", "10.5.0.1/24", "dev", "vx1")
+    bed.host.run("ping", "-c1", "-W1", "10.5.0.2", check=False)  # its ARP request leaves as VXLAN
+    send(underlay, VTEP, HOST, vxlan_packet(100))
+    assert received(bed, "vx1") == 1
+    tracked = bed.host.run("cat", "/proc/net/nf_conntrack")
+    assert [f"src={end}" in tracked for end in (HOST, VTEP)] == [not filtered] * 2
+
+
+# --------------------------------------------------------------------------------- containers, forwarding
+
+
+def container(bed: Any, bridge: str, host: str, address: str) -> Any:
+    """Return a container at the bridge, whose gateway is the host."""
+    if not bed.host.link(bridge):
+        bed.host.run("ip", "link", "add", bridge, "type", "bridge")
+        bed.host.run("ip", "link", "set", bridge, "up")
+        bed.host.run("ip", "address", "add", host, "dev", bridge)
+    inside, far_end = bed.sandbox(), f"v{ip_interface(address).ip}"
+    pid = inside.path.split("/")[2]
+    bed.host.run("ip", "link", "add", far_end, "type", "veth", "peer", "name", "eth0", "netns", pid)
+    bed.host.run("ip", "link", "set", far_end, "up", "master", bridge)
+    for command in (
+        ("link", "set", "eth0", "up"),
+        ("address", "add", address, "dev", "eth0"),
+        ("route", "add", "default", "via", str(ip_interface(host).ip)),
+    ):
+        inside.run("ip", *command)
+    return inside
+
+
+@pytest.fixture
+def routed(bed: Any) -> Any:
+    """Return the machine on eth0 that has a route back to containers; the host forwards."""
+    bed.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    far = wired(bed, "eth0", f"{HOST}/24", "far0", (f"{VTEP}/24", "10.9.0.5/32"))
+    far.run("ip", "route", "add", "10.0.0.0/8", "via", HOST)
+    bed.host.run("ip", "route", "add", "10.9.0.0/16", "via", VTEP)
+    return far
+
+
+def count_udp(where: Any) -> Callable[[], int]:
+    """Count UDP packets that arrive at the VXLAN port."""
+    where.run("nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }")
+    where.run("nft", f"add rule ip t c udp dport {PORT} counter")
+    return lambda: int(where.run("nft", "list", "table", "ip", "t").split("packets ")[1].split()[0])
+
+
+def test_no_vxlan_comes_from_a_container(bed: Any, routed: Any, session: Session) -> None:
+    """Not to another machine, not to the host, whose VXLAN link would take it for a VTEP's."""
+    vxlan(bed, "vx1", 100, HOST)
+    first = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
+    arrived = count_udp(routed)
+
+    def both() -> tuple[int, int]:
+        for target in (VTEP, HOST):
+            send(first, "10.1.0.2", target, vxlan_packet(100))
+        return arrived(), received(bed, "vx1")
+
+    assert both() == (1, 1)
+    overlay_rules.ensure(session, STEP._replace(sources=(ip_address(VTEP), ip_address("10.1.0.2"))))
+    assert both() == (1, 1)
+    send(first, "10.1.0.2", VTEP, vxlan_packet(100), port=PORT + 1)
+    send(routed, VTEP, HOST, vxlan_packet(100))
+    assert received(bed, "vx1") == 2
+    assert first.reaches(VTEP)
+
+
+@pytest.mark.parametrize("bridged", [0, 1])
+def test_with_bridged_frames_in_the_filter_a_network_still_reaches_its_own(
+    bed: Any, routed: Any, session: Session, bridged: int
+) -> None:
+    """Where they pass it, VXLAN is dropped between containers of one bridge too."""
+    setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+    if not Path(setting).exists():
+        pytest.skip("br_netfilter is not loaded")
+    bed.host.run("sh", "-c", f"echo {bridged} > {setting}")
+    first, second = (
+        container(bed, "br1", "10.1.0.1/24", address) for address in ("10.1.0.2/24", "10.1.0.3/24")
+    )
+    overlay_rules.ensure(session, STEP)
+    arrived = count_udp(second)
+    send(first, "10.1.0.2", "10.1.0.3", vxlan_packet(100))
+    assert first.reaches("10.1.0.3")
+    assert arrived() == 1 - bridged
+
+
+def test_overlays_are_kept_apart_but_reach_their_own_and_the_outside(
+    bed: Any, routed: Any, session: Session
+) -> None:
+    first = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
+    second = container(bed, "br2", "10.2.0.1/24", "10.2.0.2/24")
+    beyond = wired(bed, "vx1", "10.3.0.1/24", "eth0", ("10.3.0.2/24",))  # in place of a tunnel
+    beyond.run("ip", "route", "add", "default", "via", "10.3.0.1")
+    assert first.reaches("10.2.0.2")
+    overlay_rules.ensure(session, STEP)
+    overlay_rules.ensure(session, OTHER)
+    assert not first.reaches("10.2.0.2")
+    assert not second.reaches("10.3.0.2")
+    assert first.reaches("10.3.0.2")
+    assert beyond.reaches("10.1.0.2")
+    assert all(inside.reaches(VTEP) for inside in (first, second, beyond))
+    assert routed.reaches("10.2.0.2")
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_what_arrives_in_clear_is_kept_apart_by_its_addresses(
+    bed: Any, routed: Any, session: Session, clear: bool
+) -> None:
+    first = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
+    second = container(bed, "br2", "10.2.0.1/24", "10.2.0.2/24")
+    in_clear = (ip_network("10.9.0.0/16"),) if clear else ()
+    overlay_rules.ensure(session, STEP._replace(in_clear=in_clear, vxlan=""))
+    overlay_rules.ensure(session, OTHER)
+    assert first.reaches("10.9.0.5")
+    assert second.reaches("10.9.0.5") is not clear
+    assert second.reaches(VTEP)
+    count = count_echo(second)
+    routed.run("ping", "-c1", "-W1", "-I", "10.9.0.5", "10.2.0.2", check=False)
+    assert count() == int(not clear)
+
+
+def count_echo(where: Any) -> Callable[[], int]:
+    where.run("nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }")
+    where.run("nft", "add rule ip t c icmp type echo-request counter")
+    return lambda: int(where.run("nft", "list", "table", "ip", "t").split("packets ")[1].split()[0])
+
+
+# ------------------------------------------------------------------------------------------- masquerading
+
+
+@pytest.mark.parametrize("random_fully", [False, True])
+@pytest.mark.parametrize("spared", [0, PORT])
+def test_nothing_leaves_from_a_spared_port(
+    bed: Any, routed: Any, session: Session, spared: int, random_fully: bool
+) -> None:
+    """The outside sees another port, and its answer comes back to the container."""
+    inside = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
+    rules.ensure_masquerade(session, MASQUERADE._replace(spared_port=spared, random_fully=random_fully))
+    echo = subprocess.Popen(
+        ["nsenter", f"--net={routed.path}", sys.executable, "-S", "-c", _ECHO], stdout=subprocess.PIPE
+    )
+    try:
+        assert echo.stdout is not None
+        assert echo.stdout.readline() == b"up\n"
+        command = (sys.executable, "-S", "-c", _SEND, "10.1.0.2", str(PORT), VTEP, "7", "00", "answer")
+        seen = int(inside.run(*command))
+    finally:
+        echo.kill()
+        echo.communicate()
+    if spared:
+        assert PORT < seen <= 65535
+    elif not random_fully:
+        assert seen == PORT  # which the kernel keeps where it can
+    assert inside.reaches(VTEP)
+
+
+def test_a_spared_port_reads_as_what_it_is(bed: Any, session: Session) -> None:
+    step = MASQUERADE._replace(
+        addresses=(ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")), spared_port=PORT
+    )
+    rules.ensure_masquerade(session, step)
+    listed = ruleset(bed)
+    assert listed.count("meta l4proto udp masquerade to :4790-65535 fully-random") == 2
+    assert listed.count("meta l4proto != udp masquerade fully-random") == 2
+    assert rules.masquerade_differs(session, step) == ""
+
+
+@pytest.mark.parametrize("part", ["udp", "other"])
+def test_either_of_the_two_rules_is_missed(bed: Any, session: Session, part: str) -> None:
+    step = MASQUERADE._replace(spared_port=PORT)
+    rules.ensure_masquerade(session, step)
+    (line,) = [line for line in rules_with_handles(bed) if f' {part}"' in line]
+    bed.host.run("nft", "delete", "rule", "inet", "cni_plugins", "masq_postrouting", *line.split()[-2:])
+    assert "the rule" in rules.masquerade_differs(session, step)
+
+
+def test_both_rules_go_with_the_last_container(bed: Any, session: Session) -> None:
+    step = MASQUERADE._replace(spared_port=PORT)
+    second = Attachment("net1", "c2", "eth0")
+    rules.ensure_masquerade(session, MASQUERADE)
+    plain = ruleset(bed)
+    rules.ensure_masquerade(
+        session, step._replace(attachment=second, addresses=(ip_interface("10.1.0.3/24"),))
+    )
+    assert ruleset(bed).count(" masquerade ") == 3
+    rules.delete_owned(session, DelOwnedRules(second))
+    assert ruleset(bed) == plain
+    rules.delete_owned(session, DelOwnedRules(MINE))
+    assert ruleset(bed) == ""
+
+
+def rules_with_handles(bed: Any) -> list[str]:
+    return bed.host.run("nft", "--handle", "list", "ruleset").splitlines()
+
+
+# ------------------------------------------------------------------------------------------- what is there
+
+
+def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
+    clear = (ip_network("10.9.0.0/16"), ip_network("2001:db8:9::/48"))
+    overlay_rules.ensure(session, STEP._replace(in_clear=clear))
+    own, vteps = (f"@overlay_{kind}_{network_tag('net1')}" for kind in ("links", "vteps4"))
+    into_other = f"oifname @overlay_links oifname != {own} drop"
+    from_other = f"iifname @overlay_links iifname != {own}"
+    listed = [line.split(" comment ")[0].strip() for line in ruleset(bed).splitlines()]
+    assert [line for line in listed if line.endswith(("drop", "notrack"))] == [
+        f"iifname {own} {into_other}",
+        f"ip saddr 10.9.0.0/16 {into_other}",
+        f"{from_other} ip daddr 10.9.0.0/16 drop",
+        f"ip6 saddr 2001:db8:9::/48 {into_other}",
+        f"{from_other} ip6 daddr 2001:db8:9::/48 drop",
+        "iifname @overlay_links udp dport 4789 drop",
+        "udp dport 4789 notrack",
+        "udp dport 4789 notrack",
+        f"udp dport 4789 @th,96,24 0x64 ip saddr != {vteps} drop",
+    ]
+    assert [line for line in listed if line.startswith("type filter")] == [
+        "type filter hook forward priority filter; policy accept;",
+        "type filter hook prerouting priority raw; policy accept;",
+        "type filter hook output priority raw; policy accept;",
+        "type filter hook input priority filter; policy accept;",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sources": None},
+        {"sources": ()},
+        {"vxlan": "", "sources": None},
+        {"in_clear": (ip_network("10.9.0.0/16"), ip_network("10.9.1.1/32"), ip_network("::/0"))},
+        {"version": 6, "sources": (ip_address(VTEP6),)},
+        {"network": "n" * 200},
+    ],
+    ids=lambda changes: " ".join(changes) or "plain",
+)
+def test_a_second_time_changes_nothing(bed: Any, session: Session, changes: dict[str, Any]) -> None:
+    step = STEP._replace(**changes)
+    assert overlay_rules.differs(session, step)
+    overlay_rules.ensure(session, step)
+    generation = nft_look.generation(session)
+    assert overlay_rules.differs(session, step) == ""
+    overlay_rules.ensure(session, step)
+    assert nft_look.generation(session) == generation
+    overlay_rules.delete(session, step.network)
+    assert ruleset(bed) == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vni": 101},
+        {"port": 8472},
+        {"bridge": "br9"},
+        {"vxlan": "vx9"},
+        {"version": 6, "sources": (ip_address(VTEP6),)},
+        {"sources": (ip_address("192.0.2.3"), ip_address("192.0.2.4"))},
+        {"sources": ()},
+        {"sources": None},
+        {"vxlan": "", "sources": None},
+        {"in_clear": ()},
+        {"in_clear": (ip_network("10.8.0.0/16"),)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_changed_network_leaves_nothing_of_the_old(
+    bed: Any, session: Session, alone: bool, changes: dict[str, Any]
+) -> None:
+    first = STEP._replace(in_clear=(ip_network("10.9.0.0/16"),))
+    changed = first._replace(**changes)
+    if not alone:
+        overlay_rules.ensure(session, OTHER)
+    overlay_rules.ensure(session, changed)
+    expected = same(ruleset(bed))
+    overlay_rules.delete(session, "net1")
+    overlay_rules.ensure(session, first)
+    generation = nft_look.generation(session)
+    overlay_rules.ensure(session, changed)
+    assert nft_look.generation(session) == generation + 1
+    assert same(ruleset(bed)) == expected
+
+
+def same(listed: str) -> list[str]:
+    """Return a ruleset in comparable form: its lines, whatever their order."""
+    return sorted(line.strip() for line in listed.splitlines())
+
+
+IN = "inet cni_plugins"
+TAG = network_tag("net1")
+_RAW = f"{IN} overlay_raw"
+_OF_ANOTHER = '"br1" comment "overlay:0123456789abcdef net: x"'
+_OUTPUT = "type filter hook output priority -300;"
+TAMPERED = {
+    "no table": (f"delete table {IN}", "chain overlay_input is missing"),
+    "no rules": (
+        f"flush chain {IN} overlay_input",
+        "(VNI 100 at port 4789 from known sources only) is missing",
+    ),
+    "tracking": (f"flush chain {IN} overlay_raw_out", "(no tracking of UDP to port 4789) is missing"),
+    "foreign rule": (f"insert rule {IN} overlay_input accept", "a foreign rule is in chain overlay_input"),
+    "policy": (f"chain {IN} overlay_forward {{ policy drop; }}", "the policy of chain overlay_forward"),
+    "no source": (
+        f"delete element {IN} overlay_vteps4_{TAG} {{ 192.0.2.3 }}",
+        "source 192.0.2.3 is missing",
+    ),
+    "more sources": (
+        f"add element {IN} overlay_vteps4_{TAG} {{ {STRANGER} }}",
+        f"source {STRANGER} is stale",
+    ),
+    "no sources": (f"flush set {IN} overlay_vteps4_{TAG}", "source 192.0.2.2, 192.0.2.3 is missing"),
+    "link": (f'delete element {IN} overlay_links {{ "br1" }}', "link br1 is missing"),
+    "own link": (f'delete element {IN} overlay_links_{TAG} {{ "vx1" }}', "own link vx1 is missing"),
+    "more own links": (f'add element {IN} overlay_links_{TAG} {{ "br2" }}', "own link br2 is stale"),
+    "nobody's link": (f'add element {IN} overlay_links {{ "eth0" }}', "link eth0 is stale"),
+    "another's link": (
+        f'delete element {IN} overlay_links {{ "br1" }}; add element {IN} overlay_links {{ {_OF_ANOTHER} }}',
+        "link br1 is missing",
+    ),
+    "wrong place": (
+        f"flush chain {_RAW}; delete chain {_RAW}; add chain {_RAW} {{ {_OUTPUT} }}",
+        "chain overlay_raw is in the wrong place",
+    ),
+    "no place": (
+        f"flush chain {IN} overlay_input; delete chain {IN} overlay_input; add chain {IN} overlay_input",
+        "chain overlay_input is in the wrong place",
+    ),
+    "no set": (
+        f"flush chain {IN} overlay_input; delete set {IN} overlay_vteps4_{TAG}",
+        f"set overlay_vteps4_{TAG} is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERED)
+def test_what_was_tampered_with_is_named_and_mended(bed: Any, session: Session, tampering: str) -> None:
+    command, named = TAMPERED[tampering]
+    overlay_rules.ensure(session, STEP)
+    before = same(ruleset(bed))
+    bed.host.run("nft", command)
+    text = overlay_rules.differs(session, STEP)
+    assert text.startswith("packet filter of network net1: ")
+    assert named in text
+    overlay_rules.ensure(session, STEP)
+    assert same(ruleset(bed)) == before
+    assert overlay_rules.differs(session, STEP) == ""
+
+
+def test_a_rule_that_stands_twice_is_one_too_many(bed: Any, session: Session) -> None:
+    overlay_rules.ensure(session, STEP)
+    before = ruleset(bed)
+    (line,) = [line.strip() for line in before.splitlines() if "@th" in line]
+    bed.host.run("nft", f"add rule {IN} overlay_input {line}")
+    assert "an outdated rule is in chain overlay_input" in overlay_rules.differs(session, STEP)
+    overlay_rules.ensure(session, STEP)
+    assert ruleset(bed) == before
+
+
+def test_a_rule_by_hand_in_another_chain_is_nobodys_business(bed: Any, session: Session) -> None:
+    overlay_rules.ensure(session, STEP)
+    bed.host.run("nft", "add table inet x; add chain inet x c; add rule inet x c accept")
+    assert overlay_rules.differs(session, STEP) == ""
+    overlay_rules.delete(session, "net1")
+    assert "cni_plugins" not in ruleset(bed)
+    assert "accept" in ruleset(bed)
+
+
+# ------------------------------------------------------------------------------------ beside other owners
+
+
+def test_another_network_keeps_its_rules(bed: Any, session: Session) -> None:
+    overlay_rules.ensure(session, OTHER)
+    before = ruleset(bed)
+    overlay_rules.ensure(session, STEP)
+    assert overlay_rules.differs(session, OTHER) == ""
+    overlay_rules.delete(session, "net1")
+    assert same(ruleset(bed)) == same(before)
+    overlay_rules.delete(session, "net1")
+    overlay_rules.delete(session, "net2")
+    assert ruleset(bed) == ""
+
+
+def test_a_network_whose_links_were_lost_takes_no_others_with_it(bed: Any, session: Session) -> None:
+    """The set of all links stays as long as any rule needs it."""
+    overlay_rules.ensure(session, OTHER)
+    overlay_rules.ensure(session, STEP)
+    bed.host.run("nft", f"flush set {IN} overlay_links")
+    overlay_rules.delete(session, "net1")
+    assert "link br2, vx2 is missing" in overlay_rules.differs(session, OTHER)
+    overlay_rules.ensure(session, OTHER)
+    assert overlay_rules.differs(session, OTHER) == ""
+
+
+REMOVALS = {
+    "owned": lambda session: rules.delete_owned(session, DelOwnedRules(MINE)),
+    "stale": lambda session: rules.delete_stale(session, DelStaleRules("net1", frozenset())),
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+@pytest.mark.parametrize("sources", [STEP.sources, ()], ids=["sources", "no source"])
+def test_what_goes_with_attachments_leaves_the_network_alone(
+    bed: Any, session: Session, removal: str, sources: Any
+) -> None:
+    """Nor is a set without elements swept away, whose rule keeps everybody out."""
+    step = STEP._replace(sources=sources)
+    overlay_rules.ensure(session, step)
+    before = ruleset(bed)
+    rules.ensure_masquerade(session, MASQUERADE)
+    assert overlay_rules.differs(session, step) == ""
+    REMOVALS[removal](session)
+    assert ruleset(bed) == before
+
+
+def test_what_goes_with_the_network_leaves_attachments_alone(bed: Any, session: Session) -> None:
+    rules.ensure_masquerade(session, MASQUERADE)
+    before = ruleset(bed)
+    overlay_rules.ensure(session, STEP)
+    overlay_rules.delete(session, "net1")
+    assert ruleset(bed) == before
+    rules.delete_owned(session, DelOwnedRules(MINE))
+    assert ruleset(bed) == ""
+
+
+def test_the_masquerade_chain_does_not_outlive_its_rules(bed: Any, session: Session) -> None:
+    overlay_rules.ensure(session, STEP)
+    rules.ensure_masquerade(session, MASQUERADE)
+    overlay_rules.delete(session, "net1")
+    assert "overlay" not in ruleset(bed)
+    assert rules.masquerade_differs(session, MASQUERADE) == ""
+
+
+def test_a_thousand_sources(bed: Any, session: Session) -> None:
+    sources = tuple(ip_address("2001:db8:1::") + number for number in range(1000))
+    step = STEP._replace(version=6, sources=sources)
+    overlay_rules.ensure(session, step)
+    assert ruleset(bed).count("2001:db8:1::") == 1000
+    generation = nft_look.generation(session)
+    overlay_rules.ensure(session, step)
+    assert nft_look.generation(session) == generation
+    overlay_rules.ensure(session, step._replace(sources=sources[:1]))
+    assert nft_look.generation(session) == generation + 1
+    text = overlay_rules.differs(session, step)
+    assert text.endswith("2001:db8:1::1, 2001:db8:1::2, 2001:db8:1::3, 2001:db8:1::4 and 995 more is missing")
+    overlay_rules.delete(session, "net1")
+    assert ruleset(bed) == ""
+
+
+def test_whoever_changes_the_ruleset_meanwhile_is_not_undone(
+    bed: Any, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen is looked at anew when the ruleset has changed since."""
+    overlay_rules.ensure(session, OTHER)
+    seen = nft_look.all_rules
+    looks = []
+
+    def seen_late(asking: Session, family: int) -> Any:
+        found = seen(asking, family)
+        looks.append(len(found))
+        if len(looks) == 1:
+            with Session(None) as other:
+                overlay_rules.delete(other, "net2")
+        return found
+
+    monkeypatch.setattr(nft_look, "all_rules", seen_late)
+    overlay_rules.ensure(session, STEP)
+    assert len(looks) >= 3
+    assert overlay_rules.differs(session, STEP) == ""
+    assert "net2" not in ruleset(bed)
+
+
+def test_a_host_without_nf_tables_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As masquerading is; what is not there is gone."""
+
+    def refuse(_: Session) -> None:
+        raise OSError(93, "Protocol not supported")
+
+    monkeypatch.setattr(Session, "nft", refuse)
+    made = {STEP: overlay_rules.ensure, MASQUERADE: rules.ensure_masquerade}
+    for step, ensure in made.items():
+        with pytest.raises(KernelRefused, match="Protocol not supported"), apply.refusals(session, step):
+            ensure(session, step)
+    overlay_rules.delete(session, "net1")
