@@ -10,10 +10,10 @@ SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -na
 ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-e2e demo freeze install bench clean
+.PHONY: help check test test-e2e demo demo-overlay freeze install bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 $(VENV)/.stamp: pyproject.toml packaging/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -41,6 +41,9 @@ test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debi
 
 demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
 	$(ASROOT) $(BIN)/python packaging/demo.py
+
+demo-overlay: freeze ## three hosts with an overlay, routed and stretched: who reaches whom, and what it takes
+	$(ASROOT) $(BIN)/python packaging/demo_overlay.py
 
 install: freeze ## put the executables into DESTDIR (default /opt/cni/bin)
 	$(BIN)/python packaging/install.py $(DIST) $(DESTDIR)

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
-from cni_plugins.cli import agent, setup
+from cni_plugins.cli import agent, lab, overlay, setup
 from cni_plugins.cli.main import VERSION_LINE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(agent.app, name="agent")
+app.add_typer(overlay.app, name="overlay")
+app.add_typer(lab.app, name="lab")
 app.command()(setup.install)
 app.command()(setup.uninstall)
 

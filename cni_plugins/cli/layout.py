@@ -10,7 +10,10 @@ from cni_plugins.cli.failure import Failed
 from cni_plugins.cli.place import Batch
 from cni_plugins.engine.registry import NAMES
 
-UNITS = ("cni-plugins-agent.socket", "cni-plugins-agent.service")
+AGENT_UNITS = ("cni-plugins-agent.socket", "cni-plugins-agent.service")
+# There to be enabled by who has overlay networks whose peers change.
+SYNC_UNITS = ("cni-overlay-sync.timer", "cni-overlay-sync.service")
+UNITS = (*AGENT_UNITS, *SYNC_UNITS)
 # No runtime loads a file of this suffix: an active one would change the network of a node in use.
 EXAMPLE = "10-containers.conflist.example"
 _UNIT_PREFIXES = ("/usr", "/usr/local")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cni_plugins.cli.failure import Failed
-from cni_plugins.cli.layout import UNITS, Places
+from cni_plugins.cli.layout import AGENT_UNITS, SYNC_UNITS, Places
 
-_SOCKET, _SERVICE = UNITS
+_SOCKET, _SERVICE = AGENT_UNITS
+_TIMER, _ = SYNC_UNITS
 # The socket alone: the service comes with the first call, or at once when it runs already. A running agent
 # answers SIGHUP by becoming the new build.
 START = (
@@ -16,7 +17,7 @@ START = (
     ("systemctl", "enable", "--now", _SOCKET),
     ("systemctl", "try-reload-or-restart", _SERVICE),
 )
-STOP = (("systemctl", "disable", "--now", *UNITS),)
+STOP = (("systemctl", "disable", "--now", *AGENT_UNITS, _TIMER),)
 FORGET = (("systemctl", "daemon-reload"),)
 
 Commands = Sequence[Sequence[str]]

@@ -21,6 +21,7 @@ from cni_plugins.steps.plan import Plan
 from cni_plugins.vxlan import site as sites
 from cni_plugins.vxlan.addressing import node_address
 from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.identity import vxlan_name
 from cni_plugins.vxlan.picture import picture
 from cni_plugins.vxlan.plan import membership, require_no_clash
 from cni_plugins.vxlan.plugin import asks_of_site
@@ -120,10 +121,10 @@ def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple
         if write:
             overlay_entries.set_measured(session, network, route_mtus(seen, mtus))
             seen = seen._replace(routes=_routes(session, network))
-    vteps = {peer: peer.vtep for peer in peers}
+    found = ((peer, ends.get(peer.vtep)) for peer in peers)
     return seen, tuple(
-        Probe(peer, times.get(vtep), mtus.get(vtep), inside.get(ends[vtep]) if vtep in ends else None)
-        for peer, vtep in vteps.items()
+        Probe(peer, times.get(peer.vtep), mtus.get(peer.vtep), None if end is None else inside.get(end))
+        for peer, end in found
     )
 
 
@@ -165,6 +166,9 @@ def _facts(session: Session, network: str, conf: Conf) -> tuple[Overlay, Facts]:
 def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
     site = sites.find(overlay, facts)
     seen = View(overlay, site, picture(overlay, site, facts.ways), State.IDLE)
+    former = tuple(_former_links(overlay, facts))
+    if former:
+        return seen._replace(state=State.DRIFTED, differences=former)
     if overlay.bridge not in facts.host and not any(_stray_ends(overlay, facts)):
         return seen
     found = apply.compare(session, _plan(overlay, facts))
@@ -175,13 +179,20 @@ def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
     )
 
 
+def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:
+    """Yield what the network has under another VNI: containers stay with it, and keep it, until they go."""
+    for link in facts.addressed:
+        if sites.is_of(link, overlay.network) and link.name not in (overlay.bridge, vxlan_name(overlay.vni)):
+            yield f"link {link.name} is of the network's former VNI: its containers have to go first"
+
+
 def _routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
     return {route.dst: route for route in overlay_entries.routes_of(session, network)}
 
 
 def _plan(overlay: Overlay, facts: Facts) -> Plan:
     stray = _stray_ends(overlay, facts)
-    ports = (AttachPort(name, overlay.bridge, hairpin=False, isolated=False) for name in stray)
+    ports = (AttachPort(name, overlay.bridge, overlay.config.hairpin_mode, isolated=False) for name in stray)
     return (*membership(overlay, facts), *ports)
 
 

@@ -1,6 +1,7 @@
 """Addresses over rtnetlink."""
 
 import errno
+import struct
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import links, routes, sysctl
 from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.attributes import attributes
+from cni_plugins.kernel.attributes import attributes, packed
 from cni_plugins.kernel.rtnl_wire import read_number
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import (
@@ -29,6 +30,9 @@ from cni_plugins.steps.plan import ABSENT, UNCHANGED
 # linux/if_addr.h
 _IFA_F_NODAD, _IFA_F_OPTIMISTIC, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x04, 0x08, 0x40
 _IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_NOPREFIXROUTE = 0x01, 0x20, 0x200  # 1: of IPv6, temporary
+_NEVER_PREFERRED = struct.pack(
+    "=IIII", 0, 0xFFFFFFFF, 0, 0
+)  # struct ifa_cacheinfo: preferred, valid for ever
 _AWAIT_DAD = 5.0  # seconds, as long as the reference waits
 _DAD_PAUSE = 0.02
 _INTERFACE: dict[int, type[IPInterface]] = {wire.FAMILY[4]: IPv4Interface, wire.FAMILY[6]: IPv6Interface}
@@ -103,6 +107,8 @@ def _particulars(session: Session, step: EnsureAddress) -> Iterator[bytes]:
         flags |= _IFA_F_OPTIMISTIC
     if flags:
         yield wire.number(wire.IFA_FLAGS, flags)
+    if step.spared:
+        yield packed(wire.IFA_CACHEINFO, _NEVER_PREFERRED)
     if step.metric:
         yield wire.number(wire.IFA_RT_PRIORITY, step.metric)
 

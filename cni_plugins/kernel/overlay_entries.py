@@ -66,7 +66,7 @@ def _all(changes: Iterable[list[Named]]) -> list[Named]:
 def differs(session: Session, step: EnsurePeers) -> str:
     absent = [name for name in sorted(_link_names(step)) if links.find(session, HOST, name) is None]
     if absent:
-        return "; ".join(f"link {name} is missing" for name in absent)
+        return "; ".join(f"link {name} is missing in the host" for name in absent)
     entries, routes = _differences(session, step)
     phrases = [*(phrase for item in entries for phrase in item.phrases()), *routes.phrases()]
     more = [f"and {len(phrases) - _SHOWN} more"] if len(phrases) > _SHOWN else []
@@ -171,29 +171,41 @@ def _with_mtu(found: Way, mtu: int, version: int, of_link: int) -> Way:
 
 
 def ensure_proxied(session: Session, step: EnsureProxied) -> None:
-    index = links.get(session, HOST, step.link).ifindex
-    set_all(session, _proxies(wire.RTM_NEWNEIGH, index, step))
+    wanted = {address.packed for address in step.addresses} | _kept(session, step)
+    for name in filter(None, (step.link, step.kept_at)):
+        index = links.get(session, HOST, name).ifindex
+        set_all(session, _proxies(wire.RTM_NEWNEIGH, name, index, wanted))
 
 
 def del_proxied(session: Session, step: DelProxied) -> None:
-    """Take the answers back; with the link they went already."""
-    link = links.find(session, HOST, step.link)
-    if link is not None:
-        remove_all(session, _proxies(wire.RTM_DELNEIGH, link.ifindex, step))
+    """Take the answers back; with a link they went already."""
+    going = {address.packed for address in step.addresses}
+    for name in filter(None, (step.link, step.kept_at)):
+        link = links.find(session, HOST, name)
+        if link is not None:
+            remove_all(session, _proxies(wire.RTM_DELNEIGH, name, link.ifindex, going))
 
 
-def _proxies(kind: int, index: int, step: EnsureProxied | DelProxied) -> list[Named]:
+def _proxies(kind: int, link: str, index: int, addresses: set[bytes]) -> list[Named]:
     return [
-        (tables.proxy(kind, index, address), partial(_proxied, step.link, address))
-        for address in step.addresses
+        (tables.proxy(kind, index, ip_address(packed)), partial(_proxied, link, ip_address(packed)))
+        for packed in sorted(addresses)
     ]
 
 
 def proxied_differs(session: Session, step: EnsureProxied) -> str:
-    link = links.find(session, HOST, step.link)
-    present = tables.proxied(session, link.ifindex) if link else set()
-    missing = [address for address in step.addresses if address.packed not in present]
-    return "; ".join(f"{_proxied(step.link, address)} is missing" for address in missing)
+    wanted = {address.packed for address in step.addresses} | _kept(session, step)
+    missing = sorted(wanted - _present(session, step.link))
+    return "; ".join(f"{_proxied(step.link, ip_address(packed))} is missing" for packed in missing)
+
+
+def _kept(session: Session, step: EnsureProxied) -> set[bytes]:
+    return _present(session, step.kept_at) if step.kept_at else set()
+
+
+def _present(session: Session, name: str) -> set[bytes]:
+    link = links.find(session, HOST, name)
+    return tables.proxied(session, link.ifindex) if link else set()
 
 
 def _proxied(link: str, address: IPAddress) -> str:

@@ -28,6 +28,7 @@ _ALL_LINKS = Set(
 
 
 def ensure(session: Session, step: EnsureOverlayRules) -> None:
+    session.share_host()  # or a DEL of the network's last attachment could take them away from under an ADD
     nft_whole.bring_in_line(session, _whole(step))
 
 

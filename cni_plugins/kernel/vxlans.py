@@ -61,7 +61,7 @@ def ensure(session: Session, step: EnsureVxlan) -> str:
     link = found or made or _of_the_faster(session, step, lower)
     try:
         if made:
-            sysctl.ensure(session, _no_link_local(step.name))
+            sysctl.ensure(session, _link_local(step))
         _correct_mtu(session, step, link, lower)
         _set_up(session, step, link)
     except (OSError, KernelRefused, NameTaken):
@@ -71,9 +71,13 @@ def ensure(session: Session, step: EnsureVxlan) -> str:
     return ABSENT if made else UNCHANGED
 
 
-def _no_link_local(name: str) -> EnsureSysctl:
-    """Before it is up, or it has such an address already: nobody speaks to the link itself."""
-    return EnsureSysctl(HOST, ("ipv6", "conf", name, "addr_gen_mode"), "1", optional=True)
+def _link_local(step: EnsureVxlan) -> EnsureSysctl:
+    """Decide about the IPv6 address that the link gives itself when it comes up.
+
+    Where peers are asked for, the kernel asks from it, and not while it is still tentative; else nobody does.
+    """
+    setting = ("accept_dad", "0") if step.learning else ("addr_gen_mode", "1")
+    return EnsureSysctl(HOST, ("ipv6", "conf", step.name, setting[0]), setting[1], optional=True)
 
 
 def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:

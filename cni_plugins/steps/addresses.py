@@ -15,6 +15,7 @@ class EnsureAddress(NamedTuple):
     :param metric: of that route, 0: the kernel's default.
     :param scope: how far an IPv4 address is valid (linux/rtnetlink.h): one of scope link is no source of what
         goes further.
+    :param spared: the host answers to an IPv6 address, but sends from others (deprecated: RFC 4862, 5.5.4).
     """
 
     where: Place
@@ -25,6 +26,7 @@ class EnsureAddress(NamedTuple):
     prefix_route: bool = True
     metric: int = 0
     scope: int = 0
+    spared: bool = False
 
 
 class DelAddress(NamedTuple):

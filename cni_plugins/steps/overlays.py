@@ -98,17 +98,22 @@ class EnsurePeers(NamedTuple):
 
 
 class EnsureProxied(NamedTuple):
-    """The host answers neighbour solicitations for these addresses on the link (IPv6 has no proxy ARP)."""
+    """The host answers neighbour solicitations for these addresses on the link (IPv6 has no proxy ARP).
+
+    :param kept_at: a link that keeps the same list, without answering: what it has is wanted, too.
+    """
 
     link: str
     addresses: tuple[IPAddress, ...]
+    kept_at: str = ""
 
 
 class DelProxied(NamedTuple):
-    """It does not."""
+    """It does not, nor is it kept in mind."""
 
     link: str
     addresses: tuple[IPAddress, ...]
+    kept_at: str = ""
 
 
 class EnsureOverlayRules(NamedTuple):

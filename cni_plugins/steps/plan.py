@@ -174,8 +174,8 @@ def inverse(step: Step, before: str = ABSENT) -> Step | None:  # noqa: C901, PLR
             return DelIdleOverlay(network)
         case EnsureOverlayRules(network=network) | EnsurePeers(network=network):
             return DelIdleOverlay(network)
-        case EnsureProxied(link, addresses):
-            return DelProxied(link, addresses)
+        case EnsureProxied(link, addresses, kept_at):
+            return DelProxied(link, addresses, kept_at)
         case EnsureMasquerade(attachment) | EnsureSourceGuard(attachment):
             return DelOwnedRules(attachment)
         case EnsureIptablesMasquerade(attachment):

@@ -82,6 +82,7 @@ class VxlanConfig(ConfigModel):
     ip_masq_backend: Literal["", "nftables"] = ""
     restrict_sources: bool | None = None
     is_default_gateway: bool = True
+    hairpin_mode: bool = False
     backend: dict[str, Any]
     ipam: Ipam = Ipam()
     dns: OptionalDns = None

@@ -15,7 +15,7 @@ from cni_plugins.spec.fields import IPAddress, IPInterface, IPNetwork
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import Interface, IPConfig, Result
 from cni_plugins.steps.addresses import EnsureAddress
-from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
+from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, DelLink, EnsureUp
 from cni_plugins.steps.overlays import (
     AttachVxlan,
     DelIdleOverlay,
@@ -31,9 +31,9 @@ from cni_plugins.steps.rules import EnsureMasquerade
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 from cni_plugins.vxlan.addressing import in_effect, node_address, own_networks
 from cni_plugins.vxlan.config import Overlay
-from cni_plugins.vxlan.identity import ContainerMacs
+from cni_plugins.vxlan.identity import ContainerMacs, vxlan_name
 from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.site import Site, clashes, find
+from cni_plugins.vxlan.site import Site, clashes, find, is_of
 
 _SINGLE = {IPV4: 32, IPV6: 128}
 _SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
@@ -47,14 +47,21 @@ def admit(request: Request, overlay: Overlay, facts: Facts) -> None:
 
 def require_no_clash(overlay: Overlay, facts: Facts) -> None:
     """:raises NameTaken: when a link of the host has addresses that cannot be beside the overlay's."""
-    clash = clashes(overlay, facts, frozenset({overlay.bridge, overlay.vxlan}))
+    names = frozenset({overlay.bridge, vxlan_name(overlay.vni)})
+    clash = clashes(overlay, facts, names)
     if clash:
         raise NameTaken(clash, f"network {overlay.network}: the host could not tell the two apart")
     site = find(overlay, facts)
     wanted = {
         address for network in own_networks(overlay, site) for address in _addresses(overlay, site, network)
     }
-    for link in facts.addressed:
+    for link in (link for link in facts.addressed if link.name in names):
+        if not is_of(link, overlay.network):
+            # Before any rule names the link, and its removal takes the other network's rule along.
+            raise NameTaken(
+                f'"{link.name}" already exists but is not of network {overlay.network}',
+                f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}",
+            )
         former = [item for item in link.addresses if not item.ip.is_link_local and item not in wanted]
         if former and link.name in (overlay.bridge, overlay.vxlan):
             raise NameTaken(
@@ -81,9 +88,9 @@ def add(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Plan
         *_members(overlay, site, facts),
         veth.add(request, pair),
         phrases.no_router_advertisements(pair.host_end),
-        AttachPort(pair.host_end, overlay.bridge, hairpin=False, isolated=False),
+        AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
         *_sandbox(request, lease),
-        *_proxied(overlay, lease.ips),
+        *_proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         *_masquerade(request, overlay, pair, lease.ips),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
@@ -129,10 +136,19 @@ def _members(overlay: Overlay, site: Site, facts: Facts) -> Iterator[Step]:
     yield _rules(overlay, site)
     if overlay.vxlan:
         yield from _vxlan(overlay, site)
+    elif _has_tunnel(overlay, facts):
+        yield DelLink(HOST, vxlan_name(overlay.vni))
     yield from _bridge(overlay, site)
     if overlay.vxlan and overlay.config.mode == "l2":
         yield AttachVxlan(overlay.vxlan, overlay.bridge, overlay.programmed)
+    yield from _proxied(overlay)
     yield picture(overlay, site, facts.ways)
+
+
+def _has_tunnel(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link is there, from a time when it was needed."""
+    name = vxlan_name(overlay.vni)
+    return any(link.name == name and is_of(link, overlay.network) for link in facts.addressed)
 
 
 def _rules(overlay: Overlay, site: Site) -> EnsureOverlayRules:
@@ -170,6 +186,8 @@ def _vxlan(overlay: Overlay, site: Site) -> Iterator[Step]:
         if not overlay.programmed:
             yield from _answering(link)
         for subnet in site.own.subnets:
+            if subnet.version == IPV6:
+                yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", optional=True)
             # What the host itself sends to peers' containers comes from it; so they find back.
             yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
     yield EnsureUp(HOST, link)
@@ -187,14 +205,16 @@ def _bridge(overlay: Overlay, site: Site) -> Iterator[Step]:
     link = overlay.bridge
     yield EnsureOverlayBridge(link, overlay.network, _bridge_mac(overlay, site), site.inner_mtu)
     yield phrases.no_router_advertisements(link)
-    if overlay.config.mode == "l2":
-        # What the bridge says of itself would go to every host.
-        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "addr_gen_mode"), "1", optional=True)
+    # The kernel asks for IPv6 neighbours from its link-local address, and not while that is tentative.
+    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
     for network in own_networks(overlay, site):
         if network.version == IPV6:
             yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", optional=True)
-        for address in _host_addresses(overlay, site, network):
-            yield EnsureAddress(HOST, link, address, skip_dad=True)
+        node, *gateway = _host_addresses(overlay, site, network)
+        yield EnsureAddress(HOST, link, node, skip_dad=True)
+        for address in gateway:
+            # What is sent from the address of every host is answered to any of them.
+            yield EnsureAddress(HOST, link, address, skip_dad=True, spared=network.version == IPV6)
     yield EnsureUp(HOST, link)
 
 
@@ -250,11 +270,14 @@ def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
         yield phrases.route(link, route, lease.ips)
 
 
-def _proxied(overlay: Overlay, ips: tuple[IPConfig, ...]) -> Iterator[Step]:
-    """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for."""
-    addresses = tuple(ip.address.ip for ip in ips if ip.address.version == IPV6)
-    if addresses and overlay.config.mode == "l3" and not overlay.programmed:
-        yield EnsureProxied(overlay.vxlan, addresses)
+def _proxied(overlay: Overlay, addresses: tuple[IPAddress, ...] = ()) -> Iterator[Step]:
+    """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for.
+
+    Without any, those that are known already are meant, which a VXLAN link that was made anew has not.
+    """
+    has_v6 = any(network.version == IPV6 for network in overlay.config.within)
+    if has_v6 and overlay.config.mode == "l3" and not overlay.programmed:
+        yield EnsureProxied(overlay.vxlan, addresses, overlay.bridge)
 
 
 def _masquerade(
@@ -278,7 +301,11 @@ def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
     asked = overlay is not None and overlay.config.mode == "l3" and not overlay.programmed
     return (
         *veth.delete(request, facts, foreign=False),
-        *((DelProxied(overlay.vxlan, addresses),) if overlay is not None and asked and addresses else ()),
+        *(
+            (DelProxied(overlay.vxlan, addresses, overlay.bridge),)
+            if overlay is not None and asked and addresses
+            else ()
+        ),
         DelIdleOverlay(request.network),
     )
 

@@ -183,6 +183,11 @@ def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record, others: tuple[
     overhead = OVERHEAD[chosen.address.version] if overlay.vxlan else 0
     largest = min([chosen.link.mtu, *(record.mtu for record in (own, *others) if record.mtu)]) - overhead
     wanted = overlay.config.mtu if isinstance(overlay.config.mtu, int) else 0
+    if chosen.link.loopback and not (wanted or own.mtu):
+        raise InvalidNetworkConfig(
+            f"{chosen.link.name} does not tell the MTU of the way to the peers",
+            f"{chosen.address} is on it; set mtu, here or in this host's record",
+        )
     smallest = max(_SMALLEST_MTU[network.version] for network in overlay.config.within)
     most = chosen.link.mtu - overhead
     if wanted > most:
@@ -210,7 +215,8 @@ def clashes(overlay: Overlay, facts: Facts, names: frozenset[str]) -> str:
         for interface in link.addresses:
             network = next((net for net in overlay.config.within if _has(net, interface.ip)), None)
             if network is not None:
-                return f"link {link.name} has {interface}, an address of network {network}"
+                whose = " (its own, of a former VNI)" if is_of(link, overlay.network) else ""
+                return f"link {link.name} has {interface}, an address of network {network}{whose}"
     return ""
 
 

@@ -88,6 +88,8 @@ def test_both_programs_and_the_agents_code_carry_one_build_id(dist: Path, cnictl
         ("uninstall", "--help"),
         ("agent", "--help"),
         ("agent", "status", "--help"),
+        ("overlay", "--help"),
+        *(("overlay", command, "--help") for command in ("sync", "status", "peers", "probe")),
     ],
 )
 def test_every_command_runs_frozen(cnictl: Path, words: tuple[str, ...]) -> None:
@@ -153,12 +155,13 @@ def test_systemd_is_told_in_order(cnictl: Path, tmp_path: Path) -> None:
     command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script]
     done = run(*command, PATH=f"{fake.parent}:{os.environ['PATH']}")
     assert (done.returncode, done.stderr) == (0, "")
-    units = ["cni-plugins-agent.service", "cni-plugins-agent.socket"]
+    agent = "cni-plugins-agent.socket cni-plugins-agent.service"
+    units = ["cni-overlay-sync.service", "cni-overlay-sync.timer", *reversed(agent.split())]
     assert log.read_text().splitlines() == [
         *(*units, "daemon-reload"),
         *(*units, "enable --now cni-plugins-agent.socket"),
         *(*units, "try-reload-or-restart cni-plugins-agent.service"),
-        *(*units, "disable --now cni-plugins-agent.socket cni-plugins-agent.service"),
+        *(*units, f"disable --now {agent} cni-overlay-sync.timer"),
         "daemon-reload",
     ]
     assert "enable --now cni-plugins-agent.socket" in (tmp_path / "quiet").read_text()
@@ -169,7 +172,7 @@ def test_systemd_is_told_in_order(cnictl: Path, tmp_path: Path) -> None:
 def test_systemd_accepts_the_units(cnictl: Path, tmp_path: Path) -> None:
     run(cnictl, "install", "--destdir", tmp_path)
     units = sorted((tmp_path / "usr/local/lib/systemd/system").iterdir())
-    assert [unit.suffix for unit in units] == [".service", ".socket"]
+    assert [unit.suffix for unit in units] == [".service", ".timer", ".service", ".socket"]
     for unit in units:
         unit.write_text(unit.read_text().replace("/usr/local/bin", f"{tmp_path}/usr/local/bin"))
     done = run("systemd-analyze", "verify", "--man=no", *units)

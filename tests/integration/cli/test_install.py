@@ -33,6 +33,8 @@ def test_everything_is_put_where_it_belongs(places: Places, image: Path, suite: 
     assert set(files(image)) == {
         *(f"{PLUGINS}/{name}" for name in NAMES),
         "usr/local/bin/cnictl",
+        "usr/local/lib/systemd/system/cni-overlay-sync.service",
+        "usr/local/lib/systemd/system/cni-overlay-sync.timer",
         "usr/local/lib/systemd/system/cni-plugins-agent.service",
         "usr/local/lib/systemd/system/cni-plugins-agent.socket",
         "etc/cni/net.d/10-containers.conflist.example",

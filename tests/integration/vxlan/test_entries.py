@@ -528,7 +528,7 @@ def test_an_overlay_of_ipv6_hosts(overlay: Overlay) -> None:
 
 def test_an_absent_link_is_named(overlay: Overlay) -> None:
     step = peers(vxlan="vx7", at="br7")
-    assert overlay.differs(step) == "link br7 is missing; link vx7 is missing"
+    assert overlay.differs(step) == "link br7 is missing in the host; link vx7 is missing in the host"
     with pytest.raises(KernelRefused, match=r"link (br7|vx7) not found"):
         overlay.ensure(step)
 

@@ -32,10 +32,11 @@ def test_units_name_the_cnictl_that_is_installed(tmp_path: Path) -> None:
     for name in (*NAMES, "cnictl"):
         (tmp_path / name).write_bytes(b"program")
     wanted = {batch.names[0]: batch.content for batch in batches(Places("", "/usr", "/b"), tmp_path)}
-    service = wanted["cni-plugins-agent.service"]
-    assert isinstance(service, bytes)
-    assert b"\nExecStart=/usr/bin/cnictl agent\n" in service
-    assert b"/usr/local" not in service
+    for name, command in (("cni-plugins-agent", b"agent"), ("cni-overlay-sync", b"overlay sync")):
+        service = wanted[f"{name}.service"]
+        assert isinstance(service, bytes)
+        assert b"\nExecStart=/usr/bin/cnictl %s\n" % command in service
+        assert b"/usr/local" not in service
 
 
 def test_no_option_of_the_service_gives_it_a_mount_namespace() -> None:

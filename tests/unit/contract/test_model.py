@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from cni_plugins.contract.model import Address, Cidr, ConfigModel, DnsField, Gateway, RouteField, load
+from cni_plugins.contract.model import (
+    Address,
+    Cidr,
+    ClosedModel,
+    ConfigModel,
+    DnsField,
+    Gateway,
+    RouteField,
+    load,
+)
 from cni_plugins.errors import InvalidNetworkConfig
 
 
@@ -78,3 +87,59 @@ def test_each_fault_names_path_and_value(conf: dict[str, Any], fault: str) -> No
 def test_what_is_not_an_object_at_all() -> None:
     with pytest.raises(InvalidNetworkConfig, match="invalid network config: expected an object"):
         load(Outer, [])  # type: ignore[arg-type]
+
+
+class Part(ClosedModel):
+    some_number: int = 0
+    within: list[Inner] = Field(default=[])
+    own: str = Field(default="", alias="self")
+
+
+class Whole(ConfigModel):
+    part: Part = Part()
+
+
+def test_an_object_of_ours_alone_takes_no_strangers() -> None:
+    assert load(Part, {"SOMENUMBER": 5, "self": "x", "within": None}) == Part(someNumber=5, self="x")
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Part, {"someNumbers": 5})
+    known = "(known are self, someNumber, within)"
+    assert caught.value.details == f"unknown key 'someNumbers' {known}"
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Whole, {"part": {"own": "x"}})
+    assert caught.value.details == f"part: unknown key 'own' {known}, got {{'own': 'x'}}"
+
+
+def test_a_stranger_that_is_null_is_one_all_the_same() -> None:
+    with pytest.raises(InvalidNetworkConfig, match="unknown key 'typo'"):
+        load(Part, {"typo": None})
+
+
+def test_what_an_object_of_ours_holds_may_have_strangers() -> None:
+    assert load(Part, {"within": [{"subnet": "10.0.0.0/8", "comment": "x"}]}).within[0].subnet
+
+
+@pytest.mark.parametrize(
+    ("conf", "fault"),
+    [
+        ({"someNumber": "5"}, "backend.someNumber: input should be a valid integer, got '5'"),
+        ({"within": [{}]}, "backend.within[0].subnet: field required"),
+        ({"typo": 1}, "backend: unknown key 'typo'"),
+    ],
+)
+def test_a_part_is_named_by_its_place_in_the_whole(conf: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Part, conf, at=("backend",))
+    assert fault in caught.value.details
+    with pytest.raises(InvalidNetworkConfig, match="invalid file x: "):
+        load(Part, conf, "file x")
+
+
+def test_of_very_many_faults_most_are_counted() -> None:
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Outer, {"inner": [[{}] * 500]})
+    assert caught.value.details.count("field required") == 100
+    assert caught.value.details.endswith("; and 400 more")
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        load(Outer, {"inner": [[{}] * 100]})
+    assert "more" not in caught.value.details

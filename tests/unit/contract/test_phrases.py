@@ -12,6 +12,7 @@ from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Route
 from cni_plugins.steps.addresses import AddRoute
 from cni_plugins.steps.rules import EnsureIptablesMasquerade, EnsureMasquerade
+from cni_plugins.steps.settings import EnsureSysctl
 
 REQUEST = Request("ADD", "net1", "c1", ifname="eth0")
 IPS = (
@@ -32,6 +33,20 @@ def test_ipv6_is_switched_on_for_the_loopback_too() -> None:
         ("eth0", "keep_addr_on_down", "1"),
     ]
     assert len(list(phrases.with_ipv6("eth0", keep_on_down=False))) == 2
+
+
+@pytest.mark.parametrize("detects", [True, False])
+@pytest.mark.parametrize("ours", [True, False])
+def test_announcing(detects: bool, ours: bool) -> None:
+    steps = list(phrases.announcing("net0", detects=detects, ours=ours))
+    assert all(isinstance(step, EnsureSysctl) and step.where == "sandbox" for step in steps)
+    settings = {step.key: (step.value, step.optional) for step in steps}  # type: ignore[union-attr]
+    assert settings == {
+        ("ipv4", "conf", "net0", "arp_notify"): ("1", False),
+        ("ipv6", "conf", "net0", "accept_dad"): ("1" if detects else "0", True),
+        **({("ipv6", "conf", "net0", "enhanced_dad"): ("1", True)} if detects else {}),
+        **({("ipv6", "conf", "net0", "ndisc_notify"): ("1", True)} if ours else {}),
+    }
 
 
 @pytest.mark.parametrize(

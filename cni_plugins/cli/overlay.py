@@ -1,0 +1,160 @@
+"""`cnictl overlay`: the overlay networks of this host, brought in line, shown and measured."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cni_plugins.cli.failure import Failed
+
+if TYPE_CHECKING:
+    from cni_plugins.cli.netconf import Configured, Found
+    from cni_plugins.cli.overlay_page import Outcome
+
+app = typer.Typer(no_args_is_help=True, help="The overlay networks of this host (plugin vxlan).")
+
+Networks = Annotated[list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Default: all.")]
+ConfDir = Annotated[Path, typer.Option(help="Where the runtime finds network configs.")]
+Conf = Annotated[Path | None, typer.Option(help="A network config or list, instead of a directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+_CONF_DIR = Path("/etc/cni/net.d")
+
+
+@app.command()
+def sync(
+    networks: Networks = None,
+    *,
+    create: Annotated[
+        bool, typer.Option("--create", help="Also where no container of this host is in the network.")
+    ] = False,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the kernel in line with config and peers, as the next ADD would; for a timer."""
+    from cni_plugins.cli import overlay_document as document
+    from cni_plugins.cli import overlay_page as page
+    from cni_plugins.engine import upkeep
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _each(found, lambda one: page.Outcome(one, upkeep.sync(one.network, one.conf, create=create)))
+    _show(document.sync(outcomes) if as_json else page.sync_lines(outcomes))
+    _fail([*found.faults, *page.faults(outcomes)])
+
+
+@app.command()
+def status(
+    networks: Networks = None,
+    *,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each network, and every difference between the kernel and what it should be."""
+    from cni_plugins.cli import overlay_document as document
+    from cni_plugins.cli import overlay_page as page
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _views(found)
+    _show(document.status(outcomes) if as_json else page.status_lines(outcomes))
+    _fail([*found.faults, *page.faults(outcomes), *page.drifts(outcomes)])
+
+
+@app.command()
+def peers(
+    networks: Networks = None,
+    *,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the hosts of each network, this one marked by a star, and how packets get to them."""
+    from cni_plugins.cli import overlay_document as document
+    from cni_plugins.cli import overlay_page as page
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _views(found)
+    _show(document.peers(outcomes) if as_json else page.peers_lines(outcomes))
+    _fail([*found.faults, *page.faults(outcomes)])
+
+
+@app.command()
+def probe(
+    networks: Networks = None,
+    *,
+    write: Annotated[
+        bool, typer.Option("--write", help="Give the routes to peers the MTU of the path there.")
+    ] = False,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the way to each peer: time and MTU on the underlay, time inside the overlay."""
+    from cni_plugins.cli import overlay_document as document
+    from cni_plugins.cli import overlay_page as page
+    from cni_plugins.engine import upkeep
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _each(found, lambda one: page.Outcome(one, *upkeep.probe(one.network, one.conf, write=write)))
+    lines = page.probe_lines(outcomes, written=write)
+    _show(document.probe(outcomes) if as_json else lines)
+    _fail([*found.faults, *page.faults(outcomes), *page.silences(outcomes)])
+
+
+def _found(conf_dir: Path, conf: Path | None, names: list[str] | None) -> "Found":
+    from cni_plugins.cli import netconf
+
+    if os.geteuid() != 0:
+        raise Failed("be root: the kernel tells nobody else what there is of an overlay")
+    found = netconf.in_directory(conf_dir) if conf is None else netconf.in_file(conf)
+    return netconf.chosen(found, names or (), str(conf or conf_dir))
+
+
+def _views(found: "Found") -> "list[Outcome]":
+    from cni_plugins.cli import overlay_page as page
+    from cni_plugins.engine import upkeep
+
+    return _each(found, lambda one: page.Outcome(one, upkeep.view(one.network, one.conf)))
+
+
+def _each(found: "Found", do: "Callable[[Configured], Outcome]") -> "list[Outcome]":
+    """Go through the networks; one that is at fault keeps none of the others waiting."""
+    return [_outcome(one, do) for one in found.networks]
+
+
+def _outcome(one: "Configured", do: "Callable[[Configured], Outcome]") -> "Outcome":
+    from cni_plugins.cli import overlay_page as page
+    from cni_plugins.errors import CniError, KernelRefused
+
+    try:
+        return do(one)
+    except CniError as err:
+        return page.Outcome(one, error=err)
+    except OSError as err:
+        refused = KernelRefused(err.strerror or str(err), err.filename or "", err.errno or 0)
+        return page.Outcome(one, error=refused)
+
+
+def _show(answer: Iterable[Any]) -> None:
+    """:param answer: a document, or lines"""
+    from cni_plugins.cli.overlay_page import plain
+
+    if isinstance(answer, list):
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    for line in answer:
+        typer.echo(plain(line))
+
+
+def _fail(faults: Iterable[str]) -> None:
+    """:raises Failed: with the last of the faults, when there are any; those before it are told"""
+    from cni_plugins.cli.overlay_page import plain
+
+    *others, last = [*map(plain, faults)] or [""]
+    for fault in others:
+        typer.echo(f"cnictl: {fault}", err=True)
+    if last:
+        raise Failed(last)

@@ -1,0 +1,147 @@
+"""What the plugin asks of the kernel, and what STATUS makes of the answers."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from cni_plugins.contract.facts import Asks, Way
+from cni_plugins.engine import registry
+from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
+from cni_plugins.spec.attachment import network_tag
+from cni_plugins.steps.overlays import OVERLAY_ALIAS
+from cni_plugins.vxlan.config import parse
+from cni_plugins.vxlan.plugin import PLUGIN, asks, status
+from tests.unit.vxlan.hosts import BARE, GROUP, STRETCHED, facts, link, parsed, request
+
+UNDERLAY = link("eth0", "10.99.0.1/24")
+ALIAS = f"{OVERLAY_ALIAS}{network_tag('net1')} net: net1"
+H1, H2, H3 = map(ip_address, BARE)
+NEAR = {peer: Way("eth0", None, H1) for peer in (H2, H3)}
+
+
+def asked(command: str, **keys: Any) -> Asks:
+    given = request(command, keys=keys)
+    return asks(given, parse(given))
+
+
+def test_the_registry_knows_it() -> None:
+    assert registry.plugin("vxlan") is PLUGIN
+    assert "vxlan" in registry.NAMES
+
+
+def test_add_asks_for_its_names_and_its_place() -> None:
+    host_end = request().attachment.host_end
+    assert asked("ADD") == Asks(host=(host_end,), sandbox=("eth0",), addressed=True)
+    assert asked("CHECK") == Asks(sandbox=("eth0",), addressed=True)
+
+
+def test_ways_are_asked_for_where_they_matter() -> None:
+    assert asked("ADD", directRouting="same-subnet").ways == (H1, H2, H3)
+    far = ip_address("192.0.2.9")
+    assert asked("ADD", underlay={"canReach": "192.0.2.9"}).ways == (far,)
+    assert asked("CHECK", directRouting="always", underlay={"canReach": "192.0.2.9"}).ways == (
+        H1,
+        H2,
+        H3,
+        far,
+    )
+
+
+def test_the_default_route_is_asked_for_where_nobody_knows_the_hosts() -> None:
+    assert asked("ADD", backend=GROUP).default_route
+    assert not asked("ADD").default_route
+
+
+def test_del_and_gc_ask_for_nothing_of_the_config() -> None:
+    host_end = request().attachment.host_end
+    for overlay in (None, parsed(directRouting="same-subnet")):
+        assert asks(request("DEL"), overlay) == Asks(host=(host_end,), sandbox=("eth0",))
+        assert asks(request("GC"), overlay) == Asks(owned=True)
+
+
+def test_status_asks_what_could_be_in_the_way() -> None:
+    expected = Asks(
+        host=("vx25", "vxbr25"),
+        kinds=("vxlan",),
+        makes=("vxlan",),
+        addressed=True,
+        udp_port=4789,
+        nf_tables=True,
+    )
+    assert asked("STATUS") == expected
+    told = asked("STATUS", directRouting="always")
+    assert (told.host, told.makes, told.udp_port) == (("vxbr25",), (), 0)
+
+
+# ------------------------------------------------------------------------------------------------- STATUS
+
+
+def there(*links: Any, **more: Any) -> Any:
+    return facts(UNDERLAY, *links, **more)
+
+
+def test_a_host_that_is_ready() -> None:
+    own = {
+        "vx25": link("vx25", kind="vxlan", alias=ALIAS),
+        "vxbr25": link("vxbr25", kind="bridge", alias=ALIAS),
+    }
+    for keys in ({}, STRETCHED):
+        status(request("STATUS"), parsed(**keys), there())
+        status(request("STATUS"), parsed(**keys), there(host=own))
+    same = link("vx25", kind="vxlan", vxlan=(77, 4789), alias=ALIAS)
+    other_port = link("x", kind="vxlan", vxlan=(77, 8472))
+    other_vni = link("y", kind="vxlan", vxlan=(78, 4789))
+    status(request("STATUS"), parsed(), there(of_kinds=(same, other_port, other_vni)))
+    status(request("STATUS"), parsed(directRouting="always"), there(ways=NEAR, udp_port_taken=False))
+
+
+NOT_READY: list[tuple[dict[str, Any], Any, str]] = [
+    ({}, there(nf_tables=False), "this kernel has no nf_tables"),
+    ({}, there(cannot_make=("vxlan",)), "this kernel has no VXLAN links"),
+    (
+        {},
+        facts(link("eth0", "10.98.0.1/24")),
+        "no underlay: this host has no address that is the VTEP of a peer",
+    ),
+    ({"backend": {"self": "h9"}}, there(), "there is no peer h9"),
+    ({"mtu": 1500}, there(), "invalid MTU 1500: eth0 leaves 1450"),
+    ({}, there(link("docker0", "10.244.9.1/24")), "link docker0 has 10.244.9.1/24"),
+    ({}, there(link("vxbr25", "10.244.9.1/24", alias=ALIAS)), "link vxbr25 has 10.244.9.1/24"),
+    ({"directRouting": "always"}, there(ways={H2: NEAR[H2]}), "peer h3 (10.99.0.3) is not reachable"),
+    ({}, there(udp_port_taken=True), "UDP port 4789 is in use by another socket"),
+    (
+        {},
+        there(of_kinds=(link("flannel.77", kind="vxlan", vxlan=(77, 4789)),)),
+        "VNI 77 and port 4789 are those of link flannel.77",
+    ),
+    ({}, there(host={"vx25": link("vx25", kind="veth")}), '"vx25" already exists but is not the vxlan of'),
+    ({}, there(host={"vx25": link("vx25", kind="vxlan")}), '"vx25" already exists but is not the vxlan of'),
+    (
+        {},
+        there(host={"vxbr25": link("vxbr25", kind="bridge", alias=ALIAS.replace("net1", "net2"))})._replace(
+            host={"vxbr25": link("vxbr25", kind="bridge", alias=f"{OVERLAY_ALIAS}{network_tag('net2')} x")}
+        ),
+        '"vxbr25" already exists but is not the bridge of',
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "known", "message"), NOT_READY)
+def test_what_keeps_an_add_from_succeeding(keys: dict[str, Any], known: Any, message: str) -> None:
+    with pytest.raises(NotAvailable) as caught:
+        status(request("STATUS"), parsed(**keys), known)
+    assert message in caught.value.msg
+    assert caught.value.details
+    assert caught.value.code == 50
+
+
+def test_an_underlay_that_is_down() -> None:
+    with pytest.raises(LimitedConnectivity, match="eth0 is down"):
+        status(request("STATUS"), parsed(), facts(UNDERLAY._replace(up=False)))
+
+
+def test_status_says_what_is_wrong_in_words() -> None:
+    with pytest.raises(CniError) as caught:
+        status(request("STATUS"), parsed(), facts(link("eth0", "10.98.0.1/24")))
+    assert "eth0 has 10.98.0.1/24" in caught.value.details
