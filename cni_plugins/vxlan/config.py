@@ -31,7 +31,8 @@ from cni_plugins.vxlan.records import Extent, Networks, one_or_more
 DEFAULT_PORT = 4789  # IANA
 _LARGEST_PORT = 65535
 _SMALLEST_SUBNET = 4  # network, gateway, one container, broadcast
-_LARGEST_BLOCK = 4096  # addresses, each of which is three entries in every other host's kernel
+# Addresses, each of which is three entries in every other host's kernel.
+_LARGEST_BLOCK, _MOST_ADDRESSES = 4096, 65536
 
 
 def _vni(value: object) -> int:
@@ -72,9 +73,9 @@ class VxlanConfig(ConfigModel):
     df: Literal["set", "inherit", "unset"] | None = None
     sysctls: bool = True
     network: Networks = Field(default_factory=empty)
-    subnet_len: int = 0
+    subnet_len: Annotated[int, Field(ge=0, le=32)] = 0
     subnet: Networks = Field(default_factory=empty)
-    block_len: int = 0
+    block_len: Annotated[int, Field(ge=0, le=128)] = 0
     gateway: Annotated[list[Address], BeforeValidator(one_or_more)] = Field(default_factory=empty)
     direct_routing: Literal["off", "same-subnet", "always"] = "off"
     bum: Literal["none", "head-end", "multicast"] | None = None
@@ -252,6 +253,8 @@ def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
     for part in parts_of_all(overlay):
         if part.num_addresses > _LARGEST_BLOCK:
             yield f"block {part} has more than {_LARGEST_BLOCK} addresses"
+    if sum(part.num_addresses for part in parts_of_all(overlay)) > _MOST_ADDRESSES:
+        yield f"the blocks have more than {_MOST_ADDRESSES} addresses together"
 
 
 def parts_of_all(overlay: Overlay) -> tuple[IPNetwork, ...]:

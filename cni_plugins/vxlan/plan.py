@@ -66,7 +66,7 @@ def require_no_clash(overlay: Overlay, facts: Facts) -> None:
         if former and link.name in (overlay.bridge, overlay.vxlan):
             raise NameTaken(
                 f"link {link.name} has {former[0]}, which is not this host's any more",
-                f"network {overlay.network}: containers with such addresses have to go first",
+                f"network {overlay.network}: containers with such addresses have to go first, then GC",
             )
 
 

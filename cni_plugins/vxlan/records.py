@@ -96,7 +96,7 @@ class Extent(NamedTuple):
     """What the network's config says of all records.
 
     :param within: the networks that subnets or blocks are parts of.
-    :param length: of every IPv4 part's prefix, 0: any.
+    :param length: of every block's or IPv4 subnet's prefix, 0: any.
     """
 
     mode: str
@@ -153,7 +153,7 @@ def _faults_of_part(node: str, part: IPNetwork, extent: Extent) -> Iterator[str]
     said = f"peer {node}: {extent.word} {part}"
     if not any(is_within(part, network) for network in extent.within):
         yield f"{said} is outside {', '.join(map(str, extent.within)) or 'every network'}"
-    elif part.version == 4 and extent.length not in (0, part.prefixlen):  # noqa: PLR2004 (the version)
+    elif (part.version == 4 or extent.mode == "l2") and extent.length not in (0, part.prefixlen):  # noqa: PLR2004 (the version)
         yield f"{said} has not the length /{extent.length}"
     if part.num_addresses < 4 and extent.mode == "l3":  # noqa: PLR2004 (network, gateway, one container)
         yield f"{said} is too small"

@@ -129,3 +129,66 @@ def test_a_refused_step_of_another_plugin_leaves_nothing(bed: Any, name: str) ->
         assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
         position += 1
     assert position > 5
+
+
+PEERS = [
+    {"node": f"h{n}", "vtep": f"10.99.0.{n}", "subnets": [f"10.244.{n}.0/24", f"fd44:{n}::/64"]}
+    for n in (1, 2)
+]
+ROUTED = {"network": ["10.244.0.0/16", "fd44::/16"], "ipMasq": True}
+STRETCHED = {"mode": "l2", "subnet": ["192.168.100.0/24", "fd64::/64"], "ipMasq": True}
+BLOCKS = [
+    {"node": f"h{n}", "vtep": f"10.99.0.{n}", "block": f"192.168.100.{16 * (n - 1)}/28"} for n in (1, 2)
+]
+OVERLAYS: dict[str, dict[str, Any]] = {
+    "routed": {**ROUTED, "backend": {"type": "static", "peers": PEERS}},
+    "asking": {
+        **ROUTED,
+        "backend": {
+            "type": "static",
+            "peers": ["10.99.0.1", "10.99.0.2"],
+            "subnet": ["10.244.1.0/24", "fd44:1::/64"],
+        },
+    },
+    "same subnet": {**ROUTED, "directRouting": "same-subnet", "backend": {"type": "static", "peers": PEERS}},
+    "stretched": {**STRETCHED, "backend": {"type": "static", "peers": BLOCKS}},
+    "flooding": {**STRETCHED, "bum": "head-end", "backend": {"type": "static", "peers": BLOCKS}},
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("name", "others"), [*((name, False) for name in OVERLAYS), ("asking", True), ("stretched", True)]
+)
+def test_a_refused_step_leaves_an_overlay_as_it_was(bed: Any, name: str, others: bool) -> None:
+    bed.host.skip_dad()
+    bed.host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "wire0")
+    for link in ("eth0", "wire0"):
+        bed.host.run("ip", "link", "set", link, "up")
+    bed.host.run("ip", "address", "add", "10.99.0.1/24", "dev", "eth0")
+    ipam = {"type": "host-local", "dataDir": str(bed.leases)}
+    conf = {"cniVersion": "1.1.0", "name": "net1", "type": "vxlan", "vni": 77, **OVERLAYS[name], "ipam": ipam}
+    sandbox, neighbour = bed.sandbox(), bed.sandbox()
+    result = bed.add(conf, neighbour, container="other") if others else {}
+    before = {**bed.state(), **overlay_state(bed)}
+    position = 0
+    while attempt(bed, conf, sandbox, position).reached:
+        after = {**bed.state(), **overlay_state(bed)}
+        changed = {key: (before[key], after[key]) for key in before if after[key] != before[key]}
+        assert not changed, f"after step {position} was refused"
+        assert [link["ifname"] for link in sandbox.ip("link")] == ["lo"]
+        position += 1
+    assert position > 20
+    if others:
+        assert bed.call("CHECK", {**conf, "prevResult": result}, neighbour, container="other") == (0, None)
+
+
+def overlay_state(bed: Any) -> dict[str, Any]:
+    """Return what the kernel holds of an overlay beyond what every network has."""
+    switch = "/proc/sys/net/ipv4/ip_forward_use_pmtu"
+    return {
+        "fdb": sorted(bed.host.run("bridge", "fdb", "show").splitlines()),
+        "neighbours": sorted(bed.host.run("ip", "neighbour", "show", "nud", "permanent").splitlines()),
+        "proxied": sorted(bed.host.run("ip", "-6", "neighbour", "show", "proxy").splitlines()),
+        "use_pmtu": bed.host.run("cat", switch),
+    }

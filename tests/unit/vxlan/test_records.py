@@ -160,6 +160,11 @@ AT_ODDS: list[tuple[Extent, list[Any], str]] = [
     ),
     (
         STRETCHED,
+        [{"node": f"h{n}", "vtep": f"192.0.2.{n}", "block": "192.168.100.5/32"} for n in (1, 2)],
+        "block 192.168.100.5/32 of peer h2 overlaps 192.168.100.5/32 of peer h1",
+    ),
+    (
+        STRETCHED,
         [{"node": "h1", "vtep": "192.0.2.1", "subnet": "192.168.100.0/28"}],
         "peer h1: subnets 192.168.100.0/28 in mode l2",
     ),

@@ -66,6 +66,11 @@ def test_where_several_would_do_the_config_says_which(keys: dict[str, Any], chos
         ([ETH0], {"underlay": {"address": "10.99.0.7"}}, "no address 10.99.0.7 that is the VTEP of a peer"),
         ([ETH0], {"underlay": {"canReach": "192.0.2.9"}}, "no address from which it reaches 192.0.2.9"),
         ([ETH0], {"backend": GROUP}, "no address on the link of its default route"),
+        (
+            [link("lo", "127.0.0.1/8", loopback=True)],
+            {"backend": GROUP, "underlay": {"interface": "lo"}},
+            "no address on lo",
+        ),
         ([ETH0], {"backend": GROUP_6, "underlay": {"interface": "eth0"}}, "no address on eth0"),
         (
             [link("eth0", "169.254.1.1/16")],
