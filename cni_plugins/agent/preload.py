@@ -8,7 +8,11 @@ from cni_plugins.engine import registry
 # Imported by functions on their first call; a module is listed here when a frozen program has it at all.
 _LATE = (
     "cni_plugins.engine.lifecycle",
+    "cni_plugins.kernel.macvlan_words",
     "cni_plugins.kernel.messages",
+    "cni_plugins.kernel.overlay_words",
+    "cni_plugins.kernel.underlay",
+    "cni_plugins.vxlan.backends.static",
     "ctypes",
     "subprocess",
     "shutil",

@@ -44,6 +44,17 @@ FULL = {**BRIDGE, "ipMasq": True, "macspoofchk": True, "isDefaultGateway": True}
 WIRE = {"cniVersion": "1.1.0", "name": "cniew", "type": "macvlan", "master": "eth0", "ipam": HOST_LOCAL}
 ROUTER = {**WIRE, "hostAccess": True, "isGateway": True, "ipMasq": True}
 PTP = {"cniVersion": "1.1.0", "name": "cniep", "type": "ptp", "ipam": HOST_LOCAL}
+PEERS = [
+    {"vtep": "192.0.2.1", "subnet": "10.8.1.0/24"},
+    {"vtep": "192.0.2.2", "subnet": "10.8.2.0/24"},
+]
+OVERLAY = {
+    "cniVersion": "1.1.0",
+    "name": "cniev",
+    "type": "vxlan",
+    "network": "10.8.0.0/16",
+    "backend": {"type": "static", "peers": PEERS},
+}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -64,6 +75,8 @@ ROADS = {
     "macvlan DEL": Call("DEL", ROUTER, ifname="eth3"),
     "ptp ADD": Call("ADD", PTP, ifname="eth4"),
     "ptp DEL": Call("DEL", PTP, ifname="eth4"),
+    "vxlan ADD": Call("ADD", OVERLAY, ifname="eth5"),
+    "vxlan DEL": Call("DEL", OVERLAY, ifname="eth5"),
 }
 
 
@@ -71,6 +84,7 @@ def walk(host: Host, home: Path) -> dict[str, list[str]]:
     """Take every road on a host; the modules of each."""
     host.netns("cnie1")
     host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "wire0")
+    host.run("ip", "addr", "add", "192.0.2.1/24", "dev", "wire0")
     result: dict[str, Any] = {}
     found = {}
     for name, call in ROADS.items():
