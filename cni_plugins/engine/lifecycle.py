@@ -49,6 +49,8 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         with apply.Change(session) as change:
             link = plugin.plan_add(request, config, Result(), facts) if ipam.needs_link else ()
             change.carry_out(link)
+            if link:
+                session.unshare_host()  # what it is on has a user now, and there may be much to wait for
             asked = plugin.ipam_request(request, config, facts)
             lease = ipam.reserve(asked)
             try:

@@ -159,7 +159,7 @@ def route_mtus(seen: View, mtus: Mapping[IPAddress, int | None]) -> dict[IPNetwo
 
 def _facts(session: Session, network: str, conf: Conf) -> tuple[Overlay, Facts]:
     overlay = parse(Request(command="STATUS", network=network, conf=conf))
-    asks = asks_of_site(overlay)._replace(host=(overlay.bridge,), owned=True)
+    asks = asks_of_site(overlay)._replace(host=(overlay.bridge, vxlan_name(overlay.vni)), owned=True)
     return overlay, observe.observe(session, asks)
 
 

@@ -65,9 +65,18 @@ def _correct(session: Session, step: EnsureOverlayBridge) -> None:
     if fault:
         raise NameTaken(fault, f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}")
     changes = [wire.mac(wire.IFLA_ADDRESS, step.mac)] if link.mac != step.mac else []
-    changes += [wire.number(wire.IFLA_MTU, step.mtu)] if link.mtu != step.mtu else []
+    mtu = _fitting(session, step, link)
+    changes += [wire.number(wire.IFLA_MTU, mtu)] if link.mtu != mtu else []
     if changes:
         links.modify(session, links.change(*changes, index=link.ifindex))
+
+
+def _fitting(session: Session, step: EnsureOverlayBridge, link: Link) -> int:
+    """Return the MTU that every port takes: what a smaller one drops, nobody is told of."""
+    if link.mtu == step.mtu:
+        return step.mtu
+    ports = links.every(session, HOST, master=link.ifindex)
+    return min([step.mtu, *(port.mtu for port in ports if port.kind != "vxlan")])
 
 
 def _not_own(link: Link, step: EnsureOverlayBridge) -> str:
@@ -84,7 +93,10 @@ def bridge_differs(session: Session, step: EnsureOverlayBridge) -> str:
         return f"link {step.name} is missing in the host"
     faults = [
         f"bridge {step.name} has {what} {value}, not {wanted}"
-        for what, value, wanted in (("address", link.mac, step.mac), ("mtu", link.mtu, step.mtu))
+        for what, value, wanted in (
+            ("address", link.mac, step.mac),
+            ("mtu", link.mtu, _fitting(session, step, link)),
+        )
         if value != wanted
     ]
     return _not_own(link, step) or "; ".join(faults)

@@ -63,6 +63,7 @@ class Session:
         self._threads = 0
         self._sockets: dict[tuple[int, Place], Socket] = {}
         self._lock: int | None = None
+        self._alone = False
 
     def __enter__(self) -> Self:
         return self
@@ -153,11 +154,16 @@ class Session:
     @contextmanager
     def host_alone(self) -> Iterator[bool]:
         """Yield whether nobody else is in the middle of an ADD, and keep others out until the block ends."""
+        if self._alone:  # within such a block, whose end is the end of it
+            yield True
+            return
         held = self._lock
         fd = _open_lock() if held is None else held
         try:
-            yield _take_lock(fd, fcntl.LOCK_EX)
+            self._alone = _take_lock(fd, fcntl.LOCK_EX)
+            yield self._alone
         finally:
+            self._alone = False
             if held is None:
                 os.close(fd)
             else:

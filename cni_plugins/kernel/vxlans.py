@@ -89,6 +89,7 @@ def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
     found = settled(session, step.name)
     if found is None or not _faults(session, _own(step, found), lower, step):
         return found
+    _require_possible(session, step, found)
     with session.host_alone():
         found = settled(session, step.name)
         if found is not None and _faults(session, _own(step, found), lower, step):
@@ -96,6 +97,18 @@ def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
             found = None
     session.share_host()
     return found
+
+
+def _require_possible(session: Session, step: EnsureVxlan, found: Link) -> None:
+    """:raises NameTaken: when a link that works would go for one that the port, or the VNI there, refuses."""
+    from cni_plugins.kernel import underlay
+
+    if found.vxlan is None or found.vxlan.port == step.port:
+        return
+    if any((it.vni, it.port) == (step.vni, step.port) for _, it in _rivals(session, step)):
+        raise _vni_taken(session, step)
+    if underlay.port_taken(session, step.port):
+        raise NameTaken(f"UDP port {step.port} is in use by another socket", _asked(step))
 
 
 def _of_the_faster(session: Session, step: EnsureVxlan, lower: Link) -> Link:

@@ -121,9 +121,12 @@ def result(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> R
 
 
 def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: Facts) -> veth.Pair:
-    """In programmed stretched subnets peers know the MAC address before the container is there."""
+    """In stretched subnets a MAC address follows from an address of the network, as there is only one such.
+
+    Container ids are not that unique, and where nobody asks, peers know it before the container is there.
+    """
     mac = overlay.config.mac
-    if overlay.config.mode == "l2" and overlay.programmed and lease.ips:
+    if overlay.config.mode == "l2" and lease.ips and not mac:
         mac = ContainerMacs(overlay.vni).of(lease.ips[0].address.ip)
     return veth.identify(request, mac, site.inner_mtu, facts)
 
@@ -132,23 +135,39 @@ def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: 
 
 
 def _members(overlay: Overlay, site: Site, facts: Facts) -> Iterator[Step]:
-    """Yield rules before links, so that nothing passes by them; links before what refers to them."""
-    yield _rules(overlay, site)
+    """Yield rules before links, so that nothing passes by them; links before what refers to them.
+
+    Unless a link is to leave its UDP port: it must not do so without rules when the new one is taken.
+    """
+    moves = _moves(overlay, facts)
+    if not moves:
+        yield _rules(overlay, site)
     if overlay.vxlan:
         yield from _vxlan(overlay, site)
-    elif _has_tunnel(overlay, facts):
+    if moves:
+        yield _rules(overlay, site)
+    if _has_tunnel(overlay, facts):
         yield DelLink(HOST, vxlan_name(overlay.vni))
     yield from _bridge(overlay, site)
     if overlay.vxlan and overlay.config.mode == "l2":
         yield AttachVxlan(overlay.vxlan, overlay.bridge, overlay.programmed)
-    yield from _proxied(overlay)
+    gateways = (overlay.gateway(network) for network in own_networks(overlay, site))
+    yield from _proxied(overlay, tuple(gateway for gateway in gateways if gateway.version == IPV6))
     yield picture(overlay, site, facts.ways)
+
+
+def _moves(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link is there with another UDP port than it is to have."""
+    link = facts.host.get(overlay.vxlan)
+    return link is not None and link.vxlan not in ((0, 0), (overlay.vni, overlay.config.port))
 
 
 def _has_tunnel(overlay: Overlay, facts: Facts) -> bool:
     """Say whether the network's VXLAN link is there, from a time when it was needed."""
     name = vxlan_name(overlay.vni)
-    return any(link.name == name and is_of(link, overlay.network) for link in facts.addressed)
+    return not overlay.vxlan and any(
+        link.name == name and is_of(link, overlay.network) for link in facts.addressed
+    )
 
 
 def _rules(overlay: Overlay, site: Site) -> EnsureOverlayRules:
@@ -270,10 +289,10 @@ def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
         yield phrases.route(link, route, lease.ips)
 
 
-def _proxied(overlay: Overlay, addresses: tuple[IPAddress, ...] = ()) -> Iterator[Step]:
+def _proxied(overlay: Overlay, addresses: tuple[IPAddress, ...]) -> Iterator[Step]:
     """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for.
 
-    Without any, those that are known already are meant, which a VXLAN link that was made anew has not.
+    Those that are known already are meant, too: a VXLAN link that was made anew has none.
     """
     has_v6 = any(network.version == IPV6 for network in overlay.config.within)
     if has_v6 and overlay.config.mode == "l3" and not overlay.programmed:

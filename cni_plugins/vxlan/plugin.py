@@ -19,15 +19,16 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
     if request.command == "DEL" or overlay is None:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     asked = asks_of_site(overlay)
+    own = tuple(filter(None, (overlay.vxlan, overlay.bridge)))
     if request.command == "STATUS":
         return asked._replace(
-            host=(overlay.vxlan, overlay.bridge) if overlay.vxlan else (overlay.bridge,),
+            host=own,
             kinds=("vxlan",),
             makes=("vxlan",) if overlay.vxlan else (),
             udp_port=overlay.config.port if overlay.vxlan else 0,
             nf_tables=True,
         )
-    host = (request.attachment.host_end,) if request.command == "ADD" else ()
+    host = (request.attachment.host_end, *own) if request.command == "ADD" else ()
     return asked._replace(host=host, sandbox=(request.ifname,))
 
 

@@ -9,11 +9,11 @@ from ipaddress import ip_address
 from itertools import pairwise
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from cni_plugins.contract.keys import Mac, Network
+from cni_plugins.contract.keys import Mac
 from cni_plugins.contract.model import Address, ClosedModel, empty
-from cni_plugins.spec.fields import IPAddress, IPNetwork, shown
+from cni_plugins.spec.fields import IPAddress, IPNetwork, parse_cidr, shown
 from cni_plugins.vxlan.identity import vtep_mac
 
 MOST_PEERS = 10_000
@@ -48,6 +48,14 @@ def one_or_more(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
+def _whole_network(value: object) -> IPNetwork:
+    interface = parse_cidr(value)
+    if interface.ip != interface.network.network_address:
+        raise ValueError(f"{shown(value)} is an address; the network is {interface.network}")
+    return interface.network
+
+
+Network = Annotated[IPNetwork, PlainValidator(_whole_network)]
 Networks = Annotated[list[Network], BeforeValidator(one_or_more)]
 
 
@@ -75,6 +83,10 @@ class RecordModel(ClosedModel):
         vtep = self.vtep
         if vtep.is_multicast or vtep.is_unspecified or vtep.is_loopback or vtep == _BROADCAST:
             raise ValueError(f"vtep {self.vtep} is no address of a host")
+        if vtep.is_link_local:
+            raise ValueError(f"vtep {self.vtep} is known on its own link only")
+        if not self.node.isprintable():
+            raise ValueError(f"node {shown(self.node)} has characters that cannot be printed")
         return self
 
     def record(self) -> Record:

@@ -121,7 +121,7 @@ def _require_safe(status: os.stat_result, path: str) -> None:
 
 def _decoded(content: bytes, path: str) -> Any:  # noqa: ANN401 (JSON is anything)
     try:
-        return json.loads(content)
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as err:
         raise InvalidNetworkConfig(
             f"invalid peers file: {str(err) or 'nested too deeply'}", f"peersFile is {path}"

@@ -258,7 +258,7 @@ def _voice(bed: Bed, name: str) -> Iterator[Voice]:
         def opened(family: int, kind: int, protocol: int = 0) -> socket.socket:
             return stack.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol))
 
-        with _inside(bed.host.path(f"/run/netns/{netns(name)}")):
+        with inside(bed.host.path(f"/run/netns/{netns(name)}")):
             nic = socket.if_nametoindex(NIC)
             raw = [(socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6)]
             ping4, ping6 = (opened(family, socket.SOCK_RAW, protocol) for family, protocol in raw)
@@ -279,7 +279,7 @@ def _voice(bed: Bed, name: str) -> Iterator[Voice]:
 
 
 @contextmanager
-def _inside(netns_path: Path) -> Iterator[None]:
+def inside(netns_path: Path) -> Iterator[None]:
     """This thread in another network namespace; sockets made there stay there."""
     with netns_path.open() as there, Path("/proc/thread-self/ns/net").open() as here:
         _enter(there.fileno())

@@ -797,3 +797,44 @@ def test_the_facts_of_vxlan_links(underlay: Underlay) -> None:
     assert {link.name: link.vxlan for link in facts.of_kinds} == {"vx1": (4200001, 4789), "elses": (7, 8472)}
     assert (facts.host["vx1"].vxlan, facts.host["eth0"].vxlan) == ((4200001, 4789), (0, 0))
     assert facts.cannot_make == ()
+
+
+# ------------------------------------------------------------------------------------------ what is in use
+
+
+def test_a_link_stays_where_it_is_when_the_port_it_is_to_have_is_taken(underlay: Underlay) -> None:
+    ensure(underlay)
+    index = underlay.index("vx1")
+    with underlay.bed.inside():
+        holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        holder.bind(("", 4790))
+    with holder:
+        fault = refused(underlay, VXLAN._replace(port=4790))
+    assert "UDP port 4790 is in use by another socket" in fault.msg
+    assert (underlay.index("vx1"), underlay.vxlan("vx1")["port"]) == (index, 4789)
+
+
+def test_a_bridge_takes_no_larger_packets_than_its_containers(underlay: Underlay) -> None:
+    """A bridge drops what is too large for a port, and tells nobody."""
+    with underlay.session() as session:
+        overlays.ensure_bridge(session, BRIDGE)
+    underlay.host.run("ip", "link", "add", "veth1", "mtu", "1400", "master", "vxbr1", "type", "veth")
+    for mtu in (1450, 1440):
+        wider = BRIDGE._replace(mtu=mtu)
+        with underlay.session() as session:
+            overlays.ensure_bridge(session, wider)
+            assert overlays.bridge_differs(session, wider) == ""
+        link = underlay.host.link("vxbr1")
+        assert link is not None
+        assert link["mtu"] == (1450 if mtu == 1450 else 1400)
+    underlay.host.run("ip", "link", "del", "veth1")
+    with underlay.session() as session:
+        assert "mtu 1400, not 1440" in overlays.bridge_differs(session, BRIDGE._replace(mtu=1440))
+
+
+def test_being_alone_ends_with_the_outermost_block(underlay: Underlay) -> None:
+    with underlay.session() as session, underlay.session() as other, session.host_alone() as alone:
+        with session.host_alone() as still:
+            assert (alone, still) == (True, True)
+        with other.host_alone() as meanwhile:
+            assert not meanwhile

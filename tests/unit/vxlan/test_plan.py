@@ -264,7 +264,7 @@ def test_hosts_that_are_asked_answer_for_their_containers() -> None:
     assert settings["ipv4", "conf", "vx25", "proxy_arp"] == "1"
     assert settings["ipv6", "conf", "vx25", "proxy_ndp"] == "1"
     assert of(plan, EnsureProxied) == [
-        EnsureProxied("vx25", (), "vxbr25"),
+        EnsureProxied("vx25", (ip_address("fd00:1::1"),), "vxbr25"),
         EnsureProxied("vx25", (ip_address("fd00:1::2"),), "vxbr25"),
     ]
     assert not of(planned(BOTH, **DUAL), EnsureProxied)

@@ -32,7 +32,7 @@ def test_the_registry_knows_it() -> None:
 
 def test_add_asks_for_its_names_and_its_place() -> None:
     host_end = request().attachment.host_end
-    assert asked("ADD") == Asks(host=(host_end,), sandbox=("eth0",), addressed=True)
+    assert asked("ADD") == Asks(host=(host_end, "vx25", "vxbr25"), sandbox=("eth0",), addressed=True)
     assert asked("CHECK") == Asks(sandbox=("eth0",), addressed=True)
 
 

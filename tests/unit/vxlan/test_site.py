@@ -75,7 +75,7 @@ def test_where_several_would_do_the_config_says_which(keys: dict[str, Any], chos
         (
             [link("eth0", "169.254.1.1/16")],
             {"peers": ["169.254.1.1"], "backend": {"subnet": "10.244.1.0/24"}},
-            "no underlay",
+            "vtep 169.254.1.1 is known on its own link only",
         ),
         ([link("vxbr1", "10.99.0.1/24", alias=OURS)], {}, "no underlay"),
     ],
