@@ -29,7 +29,7 @@ check: $(VENV)/.stamp ## lint, types, import contract
 
 test: $(VENV)/.stamp ## unit and integration tests
 	$(BIN)/python -m pytest -q -n auto tests/unit
-	$(ASROOT) $(BIN)/python -m pytest -q tests/integration
+	$(ASROOT) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration
 
 $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 	$(BIN)/python packaging/freeze.py

@@ -42,7 +42,7 @@ def sync(
     found = _found(conf_dir, conf, networks)
     outcomes = _each(found, lambda one: page.Outcome(one, upkeep.sync(one.network, one.conf, create=create)))
     _show(document.sync(outcomes) if as_json else page.sync_lines(outcomes))
-    _fail([*found.faults, *page.faults(outcomes)])
+    _fail([*found.faults, *page.faults(outcomes), *page.remains(outcomes)])
 
 
 @app.command()

@@ -62,6 +62,13 @@ def drifts(outcomes: Iterable[Outcome]) -> Iterator[str]:
             )
 
 
+def remains(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Yield what sync could not repair, as it is not of its making."""
+    for outcome in outcomes:
+        if outcome.seen is not None and outcome.seen.state == State.DRIFTED:
+            yield f"network {outcome.of.network}: {'; '.join(outcome.seen.differences)}"
+
+
 def silences(outcomes: Iterable[Outcome]) -> Iterator[str]:
     for outcome in outcomes:
         silent = [probe.peer for probe in outcome.probes if probe.rtt is None and probe.inside is None]

@@ -22,8 +22,8 @@ from cni_plugins.vxlan import site as sites
 from cni_plugins.vxlan.addressing import node_address
 from cni_plugins.vxlan.config import Overlay, parse
 from cni_plugins.vxlan.identity import vxlan_name
+from cni_plugins.vxlan.membership import membership, require_no_clash
 from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.plan import membership, require_no_clash
 from cni_plugins.vxlan.plugin import asks_of_site
 from cni_plugins.vxlan.records import Record
 from cni_plugins.vxlan.site import OVERHEAD, Site
@@ -100,6 +100,9 @@ def sync(network: str, conf: Conf, *, create: bool = False) -> View:
             return seen
         require_no_clash(overlay, facts)
         apply.apply(session, _plan(overlay, facts))
+        rest = _differences(session, overlay, facts)
+        if rest:  # what others have put in the way, which is theirs
+            return seen._replace(state=State.DRIFTED, differences=rest)
         return seen._replace(state=State.CREATED if seen.state == State.IDLE else State.REPAIRED)
 
 
@@ -171,12 +174,17 @@ def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
         return seen._replace(state=State.DRIFTED, differences=former)
     if overlay.bridge not in facts.host and not any(_stray_ends(overlay, facts)):
         return seen
-    found = apply.compare(session, _plan(overlay, facts))
+    found = _differences(session, overlay, facts)
     return seen._replace(
         state=State.DRIFTED if found else State.IN_SYNC,
-        differences=tuple(dict.fromkeys(phrase for text in found for phrase in text.split("; "))),
+        differences=found,
         routes=_routes(session, overlay.network),
     )
+
+
+def _differences(session: Session, overlay: Overlay, facts: Facts) -> tuple[str, ...]:
+    found = apply.compare(session, _plan(overlay, facts))
+    return tuple(dict.fromkeys(phrase for text in found for phrase in text.split("; ")))
 
 
 def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:

@@ -179,6 +179,11 @@ def source_within(network: IPv4Network | IPv6Network) -> bytes:
     return is_family(network.version) + _against(_CMP_EQ, Layout.SOURCE, network)
 
 
+def source_outside(network: IPv4Network | IPv6Network) -> bytes:
+    """Match packets from elsewhere (`ip saddr != network`)."""
+    return _against(_CMP_NEQ, Layout.SOURCE, network)
+
+
 def destination_within(network: IPv4Network | IPv6Network) -> bytes:
     """Match packets bound for there (`ip daddr network`)."""
     return is_family(network.version) + _against(_CMP_EQ, Layout.DESTINATION, network)
@@ -214,6 +219,11 @@ def masquerade(*, random_fully: bool, ports: tuple[int, int] | None = None) -> b
 def enters_by(set_name: str, *, inverted: bool = False) -> bytes:
     """Match what enters by a link in a set, or by any other (`iifname @set`, `iifname != @set`)."""
     return _meta(_META_IIFNAME) + _lookup(set_name, inverted=inverted)
+
+
+def enters_by_link(name: str) -> bytes:
+    """Match packets that enter by one link (`iifname name`)."""
+    return _meta(_META_IIFNAME) + _compare(_CMP_EQ, name.encode().ljust(IFNAME_LENGTH, b"\0"))
 
 
 def leaves_by(set_name: str, *, inverted: bool = False) -> bytes:

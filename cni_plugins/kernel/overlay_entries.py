@@ -3,12 +3,12 @@
 Nothing is remembered between two calls, and nothing waits for a peer. Who the peers are is decided elsewhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from cni_plugins.kernel import links
+from cni_plugins.kernel import links, underlay
 from cni_plugins.kernel import overlay_routes as ways
 from cni_plugins.kernel import overlay_tables as tables
 from cni_plugins.kernel import rtnl_wire as wire
@@ -20,6 +20,7 @@ from cni_plugins.kernel.session import Session
 from cni_plugins.spec.fields import IPAddress, IPNetwork
 from cni_plugins.steps.overlays import DelProxied, EnsurePeers, EnsureProxied, PeerRoute
 from cni_plugins.steps.places import HOST
+from cni_plugins.steps.plan import ABSENT, UNCHANGED
 
 _SHOWN = 20  # differences in one finding
 
@@ -69,8 +70,20 @@ def differs(session: Session, step: EnsurePeers) -> str:
         return "; ".join(f"link {name} is missing in the host" for name in absent)
     entries, routes = _differences(session, step)
     phrases = [*(phrase for item in entries for phrase in item.phrases()), *routes.phrases()]
+    phrases = phrases or list(_overtaken(session, step))
     more = [f"and {len(phrases) - _SHOWN} more"] if len(phrases) > _SHOWN else []
     return "; ".join(phrases[:_SHOWN] + more)
+
+
+def _overtaken(session: Session, step: EnsurePeers) -> Iterator[str]:
+    """Yield the routes that are there, but are not taken, as another's comes first."""
+    probes = {route.dst.network_address + 1: route for route in step.routes if route.via is not None}
+    taken = underlay.ways(session, tuple(probes))
+    for address, route in probes.items():
+        way = taken.get(address)
+        if way is None or (way.link, way.gateway) != (route.link, route.via):
+            fate = f"leave by {way.link}" if way else "are dropped"
+            yield f"packets to {route.dst} {fate}, not {route.link}: another route comes first"
 
 
 def _link_names(step: EnsurePeers) -> set[str]:
@@ -170,11 +183,14 @@ def _with_mtu(found: Way, mtu: int, version: int, of_link: int) -> Way:
 # ------------------------------------------------------------------------------------ answers for others
 
 
-def ensure_proxied(session: Session, step: EnsureProxied) -> None:
-    wanted = {address.packed for address in step.addresses} | _kept(session, step)
+def ensure_proxied(session: Session, step: EnsureProxied) -> str:
+    """Answer for the addresses; say UNCHANGED where all of them were known before, as another's may be."""
+    asked, kept = {address.packed for address in step.addresses}, _kept(session, step)
+    wanted = asked | kept
     for name in filter(None, (step.link, step.kept_at)):
         index = links.get(session, HOST, name).ifindex
         set_all(session, _proxies(wire.RTM_NEWNEIGH, name, index, wanted))
+    return UNCHANGED if asked <= kept else ABSENT
 
 
 def del_proxied(session: Session, step: DelProxied) -> None:

@@ -5,6 +5,9 @@ shared between them but the set of all their links. All rules drop or leave untr
 matter. Who may send what to whom beyond that is not decided here.
 """
 
+from collections.abc import Mapping
+from ipaddress import ip_network
+
 from cni_plugins.kernel import nft_look as look
 from cni_plugins.kernel import nft_whole
 from cni_plugins.kernel import nft_wire as wire
@@ -25,6 +28,10 @@ _LINKS = f"{OF_NETWORKS}links"
 _ALL_LINKS = Set(
     _LINKS, wire.IFNAME, wire.IFNAME_LENGTH, "bridges and VXLAN links of overlays", host_order=True
 )
+_WITHOUT_SOURCE: Mapping[int, tuple[IPNetwork, ...]] = {
+    4: (ip_network("0.0.0.0/32"),),
+    6: (ip_network("::/128"), ip_network("fe80::/10")),
+}
 
 
 def ensure(session: Session, step: EnsureOverlayRules) -> None:
@@ -50,8 +57,8 @@ def _whole(step: EnsureOverlayRules) -> Whole:
     own = _ALL_LINKS._replace(name=f"{_LINKS}_{tag}", comment=label)
     holdings = [Holding(_ALL_LINKS, links, "link", shared=True), Holding(own, links, "own link")]
     rules = _between_overlays(step, own.name)
-    if step.vxlan:
-        rules += _of_the_port(step.port)
+    rules += _of_the_port(step.port)
+    rules += [_from_inside(step.bridge, network) for network in step.inside]
     if step.vxlan and step.sources is not None:
         vteps = f"{OF_NETWORKS}vteps{step.version}_{tag}"
         item = Set(vteps, wire.Layout.TYPE[step.version], wire.Layout.LENGTH[step.version], label)
@@ -73,6 +80,19 @@ def _of_the_port(port: int) -> list[PlacedRule]:
         PlacedRule(_RAW, f"no tracking of UDP to port {port}", no_track),
         PlacedRule(_RAW_OUT, f"no tracking of UDP to port {port}", no_track),
     ]
+
+
+def _from_inside(bridge: str, network: IPNetwork) -> PlacedRule:
+    """What has no source yet (DHCP, duplicate address detection), or one of its link, is none of ours."""
+    spared = _WITHOUT_SOURCE[network.version]
+    return PlacedRule(
+        _RAW,
+        f"containers send from {network} only",
+        wire.enters_by_link(bridge)
+        + wire.is_family(network.version)
+        + b"".join(wire.source_outside(item) for item in (network, *spared))
+        + wire.drop(),
+    )
 
 
 def _from_known(step: EnsureOverlayRules, vteps: str) -> PlacedRule:

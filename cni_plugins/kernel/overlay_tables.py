@@ -19,7 +19,8 @@ from cni_plugins.steps.places import HOST
 
 # linux/neighbour.h
 _NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
-_NTF_SELF, _NTF_MASTER, NTF_PROXY, _NTF_EXT_LEARNED = 0x02, 0x04, 0x08, 0x10
+_NTF_SELF, _NTF_MASTER, NTF_PROXY, _NTF_EXT_LEARNED, _NTF_STICKY = 0x02, 0x04, 0x08, 0x10, 0x40
+_MOVABLE = b"movable"  # a container that sends from the address of another host's would get its packets
 _AF_BRIDGE = 7
 _FLOOD = bytes(6)
 _SET = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
@@ -95,7 +96,7 @@ def forwarding(session: Session, link: Link) -> tuple[Table[bytes], Table[bytes]
             if state & (_NUD_PERMANENT | _NUD_NOARP):
                 _add_own(own, answer.data, group)
         elif state & _NUD_NOARP:  # a port's own address is permanent instead
-            _add_behind(behind, answer.data)
+            _add_behind(behind, answer.data, is_sticky=bool(flags & _NTF_STICKY))
     return own, behind
 
 
@@ -112,9 +113,10 @@ def _add_own(table: Table[bytes], data: bytes, group: bytes | None) -> None:
         table.present[key] = found
 
 
-def _add_behind(table: Table[bytes], data: bytes) -> None:
+def _add_behind(table: Table[bytes], data: bytes, *, is_sticky: bool) -> None:
     attrs = dict(attributes(data, wire.BODY + wire.NDMSG.size))
-    table.present[attrs[wire.NDA_LLADDR] + _particular(attrs)] = Found(b"", data)
+    found = Found(b"" if is_sticky else _MOVABLE, data)
+    table.present[attrs[wire.NDA_LLADDR] + _particular(attrs)] = found
 
 
 def _particular(attrs: dict[int, bytes]) -> bytes:
@@ -156,10 +158,10 @@ def _behind_table(link: Link) -> Table[bytes]:
         return f"bridge's entry {key[:6].hex(':')} behind {link.name}"
 
     def put(key: bytes, _value: bytes) -> bytearray:
-        body = (_AF_BRIDGE, link.ifindex, _NUD_NOARP, _NTF_MASTER, 0, 10, wire.NDA_LLADDR, key)
+        body = (_AF_BRIDGE, link.ifindex, _NUD_NOARP, _NTF_MASTER | _NTF_STICKY, 0, 10, wire.NDA_LLADDR, key)
         return bytearray(_ENTRY.pack(40, wire.RTM_NEWNEIGH, _SET, 0, 0, *body))
 
-    return Table({}, [], named, lambda *_: "", put, lambda data: _removal(data, _NTF_MASTER))
+    return Table({}, [], named, lambda *_: "can be moved", put, lambda data: _removal(data, _NTF_MASTER))
 
 
 def _removal(data: bytes, flags: int) -> bytearray:

@@ -13,7 +13,7 @@ from cni_plugins.steps.overlays import (
     EnsureVxlan,
     OverlayStep,
 )
-from cni_plugins.steps.plan import ABSENT, UNCHANGED
+from cni_plugins.steps.plan import UNCHANGED
 
 
 def carry_out(session: Session, step: OverlayStep) -> str:  # noqa: C901 (one arm per word)
@@ -30,8 +30,7 @@ def carry_out(session: Session, step: OverlayStep) -> str:  # noqa: C901 (one ar
         case EnsureOverlayRules():
             overlay_rules.ensure(session, step)
         case EnsureProxied():
-            overlay_entries.ensure_proxied(session, step)
-            return ABSENT
+            return overlay_entries.ensure_proxied(session, step)
         case DelProxied():
             overlay_entries.del_proxied(session, step)
         case DelIdleOverlay():

@@ -126,6 +126,7 @@ class EnsureOverlayRules(NamedTuple):
     :param vxlan: the network's VXLAN link, empty where nothing is encapsulated.
     :param sources: the VTEPs that may send; None: any.
     :param in_clear: networks whose packets may arrive without encapsulation.
+    :param inside: of each family, where all that a container sends is from; none: from anywhere.
     """
 
     network: str
@@ -136,6 +137,7 @@ class EnsureOverlayRules(NamedTuple):
     vxlan: str
     sources: tuple[IPAddress, ...] | None
     in_clear: tuple[IPNetwork, ...] = ()
+    inside: tuple[IPNetwork, ...] = ()
 
 
 class DelIdleOverlay(NamedTuple):

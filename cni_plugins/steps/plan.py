@@ -117,8 +117,7 @@ def may_be_half_done(step: Step) -> bool:
         | EnsureSourceGuard
         | EnsureHostRoutes
         | EnsureOverlayRules
-        | EnsurePeers
-        | EnsureProxied,
+        | EnsurePeers,
     )
 
 

@@ -44,11 +44,15 @@ def ipam_request(request: Request, overlay: Overlay | None, site: Site | None) -
         if not ipam["ranges"]:
             raise InvalidNetworkConfig(
                 "this host has no addresses to give out",
-                f"peer {site.own.node} has no block, ipam has no ranges",
+                f"ipam has no ranges, peer {site.own.node} no room in blocks ({_listed(site.own.blocks)})",
             )
     rest = {key: value for key, value in request.conf.items() if key.lower() != "ipam"}
     conf = {**rest, "ipam": ipam}
     return request._replace(conf=conf, stdin=json.dumps(conf).encode())
+
+
+def _listed(networks: tuple[IPNetwork, ...]) -> str:
+    return ", ".join(map(str, networks)) or "none"
 
 
 def _ranges(overlay: Overlay, site: Site) -> Iterator[list[dict[str, Any]]]:
@@ -149,6 +153,12 @@ def _with_gateway(overlay: Overlay, site: Site, ip: IPConfig) -> IPConfig:
         raise InvalidNetworkConfig(f"address {ip.address.ip} is the host's own", f"in network {network}")
     if network.version == _IPV4 and ip.address.ip == network.broadcast_address:
         raise InvalidNetworkConfig(f"address {ip.address.ip} is nobody's", f"in network {network}")
+    # host-local makes one up for ranges that name none.
+    if overlay.config.ipam.type not in ("", IPAM) and ip.gateway not in (None, gateway):
+        raise InvalidNetworkConfig(
+            f"gateway {ip.gateway} of address {ip.address.ip} is not the overlay's, {gateway}",
+            f"the IPAM plugin names it, and the host bears {gateway} in {network}",
+        )
     return ip._replace(gateway=gateway, address=ip_interface(f"{ip.address.ip}/{network.prefixlen}"))
 
 

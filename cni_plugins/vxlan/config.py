@@ -1,12 +1,14 @@
 """The vxlan plugin's config: the network's keys, checked for themselves and against the peers' records."""
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from cni_plugins.contract.keys import (
     AUTO,
+    IPV4,
     NO_MASQUERADE,
     Args,
     Ipam,
@@ -107,6 +109,9 @@ class VxlanConfig(ConfigModel):
         for key in foreign:
             if key in given:
                 raise ValueError(f"{key} is of the other mode, and mode is {self.mode}")
+        odd = next((net for net in self.within if any(map(net.overlaps, _FOR_NO_HOST[net.version]))), None)
+        if odd is not None:
+            raise ValueError(f"{needed} {odd} has addresses that no host can have")
         families = [network.version for network in self.within]
         if len(families) > len(set(families)):
             raise ValueError(f"{needed} has more than one network of a family")
@@ -144,6 +149,11 @@ def _distance(address: IPAddress, network: IPNetwork) -> int:
     return int(address) - int(network.network_address)
 
 
+# RFC 1122, 3.2.1.3; RFC 4291, 2.4
+_FOR_NO_HOST: Mapping[int, tuple[IPNetwork, ...]] = {
+    4: tuple(map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4"))),
+    6: tuple(map(ip_network, ("::/127", "fe80::/10", "ff00::/8"))),
+}
 _NEEDED: Mapping[str, str] = {"l3": "network", "l2": "subnet"}
 _FOREIGN: Mapping[str, tuple[str, ...]] = {
     "l3": ("subnet", "blockLen", "gateway", "bum"),
@@ -253,6 +263,8 @@ def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
     for part in parts_of_all(overlay):
         if part.num_addresses > _LARGEST_BLOCK:
             yield f"block {part} has more than {_LARGEST_BLOCK} addresses"
+    if len({int(part.network_address) >> 32 for part in parts_of_all(overlay) if part.version != IPV4}) > 1:
+        yield "IPv6 blocks of more than one /96: their addresses would share MAC addresses"
     if sum(part.num_addresses for part in parts_of_all(overlay)) > _MOST_ADDRESSES:
         yield f"the blocks have more than {_MOST_ADDRESSES} addresses together"
 

@@ -48,7 +48,7 @@ def _routed(overlay: Overlay, site: Site, ways: Mapping[IPAddress, Way]) -> Ensu
         fdb=tuple(dict.fromkeys((mac, vtep) for _, mac, vtep in tunnelled)),
         at=overlay.vxlan,
         neighbours=tuple((address, mac) for address, mac, _ in tunnelled),
-        routes=(*(hop.route for hop in hops), *_dead_ends(site)),
+        routes=(*(hop.route for hop in hops), *_dead_ends(overlay, site, hops)),
     )
 
 
@@ -97,14 +97,17 @@ def _asking(overlay: Overlay, site: Site) -> EnsurePeers:
         at=overlay.vxlan,
         routes=(
             *(PeerRoute(network, overlay.vxlan, mtu=site.inner_mtu) for network in overlay.config.within),
-            *_dead_ends(site),
+            *map(PeerRoute, site.own.subnets),
         ),
     )
 
 
-def _dead_ends(site: Site) -> Iterator[PeerRoute]:
-    """Yield what keeps packets to unused addresses of our own from leaving by the default route."""
-    return map(PeerRoute, site.own.subnets)
+def _dead_ends(overlay: Overlay, site: Site, hops: list[_Hop]) -> Iterator[PeerRoute]:
+    """Yield what keeps packets to addresses that no host has from leaving by the default route, in clear."""
+    taken = {hop.route.dst for hop in hops}
+    for network in dict.fromkeys((*site.own.subnets, *overlay.config.within)):
+        if network not in taken:
+            yield PeerRoute(network)
 
 
 # ---------------------------------------------------------------------------------------------- l2

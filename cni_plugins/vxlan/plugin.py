@@ -8,8 +8,9 @@ from cni_plugins.spec.fields import IPAddress
 from cni_plugins.spec.request import Request
 from cni_plugins.vxlan import addressing, site
 from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.membership import require_no_clash
 from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.plan import add, admit, collect, delete, require_no_clash, result
+from cni_plugins.vxlan.plan import add, admit, collect, delete, result
 
 
 def asks(request: Request, overlay: Overlay | None) -> Asks:

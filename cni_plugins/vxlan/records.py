@@ -18,7 +18,7 @@ from cni_plugins.vxlan.identity import vtep_mac
 
 MOST_PEERS = 10_000
 _SMALLEST_MTU, _LARGEST_MTU = 576, 65535  # RFC 791, 3.2: what every host takes
-_LONGEST_NAME = 253  # RFC 1035, 2.3.4
+LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _BROADCAST = ip_address("255.255.255.255")
 
 
@@ -63,7 +63,7 @@ class RecordModel(ClosedModel):
     """A record as JSON: an object, or only the VTEP's address."""
 
     v: int = 1
-    node: str = Field(default="", max_length=_LONGEST_NAME)
+    node: str = Field(default="", max_length=LONGEST_NAME)
     vtep: Address
     port: int = 0
     mac: Mac = ""
@@ -154,8 +154,9 @@ def _faults_of(record: Record, extent: Extent) -> Iterator[str]:
     for part in extent.parts(record):
         yield from _faults_of_part(record.node, part, extent)
     families = [part.version for part in record.subnets]
-    if len(families) > len(set(families)):
-        yield f"peer {record.node}: more than one IPv{max(families, key=families.count)} subnet"
+    twice = next((version for version in (4, 6) if families.count(version) > 1), 0)
+    if twice:
+        yield f"peer {record.node}: more than one IPv{twice} subnet"
     for network in extent.within:
         if record.vtep.version == network.version and record.vtep in network:
             yield f"peer {record.node}: vtep {record.vtep} is an address of the overlay itself ({network})"

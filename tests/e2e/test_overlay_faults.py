@@ -167,6 +167,7 @@ OF_L3: dict[str, tuple[str, tuple[str, ...]]] = {
     "route deleted": (f"ip route del {PEER_ROUTE}", (PEER_ROUTE,)),
     "route changed": (ELSEWHERE, (PEER_ROUTE,)),
     "IPv6 route deleted": ("ip -6 route del fd44:0:0:2::/64", ("fd44:0:0:2::/64",)),
+    "dead end deleted": ("ip route del blackhole 10.44.0.0/16", ("10.44.0.0/16",)),
     "blackhole deleted": ("ip route del blackhole 10.44.1.0/24", ("10.44.1.0/24",)),
     "address of the VXLAN link gone": ("ip addr del 10.44.1.0/32 dev {vx}", ("10.44.1.0",)),
     "stale route of ours": (
@@ -182,6 +183,10 @@ OF_L2: dict[str, tuple[str, tuple[str, ...]]] = {
     "FDB entry changed": ("bridge fdb replace {mac} dev {vx} dst {other} self permanent", ("{mac}",)),
     "bridge's FDB entry deleted": ("bridge fdb del {mac} dev {vx} master", ("{mac}",)),
     "bridge's FDB entry at another port": ("bridge fdb replace {mac} dev {port} master static", ("{mac}",)),
+    "bridge's FDB entry that can be moved": (
+        "bridge fdb replace {mac} dev {vx} master static",
+        ("{mac} behind {vx} can be moved",),
+    ),
     "neighbour deleted": ("ip neigh del {peer} dev {br}", ("{peer}",)),
     "IPv6 neighbour deleted": ("ip neigh del {peer6} dev {br}", ("{peer6}",)),
     "neighbour changed": (
@@ -279,6 +284,23 @@ def test_check_names_a_container_that_is_no_port_of_the_bridge(running: Up) -> N
         assert bridge in said
     finally:
         host.run("ip", "link", "set", port, "master", bridge)
+    running.damaged.check().ok()
+
+
+@pytest.mark.parametrize("running", ["l3"], indirect=True, scope="module")
+def test_check_names_a_route_that_is_not_taken(running: Up) -> None:
+    """Until whoever made the other takes it away: the next ADD must not."""
+    host, other = running.damaged.node.host, (PEER_ROUTE, "via", "10.99.0.254", "metric", "5")
+    host.run("ip", "route", "add", *other)
+    try:
+        running.add_another()
+        found = running.damaged.check()
+        assert found.document["code"] == DRIFTED, found
+        vxlan = running.words["vx"]
+        told = f"packets to {PEER_ROUTE} leave by uplink, not {vxlan}: another route comes first"
+        assert told in told_by(found)
+    finally:
+        host.run("ip", "route", "del", *other)
     running.damaged.check().ok()
 
 

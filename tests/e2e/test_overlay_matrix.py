@@ -21,11 +21,12 @@ from tests.e2e.lab.overlay import (
     detach,
     left,
     overlay_addresses,
+    overlay_link,
     raise_bed,
     tables,
     unreached,
 )
-from tests.e2e.lab.overlay_wire import Frame, heard, seen_from, smuggled
+from tests.e2e.lab.overlay_wire import Frame, heard, overheard, said, seen_from, shout, smuggled
 from tests.e2e.lab.state import State, differences, settled
 
 pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "sysctl")
@@ -155,6 +156,46 @@ def test_a_container_cannot_make_packets_of_the_overlay(bed: Bed, shape: str) ->
         vtep, vni = victim.node.vteps[4], vni_of(victim.node)
         assert smuggled(one.node.file(""), victim.netns, vtep, vni, MAC_OF_SECOND, victim.addresses[0])
         assert not smuggled(one.netns, victim.netns, vtep, vni, MAC_OF_SECOND, victim.addresses[0])
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("sticky", [True, False], ids=["as it is", "if it could"])
+def test_a_container_takes_over_no_address_of_another_host(bed: Bed, sticky: bool) -> None:
+    """Whose packets it would get if the bridge believed a frame that it sends."""
+    with attached(bed, Net("l2"), PLACES) as containers:
+        one, forger, victim, _ = containers
+        macs = [victim.result["interfaces"][number]["mac"] for number in (0, 2)]  # its bridge, and itself
+        assert one.unreached(victim.addresses) == []
+        for mac in macs if not sticky else ():
+            vxlan = overlay_link(forger.node, "vxlan")
+            forger.node.host.run("bridge", "fdb", "replace", mac, "dev", vxlan, "master", "static")
+        with overheard(forger.netns, macs) as count:
+            for mac in macs:
+                shout(forger.netns, "eth0", mac)
+            assert (one.unreached(victim.addresses, 1) == []) is sticky
+            assert (count() == 0) is sticky
+            if sticky:
+                assert containers_unreached(containers) == []
+                assert hosts_unreached(bed, containers) == []
+                assert count() == 0
+                forger.check().ok()
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("restricted", [True, False], ids=["restricted", "open"])
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_a_container_speaks_for_nobody_else(bed: Bed, family: int, restricted: bool) -> None:
+    """Not for a container of another host, nor for the outside."""
+    net = Net("l3", more={} if restricted else {"restrictSources": False})
+    with attached(bed, net, PLACES) as containers:
+        one, _, victim, other = containers
+        target, theirs = victim.addresses[family], other.addresses[family]
+        strange = ("198.51.100.9", "2001:db8::9")[family]
+        assert said(one.netns, one.addresses[family], victim.netns, target)
+        assert said(other.netns, theirs, victim.netns, target)
+        for address in (theirs, strange):
+            one.run("ip", "addr", "add", address, "dev", "lo")
+            assert said(one.netns, address, victim.netns, target) is not restricted
 
 
 VTEP_MAC, MAC_OF_SECOND = "02:fe:0a:63:00:01", "02:fe:0a:63:00:02"

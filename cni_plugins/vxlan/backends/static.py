@@ -16,7 +16,7 @@ from cni_plugins.contract.model import ClosedModel, ConfigModel, empty, load
 from cni_plugins.errors import InvalidNetworkConfig, IoFailed
 from cni_plugins.vxlan.backends.parts import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
-from cni_plugins.vxlan.records import Extent, Networks, RecordList, RecordModel, faults
+from cni_plugins.vxlan.records import LONGEST_NAME, Extent, Networks, RecordList, RecordModel, faults
 
 _LARGEST_FILE = 4 << 20  # bytes; ten thousand records have two million
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -31,7 +31,7 @@ class StaticBackend(ClosedModel):
     """`self` is the name of this host's record, by default the one whose VTEP is an address of this host."""
 
     type: Literal["static"]
-    own: str = Field(default="", alias="self")
+    own: str = Field(default="", alias="self", max_length=LONGEST_NAME)
     peers: RecordList | None = None
     peers_file: str = ""
     subnet: Networks = Field(default_factory=empty)

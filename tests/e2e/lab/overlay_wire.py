@@ -192,6 +192,54 @@ def _drain(listener: socket.socket, arrived: list[int]) -> None:
             return
 
 
+def said(netns: str, source: str, there: str, address: str) -> bool:
+    """Whether a datagram from SOURCE, made in NETNS, arrives at ADDRESS in THERE."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with inside(Path(there)):
+        ear = socket.socket(family, socket.SOCK_DGRAM)
+    with inside(Path(netns)):
+        mouth = socket.socket(family, socket.SOCK_DGRAM)
+    with ear, mouth:
+        ear.bind((address, 0))
+        ear.settimeout(0.7)
+        mouth.bind((source, 0))
+        mouth.sendto(MESSAGE, ear.getsockname()[:2])
+        try:
+            return ear.recvfrom(64)[1][0] == source
+        except TimeoutError:
+            return False
+
+
+def shout(netns: str, link: str, mac: str) -> None:
+    """Send a frame from a MAC address to everybody."""
+    with inside(Path(netns)):
+        mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with mouth:
+        mouth.bind((link, 0))
+        mouth.send(b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) + b"\x88\xb5" + bytes(46))
+
+
+@contextmanager
+def overheard(netns: str, macs: Iterable[str]) -> Iterator[Callable[[], int]]:
+    """Call what this gives for how many frames to these MAC addresses have arrived in NETNS since."""
+    wanted = {bytes.fromhex(mac.replace(":", "")) for mac in macs}
+    with inside(Path(netns)):
+        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
+
+    def count() -> int:
+        number = 0
+        while True:
+            try:
+                data, (_, _, kind, *_) = ear.recvfrom(64)
+            except BlockingIOError:
+                return number
+            number += kind != socket.PACKET_OUTGOING and data[:6] in wanted
+
+    with ear:
+        ear.setblocking(False)
+        yield count
+
+
 def smuggled(netns: str, there: str, vtep: str, vni: int, mac: str, address: str) -> bool:
     """Whether a datagram in a VXLAN packet, made in NETNS and sent to VTEP, arrives at ADDRESS in THERE."""
     with inside(Path(there)):

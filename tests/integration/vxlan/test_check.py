@@ -58,6 +58,7 @@ NETWORK: dict[str, Case] = {
         "nft flush chain inet cni_plugins overlay_input",
         "packet filter of network net1: ",
     ),
+    "no bounds": ("host", "nft flush chain inet cni_plugins overlay_raw", "packet filter of network net1: "),
     "no isolation": ("host", "nft flush chain inet cni_plugins overlay_forward", "packet filter of network"),
     "v6 gateway gone": (
         "host",
@@ -80,6 +81,8 @@ ROUTED: dict[str, Case] = {
     "peer's route": ("host", "ip route del 10.244.2.0/24", "route 10.244.2.0/24"),
     "peer's v6 route": ("host", "ip -6 route del fd44:2::/64", "route fd44:2::/64"),
     "no blackhole": ("host", "ip route del blackhole 10.244.1.0/24", "route 10.244.1.0/24"),
+    "no dead end": ("host", "ip route del blackhole 10.244.0.0/16", "route 10.244.0.0/16 that drops"),
+    "no v6 dead end": ("host", "ip -6 route del blackhole fd44::/16", "route fd44::/16 that drops"),
     "route elsewhere": (
         "host",
         "sh -c 'ip route del 10.244.2.0/24; ip route add 10.244.2.0/24 dev eth0 proto 217 metric {mark}'",
@@ -104,6 +107,29 @@ ROUTED: dict[str, Case] = {
         "ip_forward_use_pmtu",
     ),
 }
+COMES_FIRST = "leave by eth0, not vx25: another route comes first"
+OVERTAKEN: dict[str, Case] = {
+    "route of another": (
+        "host",
+        "ip route add 10.244.2.0/24 dev eth0 metric 5",
+        f"packets to 10.244.2.0/24 {COMES_FIRST}",
+    ),
+    "longer route of another": (
+        "host",
+        "ip route add 10.244.2.0/25 via 10.99.0.2",
+        f"packets to 10.244.2.0/24 {COMES_FIRST}",
+    ),
+    "v6 route of another": (
+        "host",
+        "ip -6 route add fd44:2::/64 via fd99::2 metric 5",
+        f"packets to fd44:2::/64 {COMES_FIRST}",
+    ),
+    "table of another": (
+        "host",
+        "sh -c 'ip route add 10.244.2.0/24 via 10.99.0.2 table 77; ip rule add to 10.244.2.0/24 table 77'",
+        f"packets to 10.244.2.0/24 {COMES_FIRST}",
+    ),
+}
 ASKING: dict[str, Case] = {
     "flood entry": ("host", "bridge fdb del 00:00:00:00:00:00 dev vx25 dst 10.99.0.2 self", "10.99.0.2"),
     "network's route": ("host", "ip route del 10.244.0.0/16", "route 10.244.0.0/16"),
@@ -120,6 +146,11 @@ STRETCHED: dict[str, Case] = {
     "peer's v6 neighbour": ("host", "ip neighbour del fd64::14 dev vxbr25", "neighbour fd64::14"),
     "peer's FDB entry": ("host", "bridge fdb del {mac20} dev vx25 self", "{mac20}"),
     "peer's bridge entry": ("host", "bridge fdb del {mac20} dev vx25 master", "{mac20}"),
+    "bridge entry that can be moved": (
+        "host",
+        "bridge fdb replace {mac20} dev vx25 master static",
+        "bridge's entry {mac20} behind vx25 can be moved",
+    ),
     "node address": (
         "host",
         "ip address del 192.168.100.2/24 dev vxbr25",
@@ -127,7 +158,7 @@ STRETCHED: dict[str, Case] = {
     ),
 }
 SHAPES: dict[str, tuple[dict[str, Case], str, str]] = {
-    "routed dual": (CONTAINER | NETWORK | ROUTED, "10.244.1.1/24", "fd44:1::1/64"),
+    "routed dual": (CONTAINER | NETWORK | ROUTED | OVERTAKEN, "10.244.1.1/24", "fd44:1::1/64"),
     "asking": (NETWORK | ASKING, "10.244.1.1/24", "fd44:1::1/64"),
     "stretched dual": (CONTAINER | NETWORK | STRETCHED, "192.168.100.1/32", "fd64::1/128"),
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -152,9 +153,9 @@ def test_everything_listed_is_there_and_nothing_differs(overlay: Overlay) -> Non
         "00:00:00:00:00:00 dst 10.99.0.2 self permanent",
         "00:00:00:00:00:00 dst 10.99.0.3 self permanent",
         f"{MAC2} dst 10.99.0.2 self permanent",
-        f"{MAC2} master br0 static",
+        f"{MAC2} sticky master br0 static",
         f"{MAC3} dst 10.99.0.3 self permanent",
-        f"{MAC3} master br0 static",
+        f"{MAC3} sticky master br0 static",
     ]
     assert set(before) <= set(shown["fdb"])
     assert shown["neighbours"] == [
@@ -254,6 +255,7 @@ TAMPERING = [
     # what the bridge finds behind it
     (f"bridge fdb del {MAC3} dev vx0 master", f"bridge's entry {MAC3} behind vx0 is missing"),
     (f"bridge fdb replace {MAC3} dev vx0 master dynamic", f"bridge's entry {MAC3} behind vx0 is missing"),
+    (f"bridge fdb replace {MAC3} dev vx0 master static", f"bridge's entry {MAC3} behind vx0 can be moved"),
     (f"bridge fdb add {MAC9} dev vx0 master static", f"bridge's entry {MAC9} behind vx0 is stale"),
     # neighbours
     ("ip neigh del 10.244.2.0 dev br0", f"neighbour 10.244.2.0 → {MAC2} of br0 is missing"),
@@ -417,9 +419,9 @@ def test_learned_entries_of_listed_addresses_are_replaced(overlay: Overlay) -> N
     lines = [line for line in overlay.tables()["fdb"] if line.startswith((MAC2, MAC3))]
     assert lines == [
         f"{MAC2} dst 10.99.0.2 self permanent",
-        f"{MAC2} master br0 static",
+        f"{MAC2} sticky master br0 static",
         f"{MAC3} dst 10.99.0.3 self permanent",
-        f"{MAC3} master br0 static",
+        f"{MAC3} sticky master br0 static",
     ]
 
 
@@ -428,7 +430,55 @@ def test_an_address_at_another_port_of_the_bridge_moves(overlay: Overlay) -> Non
     overlay.run(f"bridge fdb add {MAC2} dev p0 master static")
     overlay.ensure(peers())
     assert MAC2 not in overlay.run("bridge fdb show dev p0")
-    assert overlay.shows("fdb", f"{MAC2} master br0 static")
+    assert overlay.shows("fdb", f"{MAC2} sticky master br0 static")
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_a_frame_moves_no_address_to_another_port(overlay: Overlay, sticky: bool) -> None:
+    """A container sends from the address of one behind the tunnel, whose packets it would get."""
+    overlay.run("ip link add p0 up master br0 type veth peer name p1")
+    overlay.run("ip link set p1 up")
+    overlay.ensure(peers())
+    if not sticky:
+        overlay.run(f"bridge fdb replace {MAC2} dev vx0 master static")
+    sent = (
+        "import socket, sys; s = socket.socket(17, 3); s.bind(('p1', 0)); s.send(bytes.fromhex(sys.argv[1]))"
+    )
+    frame = "ff" * 6 + MAC2.replace(":", "") + "88b5" + "00" * 46
+    overlay.host.run(sys.executable, "-S", "-c", sent, frame)
+    assert (MAC2 in overlay.run("bridge fdb show dev p0")) is not sticky
+    assert (overlay.differs(peers()) == "") is sticky
+
+
+OVERTAKEN = [
+    ("ip route add 10.244.2.0/24 dev eth0 metric 5", "10.244.2.0/24 leave by eth0, not br0"),
+    ("ip route add 10.244.2.0/25 via 10.99.0.2", "10.244.2.0/24 leave by eth0, not br0"),
+    ("ip route add 10.244.2.0/24 dev br0 metric 5", "10.244.2.0/24 leave by br0, not br0"),
+    ("ip -6 route add fd44:2::/64 dev vx0 metric 5", "fd44:2::/64 leave by vx0, not br0"),
+    ("ip route add 10.244.9.0/24 via 10.99.0.8 metric 5", "10.244.9.0/24 leave by eth0, not eth0"),
+    ("ip route add unreachable 10.244.2.0/24 metric 5", "10.244.2.0/24 are dropped, not br0"),
+    ("ip -6 route add blackhole fd44:2::/64 metric 5", "fd44:2::/64 are dropped, not br0"),
+]
+
+
+@pytest.mark.parametrize(("command", "named"), OVERTAKEN)
+def test_a_route_that_is_not_taken_is_named(overlay: Overlay, command: str, named: str) -> None:
+    """It stays so: the one that comes first is not ours to take away."""
+    overlay.ensure(peers())
+    overlay.run(command)
+    overlay.ensure(peers())
+    assert overlay.differs(peers()) == f"packets to {named}: another route comes first"
+
+
+def test_a_route_that_comes_last_is_nobodys_business(overlay: Overlay) -> None:
+    overlay.ensure(peers())
+    for command in (
+        f"ip route add 10.244.2.0/24 dev eth0 metric {MARK + 1}",
+        f"ip -6 route add fd44:2::/64 dev vx0 metric {MARK + 1}",
+        "ip route add 10.244.0.0/17 via 10.99.0.2",
+    ):
+        overlay.run(command)
+    assert overlay.differs(peers()) == ""
 
 
 def test_tables_that_are_not_named_are_not_looked_at(overlay: Overlay) -> None:

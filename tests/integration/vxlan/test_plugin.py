@@ -12,7 +12,7 @@ from cni_plugins.kernel import session as sessions
 from cni_plugins.spec.attachment import Attachment
 from cni_plugins.spec.request import Request
 from cni_plugins.vxlan.config import parse
-from cni_plugins.vxlan.plan import membership
+from cni_plugins.vxlan.membership import membership
 from cni_plugins.vxlan.plugin import asks_of_site
 from tests.integration.vxlan.conftest import Underlay
 
@@ -26,6 +26,7 @@ BLOCKS = [
 ]
 BARE = [f"10.99.0.{n}" for n in (1, 2, 3)]
 NETWORKS = ["10.244.0.0/16", "fd44::/16"]
+ONE_PING = ("ping", "-c1", "-W0.5", "-q")  # where who hears it is looked at, and no answer comes
 SUBNETS = ["10.244.1.0/24", "fd44:1::/64"]
 SHAPES: dict[str, dict[str, Any]] = {
     "routed": {"peers": PEERS},
@@ -137,12 +138,44 @@ def test_packets_to_peers_are_encapsulated_and_others_are_not(underlay: Underlay
     underlay.far.run("nft", "add table ip seen")
     underlay.far.run("nft", "add chain ip seen in { type filter hook prerouting priority 0; }")
     underlay.far.run("nft", "add rule ip seen in udp dport 4789 ip saddr 10.99.0.1 counter")
-    assert not sandbox.reaches("10.244.2.5")
+    sandbox.run(*ONE_PING, "10.244.2.5", check=False)
     assert "packets 0 " not in underlay.far.run("nft", "list", "chain", "ip", "seen", "in")
     before = underlay.far.run("nft", "list", "chain", "ip", "seen", "in")
-    assert not sandbox.reaches("10.244.1.77")
-    assert not sandbox.reaches("10.244.77.5")
+    sandbox.run(*ONE_PING, "10.244.1.77", check=False)
+    sandbox.run(*ONE_PING, "10.244.77.5", check=False)
     assert underlay.far.run("nft", "list", "chain", "ip", "seen", "in") == before
+
+
+@pytest.mark.parametrize("shape", ["routed dual", "same subnet", "no tunnel"])
+def test_packets_to_addresses_that_no_host_has_go_nowhere(underlay: Underlay, shape: str) -> None:
+    """Or they would leave by the default route: in the clear, and come back as often as they may."""
+    bed, sandbox = underlay.bed, underlay.bed.sandbox()
+    bed.add(vxlan(underlay, shape), sandbox)
+    bed.host.run("ip", "route", "add", "default", "via", "10.99.0.2")
+    bed.host.run("ip", "-6", "route", "add", "default", "via", "fd99::2")
+    for command in (
+        "add table inet seen",
+        "add chain inet seen in { type filter hook prerouting priority 0; }",
+        "add rule inet seen in ip daddr 10.244.0.0/16 counter",
+        "add rule inet seen in ip6 daddr fd44::/16 counter",
+    ):
+        underlay.far.run("nft", command)
+    networks = SHAPES[shape].get("network", NETWORKS[:1])
+    homeless = ["10.244.77.5", "fd44:77::5"][: len(networks)]
+
+    def seen() -> list[bool]:
+        for where in (sandbox, bed.host):
+            for address in homeless:
+                where.run(*ONE_PING, address, check=False)
+        listed = underlay.far.run("nft", "list", "chain", "inet", "seen", "in")
+        return ["packets 0 " not in line for line in listed.splitlines() if "counter" in line][
+            : len(homeless)
+        ]
+
+    assert not any(seen())
+    for network in networks:  # without which there would be nothing to be seen at all
+        bed.host.run("ip", "-6" if ":" in network else "-4", "route", "del", "blackhole", network)
+    assert all(seen())
 
 
 @pytest.mark.parametrize("shape", ["routed dual", "asking", "stretched dual", "no tunnel"])

@@ -3,7 +3,9 @@
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,12 @@ with socket.socket(family, socket.SOCK_DGRAM) as made:
     if len(sys.argv) > 6:
         made.settimeout(3)
         print(made.recv(99).decode())
+"""
+_FRAME = """
+import socket, sys
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as made:
+    made.bind(("eth0", 0))
+    made.send(bytes.fromhex(sys.argv[1]))
 """
 _ECHO = """
 import socket
@@ -241,6 +249,96 @@ def test_with_bridged_frames_in_the_filter_a_network_still_reaches_its_own(
     assert arrived() == 1 - bridged
 
 
+INSIDE = STEP._replace(inside=(ip_network("10.1.0.0/24"), ip_network("fd10::/64")))
+OWN, FORGED = ("10.1.0.2", "fd10::2"), ("10.7.0.2", "10.1.1.2", "fd17::2", "fd10:0:0:1::2")
+
+
+def filter_bridged(bed: Any, bridged: int) -> None:
+    for family in ("iptables", "ip6tables"):
+        setting = f"/proc/sys/net/bridge/bridge-nf-call-{family}"
+        if not Path(setting).exists():
+            pytest.skip("br_netfilter is not loaded")
+        bed.host.run("sh", "-c", f"echo {bridged} > {setting}")
+
+
+@pytest.fixture
+def insiders(bed: Any, routed: Any) -> Any:
+    """Two containers that have addresses of both families."""
+    bed.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+    bed.host.run("ip", "address", "add", f"{HOST6}/64", "dev", "eth0", "nodad")
+    routed.run("ip", "address", "add", f"{VTEP6}/64", "dev", "far0", "nodad")
+    made = [container(bed, "br1", "10.1.0.1/24", f"10.1.0.{last}/24") for last in (2, 3)]
+    bed.host.run("ip", "address", "add", "fd10::1/64", "dev", "br1", "nodad")
+    for last, inside in enumerate(made, 2):
+        inside.run("ip", "address", "add", f"fd10::{last}/64", "dev", "eth0", "nodad")
+        inside.run("ip", "route", "add", "default", "via", "fd10::1")
+    return made
+
+
+@pytest.mark.parametrize("bridged", [0, 1])
+def test_a_forged_source_goes_nowhere(
+    bed: Any, routed: Any, insiders: Any, session: Session, bridged: int
+) -> None:
+    """Nor to its neighbour, where bridged frames pass the filter."""
+    filter_bridged(bed, bridged)
+    first, second = insiders
+    for address in FORGED:
+        first.run("ip", "address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+    places = {routed: (VTEP, VTEP6), bed.host: (HOST, HOST6), second: ("10.1.0.3", "fd10::3")}
+    counts = [count_discarded(where) for where in places]
+
+    def arrived(source: str) -> tuple[int, ...]:
+        before = [count() for count in counts]
+        for targets in places.values():
+            send(first, source, targets[":" in source], b"x", port=9)
+        return tuple(count() - former for count, former in zip(counts, before, strict=True))
+
+    assert {source: arrived(source) for source in (*OWN, *FORGED)} == dict.fromkeys(OWN + FORGED, (1, 1, 1))
+    overlay_rules.ensure(session, INSIDE)
+    assert {source: arrived(source) for source in OWN} == dict.fromkeys(OWN, (1, 1, 1))
+    assert {source: arrived(source) for source in FORGED} == dict.fromkeys(FORGED, (0, 0, 1 - bridged))
+
+
+def count_discarded(where: Any) -> Callable[[], int]:
+    where.run("nft", "add table inet t; add chain inet t c { type filter hook input priority 0; }")
+    where.run("nft", "add rule inet t c udp dport 9 counter")
+    return lambda: int(where.run("nft", "list", "table", "inet", "t").split("packets ")[1].split()[0])
+
+
+@pytest.mark.parametrize("bridged", [0, 1])
+def test_who_has_no_address_yet_is_heard(
+    bed: Any, routed: Any, insiders: Any, session: Session, bridged: int
+) -> None:
+    """By neighbours and by the host: in search of a DHCP server, or of another that has the address."""
+    filter_bridged(bed, bridged)
+    overlay_rules.ensure(session, INSIDE)
+    first, second = insiders
+    for target in map(link_local, (bed.host, second)):
+        until(partial(first.reaches, f"{target}%eth0"))
+    counts = [count_discarded(where) for where in (bed.host, second)]
+    broadcast = "02aa00000001 0800 4500001d000040004011 3ad1 00000000ffffffff 00440009 00090000 78"
+    first.run(sys.executable, "-S", "-c", _FRAME, "ff" * 6 + broadcast)
+    assert [count() for count in counts] == [1, 1]
+    first.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
+    for taken in ("fd10::1", "fd10::3"):
+        first.run("ip", "address", "add", f"{taken}/64", "dev", "eth0")
+    until(lambda: first.run("ip", "address", "show", "dadfailed").count("fd10::") == 2)
+
+
+def link_local(where: Any) -> str:
+    """Return the address of a namespace's link to the bridge, or of the bridge."""
+    names = [link["ifname"] for link in where.ip("link")]
+    shown = where.ip("-6", "address", "show", "dev", "br1" if "br1" in names else "eth0", "scope", "link")
+    return str(next(info["local"] for link in shown for info in link.get("addr_info", ()) if info))
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.1)
+
+
 def test_overlays_are_kept_apart_but_reach_their_own_and_the_outside(
     bed: Any, routed: Any, session: Session
 ) -> None:
@@ -355,7 +453,8 @@ def rules_with_handles(bed: Any) -> list[str]:
 
 def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
     clear = (ip_network("10.9.0.0/16"), ip_network("2001:db8:9::/48"))
-    overlay_rules.ensure(session, STEP._replace(in_clear=clear))
+    inside = (ip_network("10.9.1.0/24"), ip_network("2001:db8:9:2::/63"))
+    overlay_rules.ensure(session, STEP._replace(in_clear=clear, inside=inside))
     own, vteps = (f"@overlay_{kind}_{network_tag('net1')}" for kind in ("links", "vteps4"))
     into_other = f"oifname @overlay_links oifname != {own} drop"
     from_other = f"iifname @overlay_links iifname != {own}"
@@ -368,6 +467,8 @@ def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
         f"{from_other} ip6 daddr 2001:db8:9::/48 drop",
         "iifname @overlay_links udp dport 4789 drop",
         "udp dport 4789 notrack",
+        'iifname "br1" ip saddr != 10.9.1.0/24 ip saddr != 0.0.0.0 drop',
+        'iifname "br1" ip6 saddr != 2001:db8:9:2::/63 ip6 saddr != :: ip6 saddr != fe80::/10 drop',
         "udp dport 4789 notrack",
         f"udp dport 4789 @th,96,24 0x64 ip saddr != {vteps} drop",
     ]
@@ -388,6 +489,7 @@ def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
         {"vxlan": "", "sources": None},
         {"in_clear": (ip_network("10.9.0.0/16"), ip_network("10.9.1.1/32"), ip_network("::/0"))},
         {"version": 6, "sources": (ip_address(VTEP6),)},
+        {"inside": (ip_network("10.1.0.0/24"), ip_network("fd10::/63"))},
         {"network": "n" * 200},
     ],
     ids=lambda changes: " ".join(changes) or "plain",
@@ -418,6 +520,7 @@ def test_a_second_time_changes_nothing(bed: Any, session: Session, changes: dict
         {"vxlan": "", "sources": None},
         {"in_clear": ()},
         {"in_clear": (ip_network("10.8.0.0/16"),)},
+        {"inside": INSIDE.inside},
     ],
     ids=str,
 )

@@ -62,7 +62,7 @@ def test_status_is_a_page() -> None:
         "  underlay  eth0, 10.99.0.1, MTU 1500",
         "  MTU       1450",
         "  backend   static, 2 peers",
-        "  entries   2 forwarding, 2 neighbours, 3 routes",
+        "  entries   2 forwarding, 2 neighbours, 4 routes",
         "  drifted   a is missing",
     ]
 
@@ -183,7 +183,7 @@ def test_the_documents_have_the_keys_that_are_promised() -> None:
             "mtu": 1450,
             "backend": "static",
             "peers": 2,
-            "entries": {"fdb": 2, "neighbours": 2, "routes": 3},
+            "entries": {"fdb": 2, "neighbours": 2, "routes": 4},
         }
     ]
     way = {"to": "10.244.2.0/24", "how": "tunnel", "link": "vx25", "mtu": 1350, "measured": True}

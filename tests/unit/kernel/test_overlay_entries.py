@@ -99,7 +99,7 @@ def test_an_entry_behind_it_and_a_neighbour() -> None:
     _, behind = overlay_tables.forwarding(Kernel().session(), LINK)
     attrs = [("NDA_LLADDR", MAC)]
     assert behind.put(packed_mac(MAC), b"") == theirs(
-        ndmsg(), 28, SET, attrs, family=7, ifindex=7, state=0x40, flags=4
+        ndmsg(), 28, SET, attrs, family=7, ifindex=7, state=0x40, flags=0x44
     )
     table = overlay_tables.neighbours(Kernel().session(), LINK)
     for family, address in ((2, "10.244.2.0"), (10, "fd44:2::")):

@@ -113,6 +113,7 @@ def test_a_rules_mark_is_the_networks_and_tells_its_content() -> None:
         ({"port": 8472}, {"overlay_raw", "overlay_raw_out", "overlay_input"}),
         ({"sources": (ip_address("10.0.0.9"),)}, set()),
         ({"bridge": "br9"}, set()),
+        ({"inside": (ip_network("10.1.0.0/24"), ip_network("fd00::/64"))}, {"overlay_raw"}),
     ],
 )
 def test_a_changed_setting_changes_the_rules_it_is_in(changes: dict[str, Any], chains: set[str]) -> None:
@@ -128,10 +129,23 @@ def test_no_known_source_is_not_any_source() -> None:
     assert "overlay_input" in {rule.chain.name for rule in whole(sources=()).rules}
 
 
-def test_where_nothing_is_encapsulated_only_forwarding_is_filtered() -> None:
+def test_where_nothing_is_encapsulated_nothing_is_let_in_and_the_port_is_kept_all_the_same() -> None:
     made = whole(vxlan="", in_clear=(ip_network("10.2.0.0/16"), ip_network("fd00::/48")))
-    assert [rule.chain.name for rule in made.rules] == ["overlay_forward"] * 5
+    names = [rule.chain.name for rule in made.rules]
+    assert sorted(names) == [*["overlay_forward"] * 5, "overlay_raw", "overlay_raw", "overlay_raw_out"]
     assert {key.rstrip(b"\0") for holding in made.holdings for key in holding.keys} == {b"br1"}
+
+
+def test_each_family_a_container_sends_from_has_a_rule_that_spares_what_has_no_source() -> None:
+    made = whole(inside=(ip_network("10.1.0.0/24"), ip_network("fd00::/64")))
+    ipv4, ipv6 = (compared(rule.expressions) for rule in made.rules if "containers send" in rule.what)
+    assert ipv4[2:] == [b"\x0a\x01", b""]
+    assert ipv6[2:] == [b"\xfd", b"", b"\xfe\x80"]
+
+
+def compared(rule: bytes) -> list[bytes]:
+    """Return what a rule compares with, without zeros at the ends."""
+    return [value(item[3]).rstrip(b"\0") for name, item in expressions(rule) if name == "cmp"]
 
 
 def test_many_elements_fit_into_messages_that_netlink_can_carry() -> None:

@@ -94,5 +94,4 @@ def test_only_steps_whose_inverse_finds_by_owner_may_be_half_done() -> None:
         "EnsureHostRoutes",
         "EnsureOverlayRules",
         "EnsurePeers",
-        "EnsureProxied",
     }

@@ -305,10 +305,28 @@ def test_gateway_and_length_are_the_overlays() -> None:
         ("10.244.1.5/24", "10.244.1.1"),
         ("fd00:1::5/64", "fd00:1::1"),
     ]
-    foreign = leased("10.244.1.5/24")
-    foreign = foreign._replace(ips=(foreign.ips[0]._replace(gateway=ip_address("10.244.1.9")),))
+
+
+def with_gateway(gateway: str) -> Result:
+    lease = leased("10.244.1.5/24")
+    return lease._replace(ips=(lease.ips[0]._replace(gateway=ip_address(gateway)),))
+
+
+def test_a_gateway_that_is_not_the_overlays_is_refused() -> None:
+    """What the IPAM plugin names would be nobody, or a container."""
+    overlay = parsed(ipam={"type": "static"})
+    told = in_effect(overlay, site(overlay), with_gateway("10.244.1.1"))
+    assert shown(told) == [("10.244.1.5/24", "10.244.1.1")]
+    message = "gateway 10.244.1.9 of address 10.244.1.5 is not the overlay's, 10.244.1.1"
+    with pytest.raises(InvalidNetworkConfig, match=message):
+        in_effect(overlay, site(overlay), with_gateway("10.244.1.9"))
+
+
+def test_a_gateway_that_host_local_made_up_is_replaced() -> None:
+    """It does for ranges that name none, and their first address need not be the overlay's gateway."""
     overlay = parsed()
-    assert shown(in_effect(overlay, site(overlay), foreign)) == [("10.244.1.5/24", "10.244.1.1")]
+    told = in_effect(overlay, site(overlay), with_gateway("10.244.1.129"))
+    assert shown(told) == [("10.244.1.5/24", "10.244.1.1")]
 
 
 def test_a_stretched_address_brings_its_twin() -> None:

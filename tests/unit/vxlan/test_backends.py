@@ -64,6 +64,7 @@ BAD: list[tuple[dict[str, Any], Extent, str]] = [
     ({"peers": {}}, ROUTED, "backend.peers: input should be a valid list, got {}"),
     ({"peers": ["x"]}, ROUTED, "backend.peers[0].vtep: 'x' is not an IP address"),
     ({"peers": PEERS, "self": 1}, ROUTED, "backend.self: input should be a valid string, got 1"),
+    ({"peers": PEERS, "self": "h" * 254}, ROUTED, "backend.self: "),
     ({"peersFile": "peers.json"}, ROUTED, "backend: peersFile 'peers.json' is no absolute path"),
     ({"peersFile": 5}, ROUTED, "backend.peersFile: input should be a valid string, got 5"),
     ({"peersFile": "/x\0y"}, ROUTED, "peersFile '/x\\x00y'"),

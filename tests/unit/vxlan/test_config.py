@@ -136,6 +136,29 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"network": ["10.244.0.0/16", "10.245.0.0/16"]},
         "network has more than one network of a family",
     ),
+    *(
+        ({"network": network}, f"network {network} has addresses that no host can have")
+        for network in ("0.0.0.0/0", "0.1.0.0/16", "127.3.0.0/16", "224.0.0.0/8", "128.0.0.0/1")
+    ),
+    *(
+        ({"network": ["10.244.0.0/16", network]}, f"network {network} has addresses that no host can have")
+        for network in ("::/0", "::/64", "fe80::/64", "fe00::/8", "ff05::/16")
+    ),
+    (
+        {**STRETCHED, "subnet": "239.0.0.0/16", "peers": BARE},
+        "subnet 239.0.0.0/16 has addresses that no host can have",
+    ),
+    ({"network": "10.244.1.0/16"}, "network[0]: '10.244.1.0/16' is an address; the network is 10.244.0.0/16"),
+    ({"network": "fd00::1/16"}, "network[0]: 'fd00::1/16' is an address; the network is fd00::/16"),
+    ({**STRETCHED, "subnet": "192.168.100.1/24"}, "subnet[0]: '192.168.100.1/24' is an address"),
+    (
+        {
+            "mode": "l2",
+            "subnet": "fd64::/64",
+            "peers": [{"vtep": f"192.0.2.{n}", "block": f"fd64::{n}:0:0/124"} for n in (1, 2)],
+        },
+        "IPv6 blocks of more than one /96: their addresses would share MAC addresses",
+    ),
     ({"subnetLen": "24"}, "subnetLen: input should be a valid integer, got '24'"),
     ({"subnetLen": 25}, "peer h1: subnet 10.244.1.0/24 has not the length /25"),
     ({"subnet": "10.244.0.0/16"}, "subnet is of the other mode, and mode is l3"),
@@ -226,6 +249,21 @@ def test_every_fault_is_named() -> None:
         parsed(mtu="x", vni=-1, sysctls="y", underlay={"address": "z", "interface": "/"})
     named = ("mtu", "vni", "sysctls", "underlay.address", "underlay.interface")
     assert all(f"{path}: " in caught.value.details for path in named)
+
+
+def test_what_no_host_can_have_is_next_to_what_one_can() -> None:
+    for network in ("1.0.0.0/8", "126.0.0.0/8", "128.0.0.0/16", "223.0.0.0/8", "240.0.0.0/8"):
+        assert parsed(network=network, peers=BARE, backend={"subnet": network}).config.within
+    for network in ("100::/8", "fe00::/16", "fec0::/10"):
+        assert parsed(network=network, peers=BARE, backend={"subnet": network}).config.within
+
+
+def test_ipv6_blocks_of_one_96_are_told_apart() -> None:
+    peers = [{"vtep": f"192.0.2.{n}", "block": f"fd64::{n}:0/124"} for n in (1, 2)]
+    assert parsed(mode="l2", subnet="fd64::/64", peers=peers).programmed
+    # Where hosts learn, a MAC address follows from none.
+    apart = [{"vtep": f"192.0.2.{n}", "block": f"fd64::{n}:0:0/124"} for n in (1, 2)]
+    assert not parsed(mode="l2", subnet="fd64::/64", bum="head-end", peers=apart).programmed
 
 
 def test_every_contradiction_is_named() -> None:

@@ -12,7 +12,8 @@ from cni_plugins.contract.facts import Way
 from cni_plugins.errors import CniError
 from cni_plugins.spec.result import IPConfig, Result
 from cni_plugins.vxlan.config import parse
-from cni_plugins.vxlan.plan import add, membership, require_no_clash, result
+from cni_plugins.vxlan.membership import membership, require_no_clash
+from cni_plugins.vxlan.plan import add, result
 from cni_plugins.vxlan.plugin import PLUGIN
 from cni_plugins.vxlan.site import find
 from tests.unit.vxlan.hosts import BARE, BLOCKS, DUAL_PEERS, addresses, conf, facts, link, request

@@ -52,6 +52,7 @@ def test_a_routed_host() -> None:
             PeerRoute(ip_network("10.244.2.0/24"), "vx25", ip_address("10.244.2.0"), 1450, onlink=True),
             PeerRoute(ip_network("10.244.3.0/24"), "vx25", ip_address("10.244.3.0"), 1450, onlink=True),
             PeerRoute(ip_network("10.244.1.0/24")),
+            PeerRoute(ip_network("10.244.0.0/16")),
         ),
     )
 
@@ -63,7 +64,12 @@ def test_both_families_of_a_peer_go_to_its_one_mac_address() -> None:
         "10.244.2.0",
         "fd00:2::",
     ]
-    assert [str(route.dst) for route in told.routes if not route.link] == ["10.244.1.0/24", "fd00:1::/64"]
+    assert [str(route.dst) for route in told.routes if not route.link] == [
+        "10.244.1.0/24",
+        "fd00:1::/64",
+        "10.244.0.0/16",
+        "fd00::/16",
+    ]
 
 
 def test_a_peers_own_mac_address_and_mtu_count() -> None:
@@ -71,8 +77,8 @@ def test_a_peers_own_mac_address_and_mtu_count() -> None:
     told = seen(peers=peers)
     assert told.fdb[0] == ("02:00:00:00:00:42", H2)
     assert told.neighbours[0][1] == "02:00:00:00:00:42"
-    assert [route.mtu for route in told.routes] == [1350, 1350, 0]
-    assert [route.mtu for route in seen(peers=peers, mtu=1450).routes] == [1350, 1450, 0]
+    assert [route.mtu for route in told.routes] == [1350, 1350, 0, 0]
+    assert [route.mtu for route in seen(peers=peers, mtu=1450).routes] == [1350, 1450, 0, 0]
 
 
 def test_hosts_that_know_addresses_alone_ask_all_of_them() -> None:
@@ -117,8 +123,19 @@ def test_a_flooding_host() -> None:
     assert told == EnsurePeers("net1", "vx25", fdb=((FLOOD, H2), (FLOOD, H3)), at="vxbr25")
 
 
+@pytest.mark.parametrize("holder", [0, 1])
+def test_a_host_may_have_the_whole_network(holder: int) -> None:
+    """Of a family: the host that has it needs one dead end, and the others none."""
+    peers = [{**peer, "subnets": peer["subnets"][:1]} for peer in DUAL_PEERS]
+    peers[holder]["subnets"] = [*peers[holder]["subnets"], "fd00::/16"]
+    told = seen(network=["10.244.0.0/16", "fd00::/16"], peers=peers)
+    (whole,) = (route for route in told.routes if str(route.dst) == "fd00::/16")
+    assert whole.link == ("vx25" if holder else "")
+
+
 def test_the_only_host() -> None:
-    assert seen(peers=PEERS[:1]).routes == (PeerRoute(ip_network("10.244.1.0/24")),)
+    dead_ends = tuple(map(PeerRoute, map(ip_network, ("10.244.1.0/24", "10.244.0.0/16"))))
+    assert seen(peers=PEERS[:1]).routes == dead_ends
     assert seen(**{**STRETCHED, "backend": {}}, peers=BLOCKS[:1]).fdb == ()
 
 
@@ -158,7 +175,7 @@ def test_the_other_family_of_a_near_peer_goes_through_the_tunnel() -> None:
 def test_without_any_tunnel() -> None:
     told = seen({H2: NEAR, H3: NEAR}, directRouting="always")
     assert (told.vxlan, told.at, told.fdb, told.neighbours) == ("", "", (), ())
-    assert [route.link for route in told.routes] == ["eth0", "eth0", ""]
+    assert [route.link for route in told.routes] == ["eth0", "eth0", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +233,10 @@ def test_each_peers_subnets_are_in_one_route_and_lead_to_it(peers: list[dict[str
         assert len(fdb) == len(told.fdb)
         assert len(neighbours) == len(told.neighbours)
         routes = Counter(str(route.dst) for route in told.routes)
-        assert routes == Counter(subnet for record in peers for subnet in record["subnets"])
-        for route in told.routes:
+        subnets = Counter(subnet for record in peers for subnet in record["subnets"])
+        assert routes == subnets + Counter(DUAL_NET["network"])
+        assert {PeerRoute(network) for network in overlay.config.within} <= set(told.routes)
+        for route in (route for route in told.routes if str(route.dst) in subnets):
             (holder,) = (record for record in peers if str(route.dst) in record["subnets"])
             if holder is own:
                 assert route == PeerRoute(route.dst)

@@ -27,8 +27,9 @@ from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules, Ensure
 from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 from cni_plugins.vxlan.config import parse
 from cni_plugins.vxlan.identity import ContainerMacs
+from cni_plugins.vxlan.membership import membership, require_no_clash
 from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.plan import add, admit, collect, delete, membership, require_no_clash, result
+from cni_plugins.vxlan.plan import add, admit, collect, delete, result
 from tests.unit.vxlan.hosts import (
     BARE,
     BLOCKS,
@@ -75,8 +76,9 @@ def node_mac(address: str) -> str:
 def test_the_exact_plan_of_a_routed_network() -> None:
     overlay = parsed()
     lease = ROUTED._replace(routes=(Route(ip_interface("192.0.2.0/24")),))
+    inside = (ip_network("10.244.1.0/24"),)
     assert planned(lease) == (
-        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3)),
+        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), inside=inside),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", optional=True),
         EnsureAddress("host", "vx25", ip_interface("10.244.1.0/32"), skip_dad=True),
@@ -228,6 +230,24 @@ def test_who_may_send(keys: dict[str, Any], sources: Any) -> None:
     assert rules.sources == sources
 
 
+@pytest.mark.parametrize(
+    ("keys", "inside"),
+    [
+        ({}, ["10.244.1.0/24"]),
+        (DUAL, ["10.244.1.0/24", "fd00:1::/64"]),
+        ({**DUAL, "restrictSources": True}, ["10.244.1.0/24", "fd00:1::/64"]),
+        ({**DUAL, "restrictSources": False}, []),
+        (ASKING, ["10.244.1.0/24", "fd00:1::/64"]),
+        (MULTICAST, ["10.244.1.0/24"]),
+        (STRETCHED, []),
+    ],
+)
+def test_where_containers_send_from(keys: dict[str, Any], inside: list[str]) -> None:
+    lease = {"l2": IN_BLOCK}.get(keys.get("mode", ""), ROUTED)
+    (rules,) = of(planned(lease, **keys), EnsureOverlayRules)
+    assert list(map(str, rules.inside)) == inside
+
+
 def ways() -> Any:
     from cni_plugins.contract.facts import Way
 
@@ -240,7 +260,7 @@ def test_without_encapsulation_there_is_no_vxlan_link() -> None:
     (rules,) = of(plan, EnsureOverlayRules)
     assert (rules.vxlan, rules.sources, rules.in_clear) == ("", None, (ip_network("10.244.0.0/16"),))
     (masquerade,) = of(plan, EnsureMasquerade)
-    assert masquerade.spared_port == 0
+    assert masquerade.spared_port == 4789
     assert {route.link for route in of(plan, EnsurePeers)[0].routes} == {"eth0", ""}
     assert of(plan, AddVeth)[0].mtu == 1500
     assert not [step for step in of(plan, EnsureSysctl) if "ip_forward_use_pmtu" in step.key]

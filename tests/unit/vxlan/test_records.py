@@ -66,6 +66,8 @@ BAD: list[tuple[Any, str]] = [
     ({"vtep": "127.0.0.1"}, "peers[0]: vtep 127.0.0.1 is no address of a host"),
     ({"vtep": "::1"}, "peers[0]: vtep ::1 is no address of a host"),
     ({"vtep": "255.255.255.255"}, "peers[0]: vtep 255.255.255.255 is no address of a host"),
+    ({"vtep": "169.254.1.1"}, "peers[0]: vtep 169.254.1.1 is known on its own link only"),
+    ({"vtep": "fe80::1"}, "peers[0]: vtep fe80::1 is known on its own link only"),
     ({"vtep": "192.0.2.1", "v": 2}, "peers[0]: v is 2; this build reads records of version 1"),
     ({"vtep": "192.0.2.1", "v": "1"}, "peers[0].v: input should be a valid integer, got '1'"),
     ({"vtep": "192.0.2.1", "mtu": 575}, "peers[0]: mtu is 575 (must be 576 to 65535)"),
@@ -75,6 +77,10 @@ BAD: list[tuple[Any, str]] = [
     ({"vtep": "192.0.2.1", "subnet": "10.244.1.0"}, "peers[0].subnet[0]: '10.244.1.0' is not an address in"),
     ({"vtep": "192.0.2.1", "subnet": None, "blocks": [None]}, "peers[0].blocks[0]: None is not an address"),
     ({"vtep": "192.0.2.1", "node": "n" * 254}, "peers[0].node: "),
+    ({"vtep": "192.0.2.1", "node": "h\n1"}, "peers[0]: node 'h\\n1' has characters that cannot be printed"),
+    ({"vtep": "192.0.2.1", "node": "h\x1b[2J"}, "has characters that cannot be printed"),
+    ({"vtep": "192.0.2.1", "subnet": "10.244.1.1/24"}, "'10.244.1.1/24' is an address; the network is"),
+    ({"vtep": "192.0.2.1", "blocks": ["10.244.1.8/28"]}, "peers[0].blocks[0]: '10.244.1.8/28' is an address"),
     ({"vtep": "192.0.2.1", "node": 5}, "peers[0].node: input should be a valid string, got 5"),
 ]
 
@@ -111,6 +117,11 @@ AT_ODDS: list[tuple[Extent, list[Any], str]] = [
         ROUTED,
         [l3(1, "10.244.1.0/24", subnets=["10.244.2.0/24"])],
         "peer h1: more than one IPv4 subnet",
+    ),
+    (
+        ROUTED,
+        [l3(1, "10.244.1.0/24", subnets=["fd00:1::/64", "fd00:2::/64"])],
+        "peer h1: more than one IPv6 subnet",
     ),
     (
         ROUTED,
