@@ -163,7 +163,7 @@ def _batches(step: EnsurePeers, directory: Path) -> list[list[str]]:
     """Write what iproute2 reads; return its commands."""
     mark = network_mark(step.network)
     fdb = [f"fdb replace {mac} dst {vtep} dev {step.vxlan} self permanent" for mac, vtep in step.fdb]
-    fdb += [f"fdb replace {mac} dev {step.vxlan} master static" for mac in step.behind]
+    fdb += [f"fdb replace {mac} dev {step.vxlan} master sticky static" for mac in step.behind]
     rest = [f"neigh replace {ip} lladdr {mac} dev {step.at} nud permanent" for ip, mac in step.neighbours]
     rest += [
         f"route replace {r.dst} via {r.via} dev {r.link} onlink proto 217 metric {mark} mtu {r.mtu}"
