@@ -345,6 +345,8 @@ def test_sigint_ends_it_too(node: Host, agent: Agent) -> None:
 
 
 def test_a_second_agent_on_the_socket_is_refused_in_one_line(node: Host, agent: Agent) -> None:
+    # It answers before it has written its first line, and both write into one file.
+    wait_for("the first agent's line", lambda: "workers at" in agent.journal(), 10)
     with started(node) as second:
         assert second.process.wait(30) == 1
         assert second.journal() == f"agent: another agent listens at {SOCKET}\n"
