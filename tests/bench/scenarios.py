@@ -122,13 +122,14 @@ def over_the_wire(name: str, config: Config, peers: int) -> Callable[[list[Colum
         "cniVersion": "1.0.0",
         "ipam": {"type": "host-local", "dataDir": "@DATA@"},
     }
-    whole["backend"] = {"type": "static", "peers": listed}
+    whole["backend"] = {"type": "static", "peersFile": "@DATA@/peers.json"}
 
     def measured(columns: list[Column], rounds: int) -> list[Row]:
         ours = [column for column in columns if not column.is_reference]
         for column in ours:
             with netns.entered(column.world.host):
                 subprocess.run(MASTER, input=WIRE + UNDERLAY, text=True, capture_output=True, check=False)
+            (column.world.data / "peers.json").write_text(json.dumps(listed))
             column.measure(column.call("vxlan", "ADD", whole, "resident"))
         rows = attachment(name, "vxlan", whole)(ours, rounds)
         for column in ours:
