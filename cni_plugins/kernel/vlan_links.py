@@ -11,7 +11,7 @@ from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.attributes import attributes, packed
 from cni_plugins.kernel.link import Link
 from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_DUMP, Refused
+from cni_plugins.kernel.wire import NLM_F_DUMP, Refused, is_absent
 from cni_plugins.spec.fields import IPInterface
 from cni_plugins.steps.macvlans import ETHERTYPES, VLAN_ALIAS, EnsureVlan
 from cni_plugins.steps.places import HOST
@@ -92,13 +92,23 @@ def delete_idle(session: Session) -> None:
     deadline = time.monotonic() + _LINGER
     # From the latest on, as it may be on an earlier one.
     for link in sorted(links.of_kind(session, "vlan"), key=lambda link: link.ifindex, reverse=True):
-        if link.alias != VLAN_ALIAS or _is_in_use_until(session, link, deadline):
+        if link.alias != VLAN_ALIAS or _needs_nothing(session, link, deadline):
             continue
         with session.host_alone() as alone:
             # By now the name may be a new link's, of which the index says nothing.
             present = links.find(session, HOST, index=link.ifindex)
             if alone and present is not None and not _is_in_use(session, present):
                 links.delete(session, HOST, present.name)
+
+
+def _needs_nothing(session: Session, link: Link, deadline: float) -> bool:
+    """Say whether there is nothing to do about the link: it is in use, or another DEL has just removed it."""
+    try:
+        return _is_in_use_until(session, link, deadline)
+    except Refused as err:
+        if is_absent(err) and links.find(session, HOST, index=link.ifindex) is None:
+            return True
+        raise
 
 
 def _is_in_use_until(session: Session, link: Link, deadline: float) -> bool:
