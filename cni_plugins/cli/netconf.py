@@ -5,18 +5,17 @@ keeps no other from being read.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cni_plugins.cli.failure import Failed
 from cni_plugins.spec.fields import get, rest, shown
+from cni_plugins.spec.request import NAME
 
 PLUGIN = "vxlan"
 _SUFFIXES = (".conf", ".conflist", ".json")
 _LIMIT = 1 << 20  # bytes, as of a plugin's stdin
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
 
 class Configured(NamedTuple):
@@ -77,7 +76,7 @@ def understood(content: bytes, file: str) -> Found:
         return Found(faults=(f"{file}: plugins is not a list of objects",))
     ours = [plugin for plugin in plugins if get(plugin, "type") == PLUGIN]
     name = get(document, "name")
-    if ours and not (isinstance(name, str) and _NAME.fullmatch(name)):
+    if ours and not (isinstance(name, str) and NAME.match(name)):
         return Found(faults=(f"{file}: invalid network name: name is {shown(name)}",))
     version = get(document, "cniVersion")
     said = {"name": name} if version is None else {"cniVersion": version, "name": name}

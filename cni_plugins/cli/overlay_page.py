@@ -1,9 +1,10 @@
 """What `cnictl overlay` shows people: pure functions from views and measurements to lines and sentences."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cni_plugins.cli.netconf import Configured
+from cni_plugins.cli.page import table
 from cni_plugins.engine.upkeep import Probe, State, View
 from cni_plugins.errors import CniError
 from cni_plugins.spec.fields import IPAddress, IPNetwork, get
@@ -181,13 +182,6 @@ def _listed(texts: Iterable[str]) -> str:
 
 def _time(seconds: float | None) -> str:
     return _NONE if seconds is None else f"{seconds * 1000:.2f} ms"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    listed = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*listed, strict=True)]
-    for row in listed:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 # ------------------------------------------------------------------------------------------------ hosts

@@ -25,7 +25,7 @@ def lines(page: dict[str, Any]) -> Iterator[str]:
     yield f"refused  {sum(refused.values())}{'' if refused else ': no caller had to do it by itself'}"
     yield from (f"         {count} {_REASONS.get(reason, reason)}" for reason, count in refused.items())
     yield ""
-    yield from _table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, page["workers"]))
+    yield from table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, page["workers"]))
     yield ""
     yield "errors   none" if not page["errors"] else "errors"
     for error in page["errors"]:
@@ -50,7 +50,7 @@ def _worker(worker: dict[str, Any]) -> tuple[str, ...]:
     return (str(worker["pid"]), duration(worker["uptime"]), *numbers, now)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     table = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -12,7 +12,7 @@ from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.link import Link, PortFlags
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
-from cni_plugins.steps.overlays import AttachVxlan, DelIdleOverlay, EnsureOverlayBridge
+from cni_plugins.steps.overlays import AttachVxlan, DelIdleOverlay, EnsureOverlayBridge, overlay_alias
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, UNCHANGED
 
@@ -50,7 +50,7 @@ def _make_bridge(session: Session, step: EnsureOverlayBridge) -> bool:
     address = wire.mac(wire.IFLA_ADDRESS, step.mac)
     try:
         new_links.add_named(
-            session, step.name, vxlans.alias_of(step.network), address, wire.kind_of_link("bridge")
+            session, step.name, overlay_alias(step.network), address, wire.kind_of_link("bridge")
         )
     except Refused as err:
         if err.errno != errno.EEXIST:

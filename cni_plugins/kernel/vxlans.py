@@ -13,8 +13,7 @@ from cni_plugins.kernel import rtnl_wire as wire
 from cni_plugins.kernel.link import Link, Vxlan
 from cni_plugins.kernel.session import Session
 from cni_plugins.kernel.wire import Refused
-from cni_plugins.spec.attachment import ALIAS_LIMIT, network_tag
-from cni_plugins.steps.overlays import OVERLAY_ALIAS, EnsureVxlan
+from cni_plugins.steps.overlays import EnsureVxlan, is_overlay_alias, overlay_alias
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, UNCHANGED
 from cni_plugins.steps.settings import EnsureSysctl
@@ -24,17 +23,8 @@ _PAUSE = 0.001
 _DF = {"unset": 0, "set": 1, "inherit": 2}  # linux/if_link.h: enum ifla_vxlan_df
 
 
-def alias_of(network: str) -> str:
-    """Return the alias of a network's links; the network is known by the tag in it alone."""
-    return f"{_beginning(network)}net: {network}"[:ALIAS_LIMIT]
-
-
 def is_of(link: Link, network: str) -> bool:
-    return link.alias.startswith(_beginning(network))
-
-
-def _beginning(network: str) -> str:
-    return f"{OVERLAY_ALIAS}{network_tag(network)} "
+    return is_overlay_alias(link.alias, network)
 
 
 def settled(session: Session, name: str) -> Link | None:
@@ -137,7 +127,7 @@ def _make(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
         return new_links.add_named(
             session,
             step.name,
-            alias_of(step.network),
+            overlay_alias(step.network),
             wire.mac(wire.IFLA_ADDRESS, step.mac),
             wire.number(wire.IFLA_MTU, step.mtu),
             wire.kind_of_link("vxlan", *_settings(step, lower)),

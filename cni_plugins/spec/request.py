@@ -35,7 +35,7 @@ _REQUIRED = {
 }
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 # A name becomes a directory and a container id becomes an nf_tables comment and a file's content: bounded.
 _NAME_LIMIT = 255
 
@@ -145,7 +145,7 @@ def _check_texts(environment: Mapping[str, str]) -> None:
 
 
 def _check_container_id(text: str) -> None:
-    if not _NAME.match(text):
+    if not NAME.match(text):
         raise BadEnvironment("invalid characters in containerID", f"CNI_CONTAINERID is {shown(text)}")
     if len(text) > _NAME_LIMIT:
         raise BadEnvironment(
@@ -203,7 +203,7 @@ def _network_name(conf: Conf) -> str:
     name = _string(conf, "name")
     if not name:
         raise InvalidNetworkConfig("missing network name", "name is empty")
-    if not _NAME.match(name):
+    if not NAME.match(name):
         raise InvalidNetworkConfig("invalid characters found in network name", f"name is {shown(name)}")
     if len(name) > _NAME_LIMIT:
         raise InvalidNetworkConfig(

@@ -7,6 +7,7 @@ attachment.
 
 from typing import Literal, NamedTuple
 
+from cni_plugins.spec.attachment import ALIAS_LIMIT, network_tag
 from cni_plugins.spec.fields import IPAddress, IPNetwork
 
 # What the aliases of an overlay's links begin with; the tag of the network follows, and its name.
@@ -14,6 +15,19 @@ OVERLAY_ALIAS = "cni-plugins overlay "
 FLOOD = "00:00:00:00:00:00"  # whose entries in a VXLAN link's table get all frames that no other entry is for
 
 Df = Literal["set", "inherit", "unset"]
+
+
+def overlay_alias(network: str) -> str:
+    """Return the alias of a network's links; the network is known by the tag in it alone."""
+    return f"{_beginning(network)}net: {network}"[:ALIAS_LIMIT]
+
+
+def is_overlay_alias(alias: str, network: str) -> bool:
+    return alias.startswith(_beginning(network))
+
+
+def _beginning(network: str) -> str:
+    return f"{OVERLAY_ALIAS}{network_tag(network)} "
 
 
 class EnsureVxlan(NamedTuple):

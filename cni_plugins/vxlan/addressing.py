@@ -11,6 +11,7 @@ from cni_plugins.spec.fields import IPAddress, IPInterface, IPNetwork, get
 from cni_plugins.spec.request import Request
 from cni_plugins.spec.result import IPConfig, Result
 from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.records import holds
 from cni_plugins.vxlan.site import Site
 
 _IPV4, _IPV6 = 4, 6
@@ -142,7 +143,7 @@ def _twins(overlay: Overlay, ips: Iterable[IPConfig]) -> Iterator[IPConfig]:
 
 
 def _with_gateway(overlay: Overlay, site: Site, ip: IPConfig) -> IPConfig:
-    network = next((net for net in own_networks(overlay, site) if _has(net, ip.address.ip)), None)
+    network = next((net for net in own_networks(overlay, site) if holds(net, ip.address.ip)), None)
     if network is None:
         listed = ", ".join(map(str, own_networks(overlay, site)))
         raise InvalidNetworkConfig(
@@ -183,7 +184,7 @@ def _require_reachable(overlay: Overlay, site: Site, ips: tuple[IPConfig, ...]) 
         return
     first = ips[0].address.ip
     expected = [first, other] if (other := twin(overlay, first)) else [first]
-    if not any(_has(block, first) for block in site.own.blocks):
+    if not any(holds(block, first) for block in site.own.blocks):
         raise InvalidNetworkConfig(
             f"address {first} is in no block of this host: peers would look for it elsewhere",
             f"blocks are {', '.join(map(str, site.own.blocks))}, bum is none",
@@ -194,7 +195,3 @@ def _require_reachable(overlay: Overlay, site: Site, ips: tuple[IPConfig, ...]) 
             f"address {odd} beside {first}: a container has one MAC address, which follows from one address",
             "bum is none; with head-end a container may have several",
         )
-
-
-def _has(network: IPNetwork, address: IPAddress) -> bool:
-    return network.version == address.version and address in network

@@ -158,7 +158,7 @@ def _faults_of(record: Record, extent: Extent) -> Iterator[str]:
     if twice:
         yield f"peer {record.node}: more than one IPv{twice} subnet"
     for network in extent.within:
-        if record.vtep.version == network.version and record.vtep in network:
+        if holds(network, record.vtep):
             yield f"peer {record.node}: vtep {record.vtep} is an address of the overlay itself ({network})"
 
 
@@ -175,6 +175,10 @@ def _faults_of_part(node: str, part: IPNetwork, extent: Extent) -> Iterator[str]
 def is_within(part: IPNetwork, network: IPNetwork) -> bool:
     same = part.version == network.version
     return same and part.prefixlen >= network.prefixlen and part.network_address in network
+
+
+def holds(network: IPNetwork, address: IPAddress) -> bool:
+    return network.version == address.version and address in network
 
 
 def _shared(keyed: Iterable[tuple[object, Record]], word: str) -> Iterator[str]:

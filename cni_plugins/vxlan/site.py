@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.attachment import network_tag
-from cni_plugins.spec.fields import IPAddress, IPNetwork
-from cni_plugins.steps.overlays import OVERLAY_ALIAS
+from cni_plugins.spec.fields import IPAddress
+from cni_plugins.steps.overlays import OVERLAY_ALIAS, is_overlay_alias
 from cni_plugins.vxlan.config import Overlay, Underlay
 from cni_plugins.vxlan.identity import vtep_mac
-from cni_plugins.vxlan.records import Record
+from cni_plugins.vxlan.records import Record, holds
 
 # What encapsulation takes of an MTU (RFC 7348, 5): the headers of IP (20 or 40), UDP (8) and VXLAN (8), and
 # the inner Ethernet header (14).
@@ -130,7 +129,7 @@ def _is_wished(overlay: Overlay, facts: Facts, link: LinkFacts, address: IPAddre
     way = facts.ways.get(wish.can_reach) if wish.can_reach else None
     return (
         (not wish.interface or link.name == wish.interface)
-        and (not wish.cidr or _has(wish.cidr, address))
+        and (not wish.cidr or holds(wish.cidr, address))
         and (not wish.address or address == wish.address)
         and (not wish.can_reach or (way is not None and way.source == address))
         and (not _follows_default_route(overlay) or (way_out is not None and link.name == way_out.name))
@@ -204,7 +203,7 @@ def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record, others: tuple[
 
 def is_of(link: LinkFacts, network: str) -> bool:
     """Say whether a link is one that an overlay network made for itself."""
-    return link.alias.startswith(f"{OVERLAY_ALIAS}{network_tag(network)} ")
+    return is_overlay_alias(link.alias, network)
 
 
 def clashes(overlay: Overlay, facts: Facts, names: frozenset[str]) -> str:
@@ -213,12 +212,8 @@ def clashes(overlay: Overlay, facts: Facts, names: frozenset[str]) -> str:
         if link.name in names:
             continue
         for interface in link.addresses:
-            network = next((net for net in overlay.config.within if _has(net, interface.ip)), None)
+            network = next((net for net in overlay.config.within if holds(net, interface.ip)), None)
             if network is not None:
                 whose = " (its own, of a former VNI)" if is_of(link, overlay.network) else ""
                 return f"link {link.name} has {interface}, an address of network {network}{whose}"
     return ""
-
-
-def _has(network: IPNetwork, address: IPAddress) -> bool:
-    return network.version == address.version and address in network

@@ -23,6 +23,7 @@ from cni_plugins.steps.overlays import (
     EnsurePeers,
     EnsureVxlan,
     PeerRoute,
+    overlay_alias,
 )
 from cni_plugins.steps.places import HOST
 from cni_plugins.steps.plan import ABSENT, UNCHANGED, Step
@@ -206,7 +207,7 @@ def test_a_link_whose_alias_is_about_to_come_is_ours(
     """Another ADD has made it a moment ago."""
     monkeypatch.setattr(vxlans, "_AWAIT_ALIAS", 20.0)
     ensure(underlay)
-    index, alias = underlay.index("vx1"), vxlans.alias_of("net1")
+    index, alias = underlay.index("vx1"), overlay_alias("net1")
     underlay.host.run("ip", "link", "set", "vx1", "alias", "")
     naming = f"sleep 0.2; ip link set vx1 alias '{alias}'"
     with subprocess.Popen(["nsenter", f"--net={underlay.host.path}", "sh", "-c", naming]):
