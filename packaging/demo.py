@@ -155,9 +155,10 @@ def state(host: Namespace, leases: Path) -> str:
 
 def shown() -> str:
     """List the links of the namespace this runs in, as the suite's own kernel room sees them."""
-    from cni_plugins.kernel import addresses, links
-    from cni_plugins.kernel.session import Session
-    from cni_plugins.steps.places import HOST
+    from cni_plugins.kernel.ip import addresses
+    from cni_plugins.kernel.links import links
+    from cni_plugins.kernel.session.session import Session
+    from cni_plugins.steps.step import HOST
 
     with Session(None) as session:
         return "\n".join(

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import PyInstaller  # type: ignore[import-untyped]
 
-from cni_plugins.cli.place import place
+from cni_plugins.cli.install.replace import place
 from cni_plugins.engine.registry import NAMES
 
 HERE = Path(__file__).resolve().parent

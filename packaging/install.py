@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from cni_plugins.cli.place import place
+from cni_plugins.cli.install.replace import place
 from cni_plugins.engine.registry import NAMES
 
 

@@ -1,17 +1,19 @@
-"""Imports all that a request may need, so that no worker does it while somebody waits."""
+"""Imports all that a request may need before the first one comes, so that no caller waits for it."""
 
 import gc
 import importlib
 
 from cni_plugins.engine import registry
 
-# Imported by functions on their first call; a module is listed here when a frozen program has it at all.
+# Imported by functions on their first call. A test compares this list with the modules there are.
 _LATE = (
     "cni_plugins.engine.lifecycle",
-    "cni_plugins.kernel.macvlan_words",
-    "cni_plugins.kernel.messages",
-    "cni_plugins.kernel.overlay_words",
-    "cni_plugins.kernel.underlay",
+    "cni_plugins.ipam_hostlocal.config",
+    "cni_plugins.ipam_static.config",
+    "cni_plugins.kernel.capabilities",
+    "cni_plugins.kernel.ip.route_lookup",
+    "cni_plugins.kernel.netlink.pyroute",
+    "cni_plugins.vxlan.backends.multicast",
     "cni_plugins.vxlan.backends.static",
     "ctypes",
     "subprocess",
@@ -23,11 +25,15 @@ _LATE = (
 
 def preload() -> None:
     """Import every plugin, and keep what was imported from being copied into each worker."""
-    for name in registry.NAMES:
-        if registry.ipam(name) is None:
-            registry.plugin(name)
+    for name in registry.IPAM_PLUGINS:
+        registry.ipam(name)
+    for name in registry.PLUGINS:
+        registry.plugin(name)
     for name in _LATE:
         importlib.import_module(name)
+    from cni_plugins.kernel import dispatch
+
+    dispatch.load_all()
     gc.collect()
     gc.freeze()
     gc.enable()  # a plugin does without; a worker lives on

@@ -15,11 +15,15 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from cni_plugins.agent import listen, metrics, preload
+from cni_plugins.agent import preload
 from cni_plugins.agent.build import BUILD
-from cni_plugins.agent.message import Call
-from cni_plugins.agent.record import Journal, Record
-from cni_plugins.agent.table import Slot, Table
+from cni_plugins.agent.journal import Journal, ServedRequest
+from cni_plugins.agent.listener import OWN, Listener, Unusable, in_its_place, open_listener
+from cni_plugins.agent.metrics import address as metrics_address
+from cni_plugins.agent.metrics.channel import Channel
+from cni_plugins.agent.protocol import Call
+from cni_plugins.agent.scoreboard import Scoreboard, Slot
+from cni_plugins.agent.systemd import Supervisor
 from cni_plugins.agent.worker import Surroundings, work
 
 SOCKET = "/run/cni-plugins/agent.sock"  # where the executables look
@@ -48,12 +52,12 @@ def serve(options: Options) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     journal = Journal(os.dup(2), prioritised="JOURNAL_STREAM" in os.environ)
     program = _Program()
-    supervisor = listen.Supervisor(os.environ)
+    supervisor = Supervisor(os.environ)
     try:
         if options.metrics:
-            metrics.require_usable(options.metrics)
-        listener = listen.listener(options.socket, os.environ)
-    except listen.Unusable as err:
+            metrics_address.parse(options.metrics)
+        listener = open_listener(options.socket, os.environ)
+    except Unusable as err:
         journal.warn(f"agent: {err}")
         return 1
     preload.preload()
@@ -81,11 +85,11 @@ class _Program:
         now = self._identity()
         return any(now) and now != self._started
 
-    def become(self, listener: listen.Listener, environment: dict[str, str]) -> str:
+    def become(self, listener: Listener, environment: dict[str, str]) -> str:
         """Start the executable anew in this process, as a supervisor would; return why that failed."""
-        name = {"LISTEN_FDNAMES": listen.OWN} if listener.own else {}
+        name = {"LISTEN_FDNAMES": OWN} if listener.own else {}
         handed = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), **name, **environment}
-        with listen.in_its_place(listener.socket):
+        with in_its_place(listener.socket):
             try:
                 os.execve(self.path, self._words, {**os.environ, **handed})  # noqa: S606 (no shell is wanted)
             except OSError as err:
@@ -105,9 +109,9 @@ class _Agent:
     def __init__(
         self,
         options: Options,
-        listener: listen.Listener,
+        listener: Listener,
         journal: Journal,
-        supervisor: listen.Supervisor,
+        supervisor: Supervisor,
         program: _Program,
     ) -> None:
         self._options = options
@@ -116,8 +120,8 @@ class _Agent:
         self._supervisor = supervisor
         self._program = program
         self._lifeline, self._hold = os.pipe()
-        self._table = Table(options.workers)
-        channel = metrics.Channel() if options.metrics else None
+        self._table = Scoreboard(options.workers)
+        channel = Channel() if options.metrics else None
         around = Surroundings(
             listener=listener.socket,
             lifeline=self._lifeline,
@@ -129,7 +133,7 @@ class _Agent:
         )
         self._waiting = [_Child(partial(work, around, slot), slot) for slot in self._table.slots]
         if channel:
-            export = partial(metrics.export, channel, options.metrics, self._table, self._lifeline)
+            export = partial(_export, channel, options.metrics, self._table, self._lifeline)
             self._waiting.append(_Child(export, None))
         self._children: dict[int, _Child] = {}
         self._strangers = 0
@@ -253,7 +257,14 @@ class _Agent:
                 os.killpg(pid, signal.SIGKILL)
 
 
-def _tell_nobody(_record: Record, _call: Call) -> None:
+def _export(channel: Channel, address: str, scoreboard: Scoreboard, lifeline: int) -> None:
+    """Count what is reported and serve it; return at the lifeline's end of file."""
+    from cni_plugins.agent.metrics import exporter
+
+    exporter.run(channel, metrics_address.parse(address), scoreboard, lifeline)
+
+
+def _tell_nobody(_record: ServedRequest, _call: Call) -> None:
     pass
 
 

@@ -4,7 +4,7 @@ import json
 import socket
 from typing import Any
 
-from cni_plugins.agent import message
+from cni_plugins.agent import protocol
 
 _PATIENCE = 5.0  # seconds
 _LIMIT = 1 << 22  # bytes; a thousand workers have less to say
@@ -15,7 +15,7 @@ class NoAgent(Exception):
 
 
 def ask(path: str) -> dict[str, Any]:
-    """Return what the agent says of itself; `Table.page` lists the keys.
+    """Return what the agent says of itself; `Scoreboard.page` lists the keys.
 
     :raises NoAgent: when there is none, or all its workers are busy for too long.
     """
@@ -31,11 +31,11 @@ def _asked(path: str) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
         agent.settimeout(_PATIENCE)
         agent.connect(path)
-        agent.send(message.STATUS + b"\0")
-        head = agent.recv(message.LIMIT)
-        length = message.ANSWER.unpack(head)[1] if len(head) == message.ANSWER.size else _LIMIT
+        agent.send(protocol.STATUS + b"\0")
+        head = agent.recv(protocol.LIMIT)
+        length = protocol.ANSWER.unpack(head)[1] if len(head) == protocol.ANSWER.size else _LIMIT
         text = b""
-        while len(text) < length < _LIMIT and (part := agent.recv(message.LIMIT)):
+        while len(text) < length < _LIMIT and (part := agent.recv(protocol.LIMIT)):
             text += part
         if len(text) != length:
             raise _stranger(path)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from cni_plugins.agent import message
-from cni_plugins.agent.message import Call, Unfit
-from cni_plugins.agent.record import Journal, Record, record
-from cni_plugins.agent.table import Slot, Table
+from cni_plugins.agent import protocol
+from cni_plugins.agent.journal import Journal, ServedRequest, record
+from cni_plugins.agent.protocol import Call, Unfit
+from cni_plugins.agent.scoreboard import Scoreboard, Slot
 from cni_plugins.engine.program import Program
 from cni_plugins.engine.run import Outcome, run
-from cni_plugins.kernel.session import Residence, nft_socket
+from cni_plugins.kernel.session.session import Residence, nft_socket
 
 _PATIENCE = 2.0  # seconds for a caller to send its call, to say go, and to take the answer
 _UMASK = 0o077  # between requests, where nothing is written
@@ -35,11 +35,11 @@ class Surroundings(NamedTuple):
 
     listener: socket.socket
     lifeline: int
-    table: Table
+    table: Scoreboard
     build: str
     recycle_after: int
     journal: Journal
-    tell: Callable[[Record, Call], None]
+    tell: Callable[[ServedRequest, Call], None]
 
 
 def work(around: Surroundings, slot: Slot) -> None:
@@ -69,7 +69,7 @@ class _Worker:
     def __init__(self, around: Surroundings, slot: Slot) -> None:
         self._around = around
         self._slot = slot
-        self._here = message.places()
+        self._here = protocol.places()
         self._stderr = os.dup(2)
         self._nft = nft_socket()
         self._free = 0
@@ -80,7 +80,7 @@ class _Worker:
         self._free = _lowest_free()
 
     def is_unchanged(self) -> bool:
-        return self._is_sound and _lowest_free() == self._free and message.places() == self._here
+        return self._is_sound and _lowest_free() == self._free and protocol.places() == self._here
 
     def next_call(self, events: select.epoll) -> bool:
         """Wait for a call and answer it; say whether to go on."""
@@ -108,17 +108,17 @@ class _Worker:
     def _attend(self, connection: socket.socket, owned: ExitStack) -> None:
         begun = time.monotonic()
         connection.settimeout(_PATIENCE)
-        message.require_own_user(connection)
-        data, fds = message.receive(connection, owned)
-        if data.startswith(message.STATUS):
+        protocol.require_own_user(connection)
+        data, fds = protocol.receive(connection, owned)
+        if data.startswith(protocol.STATUS):
             self._show_status(connection)
             return
-        call = message.parse(data, fds, self._around.build, self._here)
+        call = protocol.parse(data, fds, self._around.build, self._here)
         environment = _for_children(call)
         owned.callback(self._return)
         self._stand_in(call, environment)
-        connection.send(message.TAKEN)
-        os.dup2(message.receive_go(connection, owned), 2)
+        connection.send(protocol.TAKEN)
+        os.dup2(protocol.receive_go(connection, owned), 2)
         outcome = self._run(call, environment, Residence(self._nft, _presence(connection)))
         _deliver(connection, outcome)
         self._close_books(call, outcome, time.monotonic() - begun)
@@ -155,7 +155,7 @@ class _Worker:
 
         page = self._around.table.page(self._around.build, os.getppid())
         text = json.dumps(page).encode()
-        message.answer(connection, 0, text, b"")
+        protocol.answer(connection, 0, text, b"")
 
 
 def _for_children(call: Call) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _for_children(call: Call) -> dict[str, str]:
 def _deliver(connection: socket.socket, outcome: Outcome) -> None:
     """Answer. Nobody may be there any more: then the runtime's DEL comes after all that was done."""
     with suppress(OSError):
-        message.answer(connection, outcome.code, outcome.stdout, outcome.trace.encode(errors="replace"))
+        protocol.answer(connection, outcome.code, outcome.stdout, outcome.trace.encode(errors="replace"))
 
 
 def _presence(connection: socket.socket) -> Callable[[], bool]:

@@ -4,10 +4,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from cni_plugins.contract.keys import (
+from cni_plugins.contract.config_fields import (
     NO_MASQUERADE,
-    Args,
-    Ipam,
+    ArgsSection,
+    IpamSection,
     IpMasqBackend,
     IpMasqField,
     LinkName,
@@ -18,9 +18,9 @@ from cni_plugins.contract.keys import (
     mac_in_effect,
 )
 from cni_plugins.contract.model import ConfigModel, load
-from cni_plugins.spec.fields import shown
-from cni_plugins.spec.ifnames import ifname_fault
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.fields import shown
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.request import Request
 
 DEFAULT_BRIDGE = "cni0"
 _LARGEST_VLAN = 4094  # IEEE 802.1Q
@@ -72,9 +72,9 @@ class BridgeConfig(ConfigModel):
     disable_container_interface: bool = False
     port_isolation: bool = False
     remove_idle_bridge: bool = False
-    ipam: Ipam = Ipam()
+    ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
-    args: Args = Args()
+    args: ArgsSection = ArgsSection()
     runtime_config: MacHolder = MacHolder()
     mac: Mac = Field(default="", alias="\0mac")
 

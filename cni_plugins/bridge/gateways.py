@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
+from cni_plugins.contract.config_fields import IPV4
 from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.gateways import default_routes, with_gateways
-from cni_plugins.contract.keys import IPV4
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.attachment import digest
-from cni_plugins.spec.fields import IPInterface
-from cni_plugins.spec.result import IPConfig, Route
-from cni_plugins.steps.addresses import DelAddress, EnsureAddress
+from cni_plugins.ownership import gateway_port
+from cni_plugins.protocol.fields import IPInterface
+from cni_plugins.protocol.result import IPConfig, Route
+from cni_plugins.steps.ip import DelAddress, EnsureAddress
 from cni_plugins.steps.links import EnsureGatewayPort
-from cni_plugins.steps.places import HOST
-from cni_plugins.steps.plan import Step
+from cni_plugins.steps.step import HOST, Step
 
 
 def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
@@ -41,7 +40,9 @@ def gateway_addresses(
     wanted = list(dict.fromkeys(map(ip_interface, named)))
     present = facts.host[link].addresses if link in facts.host and not checking else ()
     if config.vlan:
-        yield EnsureGatewayPort(link, mac, gateway_port(config), config.bridge, config.vlan)
+        yield EnsureGatewayPort(
+            link, mac, gateway_port(config.bridge, config.vlan), config.bridge, config.vlan
+        )
     for address in wanted:
         # Last first: with the first address of a subnet the kernel would remove the others.
         for other in reversed(_conflicts(address, present, wanted)):
@@ -69,7 +70,3 @@ def _conflicts(
         if other.version == address.version and other not in wanted and not other.ip.is_link_local
     )
     return [other for other in others if address.version == IPV4 or other.network.overlaps(address.network)]
-
-
-def gateway_port(config: BridgeConfig) -> str:
-    return f"veth{digest(f'{config.bridge}.{config.vlan}', 8)}"

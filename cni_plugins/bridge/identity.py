@@ -1,32 +1,41 @@
-"""Who an attachment is: its names and addresses, decided for ADD and recorded in prevResult for CHECK."""
+"""Names and MAC addresses of an attachment: decided for ADD, read from prevResult for CHECK."""
 
 from typing import NamedTuple
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract import veth
 from cni_plugins.contract.facts import Facts
-from cni_plugins.contract.recorded import host_macs
-from cni_plugins.spec.attachment import mac_from
-from cni_plugins.spec.request import Request
+from cni_plugins.contract.prev_result import host_interfaces
+from cni_plugins.ownership import mac_from
+from cni_plugins.protocol.request import Request
 
 
-class Identity(NamedTuple):
-    """The veth pair, and the MAC addresses of the bridge and of the link that bears gateway addresses."""
+class BridgeIdentity(NamedTuple):
+    """The veth pair, and MAC addresses.
+
+    :param bridge_mac: of the bridge.
+    :param gateway_mac: of the link with the gateway addresses.
+    :param guarded_mac: the source address that `macspoofchk` admits: the one that ADD gives the container,
+        whatever a later plugin of the chain made of it.
+    """
 
     pair: veth.Pair
     bridge_mac: str
     gateway_mac: str
+    guarded_mac: str
 
 
-def identify(request: Request, config: BridgeConfig, facts: Facts) -> Identity:
+def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIdentity:
     """:raises InvalidNetworkConfig: when CHECK finds no such interface in prevResult."""
     # `auto` follows the bridge, or where that is yet to be made, the way out.
     mtu = veth.mtu(config.mtu, facts.host.get(config.bridge) or facts.default_route)
     pair = veth.identify(request, config.mac, mtu, facts)
     if request.command == "CHECK":
-        recorded = host_macs(request)
-        return Identity(pair, recorded.get(config.bridge, ""), recorded.get(config.gateway_link, ""))
-    return Identity(pair, _host_mac(config.bridge, facts), _host_mac(config.gateway_link, facts))
+        recorded = {name: item.mac for name, item in host_interfaces(request).items()}
+        own = recorded.get(config.bridge, ""), recorded.get(config.gateway_link, "")
+    else:
+        own = _host_mac(config.bridge, facts), _host_mac(config.gateway_link, facts)
+    return BridgeIdentity(pair, *own, config.mac or request.attachment.mac("sandbox"))
 
 
 def _host_mac(link: str, facts: Facts) -> str:

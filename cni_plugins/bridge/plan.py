@@ -5,16 +5,18 @@ from itertools import pairwise
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.bridge.gateways import gateway_addresses, gateways, routes
-from cni_plugins.bridge.identity import Identity, identify
-from cni_plugins.contract import phrases, veth
+from cni_plugins.bridge.identity import BridgeIdentity, identify
+from cni_plugins.contract import plan_parts, veth
+from cni_plugins.contract.config_fields import IPV6
 from cni_plugins.contract.facts import Facts, LinkFacts
-from cni_plugins.contract.keys import IPV6
+from cni_plugins.contract.plugin import Decision
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result, Route
-from cni_plugins.steps.addresses import AwaitAddresses, EnsureAddress
+from cni_plugins.ownership import BRIDGE_ALIAS
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig, Result
+from cni_plugins.steps.firewall import EnsureSourceGuard
+from cni_plugins.steps.ip import AwaitAddresses, EnableForwarding, EnsureAddress
 from cni_plugins.steps.links import (
-    BRIDGE_ALIAS,
     Announce,
     AttachPort,
     AwaitUp,
@@ -25,10 +27,9 @@ from cni_plugins.steps.links import (
     PortVlan,
     SetPortVlans,
 )
-from cni_plugins.steps.places import HOST, SANDBOX
-from cni_plugins.steps.plan import Plan, Step
-from cni_plugins.steps.rules import EnsureSourceGuard
-from cni_plugins.steps.settings import EnableForwarding
+from cni_plugins.steps.step import HOST, SANDBOX, Step
+
+_SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
 
 
 def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
@@ -37,34 +38,47 @@ def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
     veth.admit(request, facts)
 
 
-def add(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> Plan:
-    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> Decision:
+    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
 
-    :raises NameTaken: when the bridge is none, or has a gateway address that is not ours to replace.
+    :raises NameTaken: when the bridge is none, or has a gateway address that may not be replaced.
     """
     identity = identify(request, config, facts)
     ips = gateways(config, lease.ips)
     veth.require_mtu(request, identity.pair, config.mtu, ips)
-    steps = [
+    lease = lease._replace(ips=ips, routes=routes(config, ips, lease.routes))
+    plan = (
         *_bridge(config, identity, facts),
         veth.add(request, identity.pair),
         *_port(config, identity),
         *_gateways(request, config, identity, ips, facts),
         *_source_guard(request, config, identity),
-        *_sandbox(request, config, identity, ips, routes(config, ips, lease.routes)),
+        *_sandbox(request, config, identity, lease),
         *_masquerade(request, config, identity.pair, ips),
         *_working(request, config, identity, ips),
         *_forwarding(config, ips),
-    ]
-    return tuple(steps)
+    )
+    return Decision(plan, _result(request, config, identity, lease))
 
 
-def _bridge(config: BridgeConfig, identity: Identity, facts: Facts) -> Iterator[Step]:
+def _result(request: Request, config: BridgeConfig, identity: BridgeIdentity, lease: Result) -> Result:
+    """Return the bridge, both ends of the pair, and with a VLAN the link with the gateway address."""
+    interfaces = [Interface(config.bridge, identity.bridge_mac), *veth.interfaces(request, identity.pair)]
+    if config.vlan and config.is_gw and lease.ips:
+        interfaces.append(Interface(config.gateway_link, identity.gateway_mac))
+    return lease._replace(
+        interfaces=tuple(interfaces),
+        ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
+        dns=lease.dns if config.dns is None else config.dns,
+    )
+
+
+def _bridge(config: BridgeConfig, identity: BridgeIdentity, facts: Facts) -> Iterator[Step]:
     existing = _existing_bridge(config, facts)
     yield EnsureBridge(config.bridge, identity.bridge_mac, identity.pair.mtu, config.uses_vlans)
     if _needs_pin(existing):
         yield PinMac(config.bridge)
-    yield phrases.no_router_advertisements(config.bridge)
+    yield plan_parts.no_router_advertisements(config.bridge)
     if config.promisc_mode:
         yield EnsurePromisc(config.bridge, on=True)
     yield EnsureUp(HOST, config.bridge)
@@ -85,8 +99,8 @@ def _needs_pin(bridge: LinkFacts | None) -> bool:
     return bridge is not None and bridge.alias != BRIDGE_ALIAS
 
 
-def _port(config: BridgeConfig, identity: Identity) -> Iterator[Step]:
-    yield phrases.no_router_advertisements(identity.pair.host_end)
+def _port(config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
+    yield plan_parts.no_router_advertisements(identity.pair.host_end)
     yield AttachPort(identity.pair.host_end, config.bridge, config.hairpin_mode, config.port_isolation)
     if config.uses_vlans:
         yield SetPortVlans(
@@ -115,53 +129,52 @@ def _ranges(ids: Iterable[int]) -> Iterator[PortVlan]:
 
 
 def _gateways(
-    request: Request, config: BridgeConfig, identity: Identity, ips: tuple[IPConfig, ...], facts: Facts
+    request: Request, config: BridgeConfig, identity: BridgeIdentity, ips: tuple[IPConfig, ...], facts: Facts
 ) -> Iterator[Step]:
     if config.is_gw:
         checking = request.command == "CHECK"
         yield from gateway_addresses(config, identity.gateway_mac, ips, facts, checking=checking)
 
 
-def _source_guard(request: Request, config: BridgeConfig, identity: Identity) -> Iterator[Step]:
+def _source_guard(request: Request, config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
     if config.macspoofchk and identity.pair.ours:
-        yield EnsureSourceGuard(request.attachment, identity.pair.host_end, identity.pair.mac)
+        yield EnsureSourceGuard(request.owner, identity.pair.host_end, identity.guarded_mac)
 
 
 def _sandbox(
     request: Request,
     config: BridgeConfig,
-    identity: Identity,
-    ips: tuple[IPConfig, ...],
-    wanted: tuple[Route, ...],
+    identity: BridgeIdentity,
+    lease: Result,
 ) -> Iterator[Step]:
-    """Addresses go on while the link is down, as in the reference, so it never speaks without them."""
-    link = request.ifname
+    """Addresses are set while the link is down, as in the reference, so it never sends without them."""
+    link, ips = request.ifname, lease.ips
     has_v6 = any(ip.address.version == IPV6 for ip in ips)
     if has_v6:
         # Older releases of the reference do not set keep_addr_on_down.
-        yield from phrases.with_ipv6(link, keep_on_down=identity.pair.ours)
+        yield from plan_parts.with_ipv6(link, keep_on_down=identity.pair.ours)
     # A container that gives itself addresses also chooses how it guards and announces them.
     if ips:
-        yield from phrases.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
+        yield from plan_parts.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
     for ip in ips:
         yield EnsureAddress(SANDBOX, link, ip.address)
     if not config.disable_container_interface:
         yield EnsureUp(SANDBOX, link)
     if has_v6 and config.enabledad:
         yield AwaitAddresses(SANDBOX, link)
-    for route in wanted:
-        yield phrases.route(link, route, ips)
+    for route in lease.routes:
+        yield plan_parts.route(link, route, ips)
 
 
 def _masquerade(
     request: Request, config: BridgeConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
     if pair.ours:
-        yield from phrases.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+        yield from plan_parts.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
 
 
 def _working(
-    request: Request, config: BridgeConfig, identity: Identity, ips: tuple[IPConfig, ...]
+    request: Request, config: BridgeConfig, identity: BridgeIdentity, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
     """A port forwards only some time after its link is up; what is announced before that reaches nobody."""
     if not config.disable_container_interface:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from cni_plugins.bridge.config import DEFAULT_BRIDGE, BridgeConfig
 from cni_plugins.contract import veth
 from cni_plugins.contract.facts import Facts, LinkFacts
-from cni_plugins.spec.fields import get
-from cni_plugins.spec.ifnames import ifname_fault
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.fields import get
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.request import Request
 from cni_plugins.steps.links import DelIdleBridge
-from cni_plugins.steps.plan import Plan, Step
+from cni_plugins.steps.step import Plan, Step
 
 
 def delete(request: Request, config: BridgeConfig | None, facts: Facts) -> Plan:

@@ -4,15 +4,24 @@ from typing import Annotated
 
 import typer
 
-from cni_plugins.cli import agent, lab, overlay, setup
-from cni_plugins.cli.main import VERSION_LINE
+from cni_plugins.cli.agent import command as agent
+from cni_plugins.cli.install import command as install
+from cni_plugins.cli.lab import command as lab
+from cni_plugins.cli.overlay import command as overlay
+from cni_plugins.cli.version import VERSION_LINE
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# Help is explicit: freezing strips docstrings.
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Install the CNI plugins of this node, run their agent, and inspect and repair overlay networks.",
+)
 app.add_typer(agent.app, name="agent")
 app.add_typer(overlay.app, name="overlay")
 app.add_typer(lab.app, name="lab")
-app.command()(setup.install)
-app.command()(setup.uninstall)
+app.command(help=install.INSTALL_HELP)(install.install)
+app.command(help=install.UNINSTALL_HELP)(install.uninstall)
 
 
 @app.callback()
@@ -20,7 +29,6 @@ def cnictl(
     *,
     version: Annotated[bool, typer.Option("--version", help="Show version and build.")] = False,
 ) -> None:
-    """Install the CNI plugins of this node, and run the agent that makes them quick."""
     if version:
         typer.echo(VERSION_LINE)
         raise typer.Exit

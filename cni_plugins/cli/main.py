@@ -1,12 +1,8 @@
-"""The process edge of cnictl: which commands there are, and how a failure looks."""
+"""The process edge of cnictl: starts a command, and prints its failure."""
 
 import sys
 
-from cni_plugins.agent.build import BUILD
-from cni_plugins.front.version import VERSION
-
-AGENT_PROCESS = "@agent"
-VERSION_LINE = f"cnictl {VERSION} (build {BUILD})"
+from cni_plugins.cli.version import AGENT_PROCESS, VERSION_LINE
 
 
 def main() -> None:
@@ -16,7 +12,7 @@ def main() -> None:
         sys.stdout.write(f"{VERSION_LINE}\n")
         return
     if words[:1] == [AGENT_PROCESS]:
-        from cni_plugins.cli.resident import run
+        from cni_plugins.cli.agent.process import run
 
         code = run(words[1:])
         if code is not None:

@@ -1,26 +1,26 @@
-"""What a plugin may ask about the kernel before it decides, and the answers."""
+"""Facts about the kernel that a plugin may ask for before it decides."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.protocol.fields import IPAddress, IPInterface
 
 
 class Asks(NamedTuple):
-    """Questions; what is not asked is not looked up.
+    """What to look up; nothing else is.
 
     :param host: names of links in the host.
     :param sandbox: names of links in the sandbox; a sandbox that is gone answers nothing.
     :param default_route: the link of the host's default route.
     :param sandbox_default_route: the link of the sandbox's.
     :param kinds: every host link of these kinds.
-    :param users: the macvlan links on links of the host, wherever they are.
-    :param makes: which of these kinds of link the kernel cannot make.
-    :param owned: every host link that bears our alias, whatever its network.
+    :param macvlan_users: the macvlan links on links of the host, in whatever namespace they are.
+    :param unsupported_kinds: those of these kinds of link that the kernel cannot create.
+    :param owned: every host link with the suite's alias, whatever its network.
     :param addressed: every host link with addresses other than link-local and loopback ones.
-    :param ways: how the host would send to these addresses.
-    :param udp_port: whether a socket has this port that VXLAN links of ours cannot share, 0: not asked.
+    :param routes_to: how the host would send to these addresses.
+    :param udp_port: whether a socket holds this port that our VXLAN links cannot share, 0: not asked.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
     :param nf_tables: whether this kernel has nf_tables.
     :param ipv6_in_sandbox: whether the sandbox's `lo` may bear IPv6 addresses.
@@ -32,11 +32,11 @@ class Asks(NamedTuple):
     default_route: bool = False
     sandbox_default_route: bool = False
     kinds: tuple[str, ...] = ()
-    users: bool = False
-    makes: tuple[str, ...] = ()
+    macvlan_users: bool = False
+    unsupported_kinds: tuple[str, ...] = ()
     owned: bool = False
     addressed: bool = False
-    ways: tuple[IPAddress, ...] = ()
+    routes_to: tuple[IPAddress, ...] = ()
     udp_port: int = 0
     vlan_filtering: bool = False
     nf_tables: bool = False
@@ -74,7 +74,7 @@ class LinkFacts(NamedTuple):
     ethernet: bool = True
 
 
-class Way(NamedTuple):
+class NextHop(NamedTuple):
     """How packets to an address leave the host: by which link, through which gateway, from which address."""
 
     link: str
@@ -83,7 +83,7 @@ class Way(NamedTuple):
 
 
 class LinkUser(NamedTuple):
-    """A macvlan link on a master, and in words whose it is."""
+    """A macvlan link on a master, and its owner in words."""
 
     mode: str
     owner: str
@@ -91,7 +91,7 @@ class LinkUser(NamedTuple):
 
 NO_LINKS: Mapping[str, LinkFacts] = {}
 NO_USERS: Mapping[int, tuple[LinkUser, ...]] = {}
-NO_WAYS: Mapping[IPAddress, Way] = {}
+NO_ROUTES: Mapping[IPAddress, NextHop] = {}
 
 
 def link_name_taken(ifname: str, netns: str) -> NameTaken:
@@ -112,17 +112,20 @@ def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:
 
 
 class Facts(NamedTuple):
-    """Answers. `host_seed` differs between hosts and between boots; for addresses that must not repeat."""
+    """What was found.
+
+    :param host_seed: differs between hosts and between boots; for addresses that must not repeat.
+    """
 
     host: Mapping[str, LinkFacts] = NO_LINKS
     sandbox: Mapping[str, LinkFacts] = NO_LINKS
     default_route: LinkFacts | None = None
     of_kinds: tuple[LinkFacts, ...] = ()
-    users: Mapping[int, tuple[LinkUser, ...]] = NO_USERS
-    cannot_make: tuple[str, ...] = ()
+    macvlan_users: Mapping[int, tuple[LinkUser, ...]] = NO_USERS
+    unsupported_kinds: tuple[str, ...] = ()
     owned: tuple[LinkFacts, ...] = ()
     addressed: tuple[LinkFacts, ...] = ()
-    ways: Mapping[IPAddress, Way] = NO_WAYS
+    routes_to: Mapping[IPAddress, NextHop] = NO_ROUTES
     udp_port_taken: bool = False
     has_sandbox: bool = False
     vlan_filtering: bool = True

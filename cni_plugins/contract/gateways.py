@@ -3,8 +3,8 @@
 from ipaddress import ip_interface
 
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.fields import IPAddress, IPInterface
-from cni_plugins.spec.result import IPConfig, Route
+from cni_plugins.protocol.fields import IPAddress, IPInterface
+from cni_plugins.protocol.result import IPConfig, Route
 
 DEFAULT_ROUTE = {4: ip_interface("0.0.0.0/0"), 6: ip_interface("::/0")}
 

@@ -1,22 +1,25 @@
-"""What an IPAM plugin declares: five functions of the request, no kernel and no plan."""
+"""What an IPAM plugin declares: six functions of the request, without plan and without kernel."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
 
 
-class Ipam(NamedTuple):
+class IpamPlugin(NamedTuple):
     """An IPAM plugin.
 
-    `reserve` answers with ips, routes and dns, and leaves nothing behind when it raises. `release` succeeds
-    for an attachment it does not know, and needs no more of the config than where the leases are. `take_back`
-    frees what one `reserve` answered with, and nothing the attachment had before; `is_exact` is False for one
-    that cannot tell, and frees all the attachment has. `gc` releases all but `request.valid_attachments`.
-    `needs_link` is True for one that looks for addresses on the attachment's own link, which has to be up
-    when it is asked, and still be there when it releases.
-    `check` raises StateDrifted, `status` raises NotAvailable.
+    :param reserve: returns ips, routes and dns; leaves nothing behind when it raises.
+    :param release: succeeds for an attachment it does not know, and needs no more of the config than where
+        the leases are.
+    :param take_back: frees what one `reserve` returned, and nothing the attachment had before.
+    :param check: raises StateDrifted.
+    :param gc: releases all but `request.valid_attachments`.
+    :param status: raises NotAvailable.
+    :param is_exact: False for a plugin whose `take_back` cannot tell, and frees all that the attachment has.
+    :param needs_link: True for a plugin that looks for addresses on the attachment's own link, which must be
+        up when it is called, and must still exist when it releases.
     """
 
     name: str

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, mod
 from pydantic.alias_generators import to_camel
 
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.decode import parse_dns, parse_route
-from cni_plugins.spec.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
-from cni_plugins.spec.result import DNS, Route
+from cni_plugins.protocol.decode import parse_dns, parse_route
+from cni_plugins.protocol.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
+from cni_plugins.protocol.result import DNS, Route
 
 _MOST_SHOWN = 100  # faults of one config
 

@@ -1,40 +1,89 @@
-"""What a plugin that makes interfaces declares: pure functions, from request and facts to plan and result."""
+"""What a plugin declares: pure functions from request and facts to a plan and a result.
+
+A *main* plugin makes an interface, a *chained* one changes what plugins before it in the list made. Both have
+the same life (engine/lifecycle.py); docs/development.md tells how to write either.
+"""
 
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
-from cni_plugins.steps.plan import Plan
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
+from cni_plugins.steps.step import Plan
 
 Config = TypeVar("Config")
 
 
-def unchanged(request: Request, _config: object, _facts: Facts | None) -> Request:
-    """Return what most IPAM plugins get: the main plugin's request."""
+class Decision(NamedTuple):
+    """What a plugin decides for ADD and CHECK: the steps, and the result that ADD prints."""
+
+    plan: Plan
+    result: Result
+
+
+def _no_config(_request: Request) -> Any:  # noqa: ANN401 (None, for a plugin without keys of its own)
+    return None
+
+
+def _no_ipam(_request: Request) -> str:
+    return ""
+
+
+def named_ipam(request: Request) -> str:
+    """Return the type of the config's `ipam` section."""
+    return request.ipam_type
+
+
+def _no_facts(_request: Request, _config: object) -> Asks:
+    return Asks()
+
+
+def _always(_request: Request, _config: object, _facts: Facts) -> None:
+    pass
+
+
+def _nothing_to_delete(_request: Request, _config: object, _facts: Facts) -> Plan:
+    return ()
+
+
+def _nothing_to_collect(_request: Request, _facts: Facts) -> Plan:
+    return ()
+
+
+def _unchanged(request: Request, _config: object, _facts: Facts | None) -> Request:
     return request
 
 
 class Plugin(NamedTuple, Generic[Config]):
-    """A main plugin.
+    """A plugin that makes or changes interfaces. Only `name` and `decide` are required.
 
-    `parse` raises InvalidNetworkConfig. `asks` and `plan_del` get None for a config that does not parse,
-    because DEL works with whatever is left. `admit` raises when the facts forbid an ADD whatever its
-    addresses, before any is reserved; `plan_add` when they forbid the plan. The same plan serves CHECK, where
-    the lease is read from prevResult. `status` raises NotAvailable. `ipam_type` is empty for an interface
-    without addresses, and asked of broken configs too. `ipam_request` makes the request that the IPAM plugin
-    gets; DEL and GC have no facts for it, and it must do without the config too.
+    :param name: the name of its executable.
+    :param decide: plan and result of ADD; CHECK compares the plan with the kernel. The lease is the IPAM
+        plugin's answer, in CHECK the interface's part of prevResult. Raises a CniError when the facts forbid
+        the plan.
+    :param parse: returns the validated config; raises InvalidNetworkConfig. None if the plugin has no keys.
+    :param ipam_type: the IPAM plugin to call, empty for none; called with broken configs too.
+    :param asks: the facts to look up; the config is None for GC, and for a DEL whose config does not parse.
+    :param admit: raises when the facts forbid an ADD whatever its addresses, before any is reserved.
+    :param delete: the plan of DEL, which works with whatever is left; the config is None if it does not
+        parse.
+    :param collect: the plan of GC.
+    :param status: raises NotAvailable when an ADD would fail now.
+    :param ipam_request: the request that the IPAM plugin gets. DEL and GC have no facts for it, and it must
+        do without the config as well.
+    :param is_chained: ADD and CHECK need a prevResult, and the rules it makes are its own: see
+        ownership.Owner.
     """
 
     name: str
-    parse: Callable[[Request], Config]
-    ipam_type: Callable[[Request], str]
-    asks: Callable[[Request, Config | None], Asks]
-    admit: Callable[[Request, Config, Facts], None]
-    plan_add: Callable[[Request, Config, Result, Facts], Plan]
-    plan_del: Callable[[Request, Config | None, Facts], Plan]
-    plan_gc: Callable[[Request, Facts], Plan]
-    result: Callable[[Request, Config, Result, Facts], Result]
-    status: Callable[[Request, Config, Facts], None]
-    ipam_request: Callable[[Request, Config | None, Facts | None], Request] = unchanged
+    decide: Callable[[Request, Config, Result, Facts], Decision]
+    parse: Callable[[Request], Config] = _no_config
+    ipam_type: Callable[[Request], str] = _no_ipam
+    asks: Callable[[Request, Config | None], Asks] = _no_facts
+    admit: Callable[[Request, Config, Facts], None] = _always
+    delete: Callable[[Request, Config | None, Facts], Plan] = _nothing_to_delete
+    collect: Callable[[Request, Facts], Plan] = _nothing_to_collect
+    status: Callable[[Request, Config, Facts], None] = _always
+    ipam_request: Callable[[Request, Config | None, Facts | None], Request] = _unchanged
+    is_chained: bool = False

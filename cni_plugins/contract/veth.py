@@ -7,25 +7,24 @@ the reference invents its host ends' names, so what it made is known by prevResu
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.contract.facts import Facts, LinkFacts
-from cni_plugins.contract.keys import AUTO
-from cni_plugins.contract.phrases import require_ipv6_mtu
-from cni_plugins.contract.recorded import host_macs, own_interface
+from cni_plugins.contract.plan_parts import require_ipv6_mtu
+from cni_plugins.contract.prev_result import host_interfaces, own_interface
 from cni_plugins.errors import NameTaken
-from cni_plugins.spec.attachment import ALIAS_PREFIX, HOST_END_PREFIX, network_tag, tag_of
-from cni_plugins.spec.fields import IPInterface
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Interface, IPConfig
-from cni_plugins.steps.links import AddVeth, DelLink
-from cni_plugins.steps.places import HOST, SANDBOX
-from cni_plugins.steps.plan import Step
-from cni_plugins.steps.rules import (
+from cni_plugins.ownership import ALIAS_PREFIX, HOST_END_PREFIX, network_tag, tag_of
+from cni_plugins.protocol.fields import IPInterface
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig
+from cni_plugins.steps.firewall import (
     DelIptablesMasquerade,
     DelOwnedRules,
     DelReferenceRules,
     DelStaleIptables,
     DelStaleRules,
 )
+from cni_plugins.steps.links import AddVeth, DelLink
+from cni_plugins.steps.step import HOST, SANDBOX, Step
 
 _DEFAULT_MTU = 1500  # what the kernel gives a veth (ETH_DATA_LEN)
 
@@ -33,7 +32,8 @@ _DEFAULT_MTU = 1500  # what the kernel gives a veth (ETH_DATA_LEN)
 class Pair(NamedTuple):
     """Names and MAC addresses of both ends: decided for ADD, read from prevResult for CHECK.
 
-    `ours` is false for a pair the reference made; then only what both make alike is checked.
+    :param mtu: of both ends in ADD, of the host end in CHECK; 0: the default, or not recorded.
+    :param ours: False for a pair that the reference made; then only what both make alike is checked.
     """
 
     host_end: str
@@ -79,12 +79,16 @@ def identify(request: Request, mac: str, mtu: int, facts: Facts) -> Pair:
 
 
 def _recorded(request: Request, facts: Facts) -> Pair:
-    """Read the pair from prevResult, where a later plugin of the chain may have changed it."""
-    own, in_host = own_interface(request), host_macs(request)
+    """Read the pair from prevResult, where a later plugin of the chain may have changed the sandbox end.
+
+    The MTU compared is the host end's own: the sandbox end's may be another by then.
+    """
+    own, in_host = own_interface(request), host_interfaces(request)
     ours = request.attachment.host_end in in_host
     actual = facts.sandbox.get(request.ifname)
     host_end = request.attachment.host_end if ours or actual is None else actual.peer
-    return Pair(host_end=host_end, mac=own.mac, host_mac=in_host.get(host_end, ""), mtu=own.mtu, ours=ours)
+    recorded = in_host.get(host_end, Interface(host_end))
+    return Pair(host_end, own.mac, recorded.mac, recorded.mtu, ours)
 
 
 def mtu(wanted: int | str, model: LinkFacts | None) -> int:
@@ -127,7 +131,7 @@ def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
         yield DelLink(HOST, inside.peer)  # whatever somebody has named it since
     if foreign and inside is not None:
         yield DelLink(SANDBOX, request.ifname)
-    yield DelOwnedRules(attachment)
+    yield DelOwnedRules(request.owner)
     yield DelIptablesMasquerade(attachment)
     if foreign:
         yield DelReferenceRules(attachment, _addresses(request, facts))
@@ -151,7 +155,7 @@ def made_by_reference(request: Request, facts: Facts, is_likely: Callable[[LinkF
     :param is_likely: says of a sandbox end, where there is no prevResult, that this type of plugin made it.
     """
     inside, ours = facts.sandbox.get(request.ifname), request.attachment.host_end
-    ends = {name for name in host_macs(request) if name.startswith(HOST_END_PREFIX)}
+    ends = {name for name in host_interfaces(request) if name.startswith(HOST_END_PREFIX)}
     if inside is None:
         return bool(ends) and ours not in ends
     if inside.kind != "veth" or inside.peer == ours or inside.peer_alias.startswith(ALIAS_PREFIX):
@@ -173,5 +177,5 @@ def collect(request: Request, facts: Facts) -> Iterator[Step]:
         tag = tag_of(link.alias)
         if tag.startswith(start) and tag not in valid:
             yield DelLink(HOST, link.name)
-    yield DelStaleRules(request.network, valid)
+    yield DelStaleRules(request.network, request.plugin, valid)
     yield DelStaleIptables(request.network, request.valid_attachments)

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 
 from cni_plugins.errors import CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
-from cni_plugins.spec.decode import parse_result
-from cni_plugins.spec.fields import shown
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
-from cni_plugins.spec.versions import SUPPORTED
+from cni_plugins.protocol.decode import parse_result
+from cni_plugins.protocol.fields import shown
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
+from cni_plugins.protocol.versions import SUPPORTED
 
 _BUSY_TRIES = 5  # an executable being replaced refuses to start (ETXTBSY); the reference waits as long
 _LONGEST_NAME = 255  # bytes a file system takes

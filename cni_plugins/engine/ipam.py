@@ -2,16 +2,16 @@
 
 import os
 
-from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.delegate import run as delegate
 from cni_plugins.engine import registry
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
 
 
-def of(name: str, request: Request, program: Program | None) -> Ipam:
+def of(name: str, request: Request, program: Program | None) -> IpamPlugin:
     """Return the IPAM plugin a config names.
 
     :raises InvalidNetworkConfig: when CNI_PATH does not have it, or it is a main plugin.
@@ -28,9 +28,9 @@ def needs_link(name: str) -> bool:
     return name == "dhcp"
 
 
-def none() -> Ipam:
+def none() -> IpamPlugin:
     """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
-    return Ipam("", lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
+    return IpamPlugin("", lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
 
 
 def _nothing(_request: Request) -> None:
@@ -46,8 +46,8 @@ def _is(executable: str, program: Program | None) -> bool:
     return program is not None and (program.device, program.inode) == (status.st_dev, status.st_ino)
 
 
-def _delegated(name: str, executable: str) -> Ipam:
-    return Ipam(
+def _delegated(name: str, executable: str) -> IpamPlugin:
+    return IpamPlugin(
         name,
         reserve=lambda request: delegate.reserve(executable, request),
         release=lambda request: delegate.call(executable, request, "DEL"),

@@ -10,21 +10,30 @@ from collections.abc import Callable
 from typing import Any
 
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.contract.plugin import Plugin
+from cni_plugins.contract.prev_result import required
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
-from cni_plugins.kernel import apply, observe, sandbox
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec.encode import encode
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result, own_part
-from cni_plugins.steps.plan import Plan
+from cni_plugins.kernel import apply, observe
+from cni_plugins.kernel.session.open import open_session
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import plugin_word
+from cni_plugins.protocol.encode import encode
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result, own_part
+from cni_plugins.steps.step import Plan
 
 
 def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
-    """Carry out one request of a main plugin; return what goes to stdout, which only ADD has."""
+    """Carry out one request; return what goes to stdout, which only ADD has.
+
+    :param request: its `plugin` is not set yet.
+    """
+    request = request._replace(plugin=plugin_word(plugin.name, is_chained=plugin.is_chained))
+    if plugin.is_chained and request.command in ("ADD", "CHECK"):
+        required(request)
     match request.command:
         case "ADD":
             return add(plugin, request, program)
@@ -47,18 +56,18 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
         with apply.Change(session) as change:
-            link = plugin.plan_add(request, config, Result(), facts) if ipam.needs_link else ()
+            link = plugin.decide(request, config, Result(), facts).plan if ipam.needs_link else ()
             change.carry_out(link)
             if link:
-                session.unshare_host()  # what it is on has a user now, and there may be much to wait for
+                session.unshare_host()  # shared objects are in use now, and the wait may be long
             asked = plugin.ipam_request(request, config, facts)
             lease = ipam.reserve(asked)
             try:
                 _require_addresses(ipam, lease)
-                plan = plugin.plan_add(request, config, lease, facts)
+                decision = plugin.decide(request, config, lease, facts)
                 # Names and addresses are decided, not found out: the answer is there before the first change.
-                answer = encode(plugin.result(request, config, lease, facts), request.cni_version)
-                change.carry_out(_beyond(link, plan))
+                answer = encode(decision.result, request.cni_version)
+                change.carry_out(_beyond(link, decision.plan))
                 return answer
             except BaseException as err:
                 change.take_back(err)
@@ -75,7 +84,7 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
         ipam.check(plugin.ipam_request(request, config, facts))
         lease = own_part(request.prev_result or Result(), request.ifname)
         try:
-            differences = apply.compare(session, plugin.plan_add(request, config, lease, facts))
+            differences = apply.compare(session, plugin.decide(request, config, lease, facts).plan)
         except NameTaken as err:
             raise StateDrifted(err.msg, err.details) from err
     if differences:
@@ -98,7 +107,7 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
                 _take_away(
                     session,
                     lambda: plugin.asks(request, config),
-                    lambda facts: plugin.plan_del(request, config, facts),
+                    lambda facts: plugin.delete(request, config, facts),
                 )
             ),
             lambda: _ipam(name, request, program).release(plugin.ipam_request(request, config, None)),
@@ -111,7 +120,7 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
 def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     with _session(request, program) as session:
         failures = _take_away(
-            session, lambda: plugin.asks(request, None), lambda facts: plugin.plan_gc(request, facts)
+            session, lambda: plugin.asks(request, None), lambda facts: plugin.collect(request, facts)
         )
     asked = plugin.ipam_request(request, None, None)
     _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(asked))
@@ -128,21 +137,19 @@ def status(plugin: Plugin[Any], request: Request, program: Program | None) -> No
 
 
 def _session(request: Request, program: Program | None) -> Session:
-    return sandbox.open_session(request, program.residence if program else None)
+    return open_session(request, program.residence if program else None)
 
 
-def _ipam(name: str, request: Request, program: Program | None) -> Ipam:
+def _ipam(name: str, request: Request, program: Program | None) -> IpamPlugin:
     return ipams.of(name, request, program) if name else ipams.none()
 
 
 def _beyond(done: Plan, plan: Plan) -> Plan:
-    """Return the steps of a plan that another has not; tuples of two kinds may be equal."""
-    return tuple(
-        step for step in plan if not any(type(step) is type(other) and step == other for other in done)
-    )
+    """Return the steps of a plan that another does not have."""
+    return tuple(step for step in plan if step not in done)
 
 
-def _require_addresses(ipam: Ipam, lease: Result) -> None:
+def _require_addresses(ipam: IpamPlugin, lease: Result) -> None:
     if ipam.name and not lease.ips:
         raise KernelRefused(
             "IPAM plugin returned missing IP config", f"ipam.type is {ipam.name}, ips is empty"
@@ -175,7 +182,7 @@ def _was_made_meanwhile(
     return False
 
 
-def _take_back(ipam: Ipam, request: Request, lease: Result, reason: BaseException) -> None:
+def _take_back(ipam: IpamPlugin, request: Request, lease: Result, reason: BaseException) -> None:
     failures: list[CniError] = []
     _attempt(failures, lambda: ipam.take_back(request, lease))
     for failure in failures:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # IPAM plugins do without the kernel room
-    from cni_plugins.kernel.session import Residence
+    from cni_plugins.kernel.session.session import Residence
 
 
 class Program(NamedTuple):

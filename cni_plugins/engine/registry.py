@@ -1,57 +1,81 @@
-"""Which plugins there are. Spelled out, as strings would hide modules from PyInstaller and mypy."""
+"""The table of plugins. Imports are spelled out, as strings would hide modules from PyInstaller and mypy."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import InvalidNetworkConfig
 
-# Every name the frozen program answers to.
-NAMES = ("bridge", "host-local", "loopback", "macvlan", "ptp", "static", "vxlan")
+
+def _bridge() -> Plugin[Any]:
+    from cni_plugins.bridge.plugin import PLUGIN
+
+    return PLUGIN
 
 
-def ipam(name: str) -> Ipam | None:
-    """Return our IPAM plugin of this name, if it is one."""
-    match name:
-        case "host-local":
-            from cni_plugins.ipam_hostlocal.plugin import IPAM as HOST_LOCAL
+def _loopback() -> Plugin[Any]:
+    from cni_plugins.loopback.plugin import PLUGIN
 
-            return HOST_LOCAL
-        case "static":
-            from cni_plugins.ipam_static.plugin import IPAM as STATIC
+    return PLUGIN
 
-            return STATIC
-        case _:
-            return None
+
+def _macvlan() -> Plugin[Any]:
+    from cni_plugins.macvlan.plugin import PLUGIN
+
+    return PLUGIN
+
+
+def _ptp() -> Plugin[Any]:
+    from cni_plugins.ptp.plugin import PLUGIN
+
+    return PLUGIN
+
+
+def _vxlan() -> Plugin[Any]:
+    from cni_plugins.vxlan.plugin import PLUGIN
+
+    return PLUGIN
+
+
+def _host_local() -> IpamPlugin:
+    from cni_plugins.ipam_hostlocal.plugin import IPAM
+
+    return IPAM
+
+
+def _static() -> IpamPlugin:
+    from cni_plugins.ipam_static.plugin import IPAM
+
+    return IPAM
+
+
+PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
+    "bridge": _bridge,
+    "loopback": _loopback,
+    "macvlan": _macvlan,
+    "ptp": _ptp,
+    "vxlan": _vxlan,
+}
+IPAM_PLUGINS: Mapping[str, Callable[[], IpamPlugin]] = {
+    "host-local": _host_local,
+    "static": _static,
+}
+NAMES = tuple(sorted((*PLUGINS, *IPAM_PLUGINS)))  # every name that the frozen program answers to
+
+
+def ipam(name: str) -> IpamPlugin | None:
+    """Return our IPAM plugin of this name, None if it is not one."""
+    load = IPAM_PLUGINS.get(name)
+    return load() if load else None
 
 
 def plugin(name: str) -> Plugin[Any]:
-    """Return the main plugin of this name.
+    """Return the main or chained plugin of this name.
 
-    :raises InvalidNetworkConfig: when the program was called by a name that is none.
+    :raises InvalidNetworkConfig: when the program was called by another name.
     """
-    match name:
-        case "bridge":
-            from cni_plugins.bridge.plugin import PLUGIN as BRIDGE
-
-            return BRIDGE
-        case "loopback":
-            from cni_plugins.loopback.plugin import PLUGIN as LOOPBACK
-
-            return LOOPBACK
-        case "macvlan":
-            from cni_plugins.macvlan.plugin import PLUGIN as MACVLAN
-
-            return MACVLAN
-        case "ptp":
-            from cni_plugins.ptp.plugin import PLUGIN as PTP
-
-            return PTP
-        case "vxlan":
-            from cni_plugins.vxlan.plugin import PLUGIN as VXLAN
-
-            return VXLAN
-        case _:
-            raise InvalidNetworkConfig(
-                f"this program has no plugin {name}", f"it answers to {', '.join(NAMES)}"
-            )
+    load = PLUGINS.get(name)
+    if load is None:
+        raise InvalidNetworkConfig(f"this program has no plugin {name}", f"it answers to {', '.join(NAMES)}")
+    return load()

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from cni_plugins.engine import registry
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import CniError, foreseen
-from cni_plugins.spec import request as requests
-from cni_plugins.spec.encode import encode
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.versions import LATEST
+from cni_plugins.protocol import request as requests
+from cni_plugins.protocol.encode import encode
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.versions import LATEST
 
 
 class Outcome(NamedTuple):
@@ -54,9 +54,7 @@ def _answer(name: str, request: Request, program: Program | None) -> bytes:
         return b""  # libcni leaves the list out when it has none; nobody has said that anything is stale
     ipam = registry.ipam(name)
     if ipam is None:
-        from cni_plugins.engine import (
-            lifecycle,  # and with it the kernel room, which an IPAM plugin does without
-        )
+        from cni_plugins.engine import lifecycle
 
         return lifecycle.run(registry.plugin(name), request, program)
     match request.command:

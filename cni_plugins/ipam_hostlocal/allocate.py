@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cni_plugins.errors import CniError, InvalidNetworkConfig, PoolExhausted
 from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, described, text
-from cni_plugins.spec.fields import IPAddress
+from cni_plugins.protocol.fields import IPAddress
 
 
 class AlreadyHeld(PoolExhausted):

@@ -12,13 +12,13 @@ from pydantic import Field, PlainValidator
 
 from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, empty, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
-from cni_plugins.ipam_hostlocal import place
+from cni_plugins.ipam_hostlocal import data_dir
 from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, check_set, check_sets
-from cni_plugins.spec.args import parse_args
-from cni_plugins.spec.fields import IPAddress, parse_address
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Route
-from cni_plugins.spec.versions import LISTS, at_least
+from cni_plugins.protocol.args import parse_args
+from cni_plugins.protocol.fields import IPAddress, parse_address
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Route
+from cni_plugins.protocol.versions import LISTS, at_least
 
 
 def requested_address(value: object) -> IPAddress:
@@ -44,7 +44,7 @@ class RangeConf(Bounds):
     subnet: Cidr
 
 
-class IpamConf(Bounds):
+class HostLocalIpam(Bounds):
     """The `ipam` object; its own subnet is the form from before range sets."""
 
     subnet: Cidr | None = None
@@ -71,15 +71,15 @@ class CniArgs(ConfigModel):
     ips: list[Requested] = Field(default_factory=empty)
 
 
-class Args(ConfigModel):
+class HostLocalArgs(ConfigModel):
     cni: CniArgs = Field(default_factory=CniArgs)
 
 
-class NetworkConf(ConfigModel):
-    ipam: IpamConf
+class HostLocalNetwork(ConfigModel):
+    ipam: HostLocalIpam
     # Factories: pydantic copies a default that holds lists, in three times the time.
     runtime_config: RuntimeConf = Field(default_factory=RuntimeConf)
-    args: Args = Field(default_factory=Args)
+    args: HostLocalArgs = Field(default_factory=HostLocalArgs)
 
 
 class HostLocal(NamedTuple):
@@ -98,9 +98,9 @@ def parse(request: Request) -> HostLocal:
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
     """
-    conf = load_ipam(NetworkConf, request.conf)
+    conf = load_ipam(HostLocalNetwork, request.conf)
     return HostLocal(
-        data_dir=place.data_dir(request.conf),
+        data_dir=data_dir.data_dir(request.conf),
         sets=_range_sets(conf, request.cni_version),
         requested=tuple(dict.fromkeys(_requested(conf, request.args))),
         routes=tuple(conf.ipam.routes),
@@ -108,7 +108,7 @@ def parse(request: Request) -> HostLocal:
     )
 
 
-def _requested(conf: NetworkConf, args: str) -> Iterator[IPAddress]:
+def _requested(conf: HostLocalNetwork, args: str) -> Iterator[IPAddress]:
     value = parse_args(args).get("IP")
     if value:
         try:
@@ -119,7 +119,7 @@ def _requested(conf: NetworkConf, args: str) -> Iterator[IPAddress]:
     yield from conf.runtime_config.ips
 
 
-def _range_sets(conf: NetworkConf, version: str) -> tuple[RangeSet, ...]:
+def _range_sets(conf: HostLocalNetwork, version: str) -> tuple[RangeSet, ...]:
     given = [
         *((f"runtimeConfig.ipRanges[{n}]", ranges) for n, ranges in enumerate(conf.runtime_config.ip_ranges)),
         *conf.ipam.old_style(),

@@ -5,17 +5,17 @@ DEL and GC look at no range, so an address is freed whatever became of the confi
 
 from collections.abc import Iterable
 
-from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.errors import IoFailed, NotAvailable, PoolExhausted, StateDrifted
-from cni_plugins.ipam_hostlocal import place, resolv
+from cni_plugins.ipam_hostlocal import data_dir, resolv
 from cni_plugins.ipam_hostlocal.allocate import AlreadyHeld, Choice, Pool, choose, next_free
 from cni_plugins.ipam_hostlocal.leasefile import SEPARATOR, owner_of
 from cni_plugins.ipam_hostlocal.leases import Leases
 from cni_plugins.ipam_hostlocal.ranges import RangeSet, described
 from cni_plugins.ipam_hostlocal.store import check_can_be_made, existing, opened
-from cni_plugins.spec.fields import IPAddress, parse_address
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result
+from cni_plugins.protocol.fields import IPAddress, parse_address
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig, Result
 
 
 def _reserve(request: Request) -> Result:
@@ -31,14 +31,14 @@ def _reserve(request: Request) -> Result:
 
 
 def _release(request: Request) -> None:
-    with existing(place.data_dir(request.conf), request.network) as leases:
+    with existing(data_dir.data_dir(request.conf), request.network) as leases:
         if leases is not None and not leases.release(owner_of(request.container_id, request.ifname)):
             leases.release(owner_of(request.container_id))
 
 
 def _take_back(request: Request, lease: Result) -> None:
     """Free what one ADD reserved; the attachment may hold more from an earlier one that succeeded."""
-    with existing(place.data_dir(request.conf), request.network) as leases:
+    with existing(data_dir.data_dir(request.conf), request.network) as leases:
         if leases is not None:
             names = [str(ip.address.ip) for ip in lease.ips]
             leases.give_back(owner_of(request.container_id, request.ifname), names)
@@ -69,7 +69,7 @@ def _check(request: Request) -> None:
 def _gc(request: Request) -> None:
     pairs = {owner_of(*pair) for pair in request.valid_attachments}
     ids = {container_id for container_id, _ in request.valid_attachments}
-    with existing(place.data_dir(request.conf), request.network) as leases:
+    with existing(data_dir.data_dir(request.conf), request.network) as leases:
         faults = (
             leases.collect(lambda owner: owner in (pairs if SEPARATOR in owner else ids)) if leases else []
         )
@@ -100,7 +100,7 @@ def _status(request: Request) -> None:
         raise NotAvailable(f"no IP addresses available in range set: {listed}", f"range set {numbers}")
 
 
-IPAM = Ipam(
+IPAM = IpamPlugin(
     name="host-local",
     reserve=_reserve,
     release=_release,

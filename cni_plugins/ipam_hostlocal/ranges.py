@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from cni_plugins.spec.fields import IPAddress, IPInterface
+from cni_plugins.protocol.fields import IPAddress, IPInterface
 
 _IPV4 = 4
 

@@ -4,7 +4,7 @@ import os
 import stat
 
 from cni_plugins.errors import IoFailed
-from cni_plugins.spec.result import DNS
+from cni_plugins.protocol.result import DNS
 
 _LIMIT = 1 << 16  # bytes; a resolv.conf is a few lines
 

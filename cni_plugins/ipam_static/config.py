@@ -11,11 +11,11 @@ from pydantic import Field, PlainValidator
 
 from cni_plugins.contract.model import Address, ConfigModel, DnsField, Gateway, RouteField, empty, load_ipam
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
-from cni_plugins.spec.args import parse_args
-from cni_plugins.spec.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import DNS, IPConfig, Route
-from cni_plugins.spec.versions import LISTS, at_least
+from cni_plugins.protocol.args import parse_args
+from cni_plugins.protocol.fields import IPAddress, IPInterface, parse_address, parse_cidr, shown
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import DNS, IPConfig, Route
+from cni_plugins.protocol.versions import LISTS, at_least
 
 Parsed = TypeVar("Parsed")
 
@@ -37,7 +37,7 @@ class AddressConf(ConfigModel):
     gateway: Gateway = None
 
 
-class IpamConf(ConfigModel):
+class StaticIpam(ConfigModel):
     """The `ipam` object; `gateways` is ours, for addresses that are asked for at run time."""
 
     addresses: list[AddressConf] = Field(default_factory=empty)
@@ -50,14 +50,14 @@ class Asked(ConfigModel):
     ips: list[Annotated[IPInterface, PlainValidator(_cidr_of("ips"))]] = Field(default_factory=empty)
 
 
-class Args(ConfigModel):
+class StaticArgs(ConfigModel):
     cni: Asked = Asked()
 
 
-class NetworkConf(ConfigModel):
-    ipam: IpamConf
+class StaticNetwork(ConfigModel):
+    ipam: StaticIpam
     runtime_config: Asked = Asked()
-    args: Args = Args()
+    args: StaticArgs = StaticArgs()
 
 
 class Static(NamedTuple):
@@ -74,7 +74,7 @@ def parse(request: Request) -> Static:
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
     """
-    conf = load_ipam(NetworkConf, request.conf)
+    conf = load_ipam(StaticNetwork, request.conf)
     args = parse_args(request.args)
     demanded = _listed(args.get("GATEWAY", ""), parse_address, "invalid gateway address: {}")
     asked = _listed(
@@ -95,7 +95,7 @@ def _listed(text: str, read: Callable[[str], Parsed], refusal: str) -> list[Pars
     return found
 
 
-def _ips(conf: NetworkConf, asked: list[IPInterface]) -> Iterable[IPConfig]:
+def _ips(conf: StaticNetwork, asked: list[IPInterface]) -> Iterable[IPConfig]:
     """Return every address once, with the gateway that is written beside it."""
     replaced = conf.runtime_config.ips or conf.args.cni.ips
     if replaced:
@@ -107,7 +107,7 @@ def _ips(conf: NetworkConf, asked: list[IPInterface]) -> Iterable[IPConfig]:
     return found.values()
 
 
-def _with_gateway(ip: IPConfig, demanded: list[IPAddress], ipam: IpamConf) -> IPConfig:
+def _with_gateway(ip: IPConfig, demanded: list[IPAddress], ipam: StaticIpam) -> IPConfig:
     """Add the gateway: the one CNI_ARGS demands, the one written beside the address, or any of its subnet."""
     beside = [item.gateway for item in ipam.addresses if item.gateway]
     inside = (gateway for gateway in demanded if gateway in ip.address.network)

@@ -1,9 +1,9 @@
 """static: answers with the addresses it is given. Keeps no state, so DEL and GC have nothing to do."""
 
-from cni_plugins.contract.ipam import Ipam
+from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
 
 
 def _reserve(request: Request) -> Result:
@@ -47,7 +47,7 @@ def _status(request: Request) -> None:
     parse(request)
 
 
-IPAM = Ipam(
+IPAM = IpamPlugin(
     name="static",
     reserve=_reserve,
     release=_release,

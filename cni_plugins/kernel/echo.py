@@ -15,7 +15,7 @@ from select import POLLIN, poll
 from typing import NamedTuple
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.spec.fields import IPAddress
+from cni_plugins.protocol.fields import IPAddress
 
 ORDINARY = 84  # bytes, as ping(8) sends
 SMALLEST = {4: 576, 6: 1280}  # what every path is to carry: RFC 791, 3.1; RFC 8200, 5

@@ -1,31 +1,18 @@
-"""Answers what a plugin asks, and nothing more."""
+"""Looks up the facts that a plugin asked for, and nothing else."""
 
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 
-from cni_plugins.contract.facts import NO_USERS, NO_WAYS, Asks, Facts, LinkFacts, LinkUser, Way
-from cni_plugins.kernel import addresses, iptables, links, netns, nft_look, sysctl
-from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.attributes import attributes, packed
-from cni_plugins.kernel.link import Link
-from cni_plugins.kernel.rtnl_wire import read_number
-from cni_plugins.kernel.session import Session
-from cni_plugins.kernel.wire import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Answer, Refused
-from cni_plugins.spec.attachment import ALIAS_PREFIX
-from cni_plugins.spec.fields import IPAddress
-from cni_plugins.steps.places import HOST, SANDBOX, Place
+from cni_plugins.contract.facts import NO_ROUTES, NO_USERS, Asks, Facts, LinkFacts, LinkUser, NextHop
+from cni_plugins.kernel.ip import addresses, sysctl
+from cni_plugins.kernel.links import links
+from cni_plugins.kernel.links.link import Link
+from cni_plugins.kernel.session import netns
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import ALIAS_PREFIX
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.steps.step import HOST, SANDBOX, Place
 
-_TABLE_MAIN = 254
-_RTN_UNICAST = 1
-_PROBE = "probe"
-_VXLAN_PORT = 4789  # RFC 7348, 5
-# What a link of a kind cannot be made without.
-_SMALLEST = {
-    "vlan": (packed(wire.IFLA_VLAN_ID, struct.pack("=H", 1)),),
-    "macvlan": (),
-    "vxlan": (wire.number(wire.IFLA_VXLAN_ID, 1), wire.port(wire.IFLA_VXLAN_PORT, _VXLAN_PORT)),
-}
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -37,18 +24,18 @@ def observe(session: Session, asks: Asks) -> Facts:
     return Facts(
         host={name: _facts(session, HOST, link) for name, link in host.items()},
         sandbox={name: _inside(session, link, host) for name, link in sandbox.items()},
-        default_route=_way_out(session, asks),
+        default_route=_default_route_asked(session, asks),
         of_kinds=tuple(_of_kinds(session, asks.kinds)),
-        users=_users(session) if asks.users else NO_USERS,
-        cannot_make=tuple(kind for kind in asks.makes if not _can_make(session, kind)),
+        macvlan_users=_macvlan_users(session) if asks.macvlan_users else NO_USERS,
+        unsupported_kinds=_unsupported(session, asks),
         owned=_owned(session) if asks.owned else (),
         addressed=_addressed(session) if asks.addressed else (),
-        ways=_ways(session, asks) if asks.ways else NO_WAYS,
-        udp_port_taken=bool(asks.udp_port) and _port_taken(session, asks),
+        routes_to=_routes_to(session, asks) if asks.routes_to else NO_ROUTES,
+        udp_port_taken=bool(asks.udp_port) and _is_port_taken(session, asks),
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
-        nf_tables=not asks.nf_tables or nft_look.usable(session),
-        iptables=not asks.iptables or iptables.installed(),
+        nf_tables=not asks.nf_tables or _has_nf_tables(session),
+        iptables=not asks.iptables or _has_iptables(),
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
         host_seed=_host_seed(session),
     )
@@ -60,7 +47,7 @@ def _found(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, 
 
 
 def _facts(
-    session: Session, where: Place, link: Link, known: list[addresses.Present] | None = None
+    session: Session, where: Place, link: Link, known: list[addresses.Address] | None = None
 ) -> LinkFacts:
     present = addresses.on_link(session, where, link.ifindex) if known is None else known
     return LinkFacts(
@@ -108,28 +95,52 @@ def _owned(session: Session) -> tuple[LinkFacts, ...]:
 
 
 def _addressed(session: Session) -> tuple[LinkFacts, ...]:
-    """Return the links with addresses other than those that the kernel gives by itself."""
-    from cni_plugins.kernel import underlay
-
-    found = (links.find(session, HOST, index=index) for index in underlay.addressed(session))
-    told = (_facts(session, HOST, link) for link in found if link is not None)
+    """Return the links with addresses other than those that the kernel assigns by itself."""
+    found = (links.find(session, HOST, index=index) for index in addresses.links_with_addresses(session))
+    present = (_facts(session, HOST, link) for link in found if link is not None)
     return tuple(
         facts
-        for facts in told
+        for facts in present
         if not all(item.ip.is_link_local or item.ip.is_loopback for item in facts.addresses)
     )
 
 
-def _ways(session: Session, asks: Asks) -> Mapping[IPAddress, Way]:
-    from cni_plugins.kernel import underlay
+def _routes_to(session: Session, asks: Asks) -> Mapping[IPAddress, NextHop]:
+    from cni_plugins.kernel.ip import route_lookup
 
-    return underlay.ways(session, asks.ways)
+    return route_lookup.routes_to(session, asks.routes_to)
 
 
-def _port_taken(session: Session, asks: Asks) -> bool:
-    from cni_plugins.kernel import underlay
+def _has_nf_tables(session: Session) -> bool:
+    from cni_plugins.kernel.firewall import read
 
-    return underlay.port_taken(session, asks.udp_port)
+    return read.usable(session)
+
+
+def _has_iptables() -> bool:
+    from cni_plugins.kernel.firewall import iptables
+
+    return iptables.installed()
+
+
+def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:
+    if not asks.unsupported_kinds:
+        return ()
+    from cni_plugins.kernel import capabilities
+
+    return tuple(kind for kind in asks.unsupported_kinds if not capabilities.can_create(session, kind))
+
+
+def _can_filter_vlans(session: Session) -> bool:
+    from cni_plugins.kernel import capabilities
+
+    return capabilities.can_filter_vlans(session)
+
+
+def _is_port_taken(session: Session, asks: Asks) -> bool:
+    from cni_plugins.kernel import capabilities
+
+    return capabilities.is_port_taken(session, asks.udp_port)
 
 
 def _of_kinds(session: Session, kinds: tuple[str, ...]) -> Iterator[LinkFacts]:
@@ -141,13 +152,13 @@ def _of_kinds(session: Session, kinds: tuple[str, ...]) -> Iterator[LinkFacts]:
     )
 
 
-def _users(session: Session) -> Mapping[int, tuple[LinkUser, ...]]:
-    from cni_plugins.kernel import macvlans
+def _macvlan_users(session: Session) -> Mapping[int, tuple[LinkUser, ...]]:
+    from cni_plugins.kernel.macvlan import link as macvlans
 
     return macvlans.users(session)
 
 
-def _way_out(session: Session, asks: Asks) -> LinkFacts | None:
+def _default_route_asked(session: Session, asks: Asks) -> LinkFacts | None:
     if asks.sandbox_default_route:
         return _default_route(session, SANDBOX) if session.sandbox is not None else None
     return _default_route(session, HOST) if asks.default_route else None
@@ -155,55 +166,13 @@ def _way_out(session: Session, asks: Asks) -> LinkFacts | None:
 
 def _default_route(session: Session, where: Place) -> LinkFacts | None:
     """Return the link of the default route with the lowest metric, IPv4 before IPv6."""
-    found = []
-    for family in (4, 6):
-        head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, _TABLE_MAIN)
-        answers = session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
-        found += [(family, *way) for answer in answers if (way := _default_way(answer))]
-    for _, _, index in sorted(found):
+    from cni_plugins.kernel.ip import route_lookup
+
+    for index in route_lookup.default_route_links(session, where):
         link = links.find(session, where, index=index)
         if link is not None:
             return _facts(session, where, link)
     return None
-
-
-def _default_way(answer: Answer) -> tuple[int, int] | None:
-    """Return (metric, link index) of a default route, None for any other."""
-    head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
-    if head.dst_len or head.kind != _RTN_UNICAST:
-        return None
-    found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
-    hops = found.get(wire.RTA_MULTIPATH)
-    index = wire.RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(found.get(wire.RTA_OIF))
-    return (read_number(found.get(wire.RTA_PRIORITY)), index) if index else None
-
-
-def _can_filter_vlans(session: Session) -> bool:
-    """Try it in a network namespace of its own: a kernel without it ignores the request, or refuses it."""
-    with netns.throw_away(session.host), Session(None) as empty:
-        info = wire.kind_of_link("bridge", wire.octet(wire.IFLA_BR_VLAN_FILTERING, 1))
-        asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-        try:
-            links.modify(empty, links.change(wire.text(wire.IFLA_IFNAME, _PROBE), info, asked=asked))
-        except Refused:
-            return False
-        return links.get(empty, HOST, _PROBE).vlan_filtering is True
-
-
-def _can_make(session: Session, kind: str) -> bool:
-    """Try it on a veth pair, in a network namespace of its own."""
-    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-    with netns.throw_away(session.host), Session(None) as empty:
-        pair = wire.kind_of_link("veth", wire.veth_peer(wire.text(wire.IFLA_IFNAME, f"{_PROBE}1")))
-        try:
-            links.modify(empty, links.change(wire.text(wire.IFLA_IFNAME, _PROBE), pair, asked=asked))
-            lower = wire.number(wire.IFLA_LINK, links.get(empty, HOST, _PROBE).ifindex)
-            named = wire.text(wire.IFLA_IFNAME, f"{_PROBE}2")
-            info = wire.kind_of_link(kind, *_SMALLEST[kind])
-            links.modify(empty, links.change(named, lower, info, asked=asked))
-        except Refused:
-            return False
-    return True
 
 
 def _host_seed(session: Session) -> str:

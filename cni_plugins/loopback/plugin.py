@@ -1,39 +1,30 @@
-"""The loopback plugin: `lo` of the sandbox is up, whatever interface name the runtime says.
+"""The loopback plugin: sets `lo` of the sandbox up, whatever CNI_IFNAME says.
 
-Its place in a chain may be anywhere: a prevResult is passed on unchanged. It has no config of its own.
+It may be anywhere in a list: a prevResult is passed on unchanged. It has no keys of its own, and an `ipam`
+section is for other plugins.
 """
 
 from ipaddress import ip_interface
 
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.plugin import Plugin
+from cni_plugins.contract.plugin import Decision, Plugin
 from cni_plugins.errors import KernelRefused
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Interface, IPConfig, Result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig, Result
 from cni_plugins.steps.links import EnsureUp, SetDown
-from cni_plugins.steps.places import SANDBOX
-from cni_plugins.steps.plan import Plan
+from cni_plugins.steps.step import SANDBOX, Plan
 
-_LINK = "lo"
-_NO_MAC = "00:00:00:00:00:00"
-# What the kernel gives `lo` as it comes up; an address counts where the kernel has its family.
+_LINK, _NO_MAC = "lo", "00:00:00:00:00:00"
+# The addresses that the kernel gives `lo` when it is set up; each counts if the kernel has its family.
 _ADDRESSES = (ip_interface("127.0.0.1/8"), ip_interface("::1/128"))
-
-
-def parse(_request: Request) -> None:
-    """There is nothing to parse."""
 
 
 def asks(request: Request, _config: None) -> Asks:
     return Asks(sandbox=(_LINK,), ipv6_in_sandbox=request.command == "ADD")
 
 
-def admit(_request: Request, _config: None, _facts: Facts) -> None:
-    """Bringing `lo` up twice does no harm."""
-
-
-def add(_request: Request, _config: None, _lease: Result, facts: Facts) -> Plan:
-    """:raises KernelRefused: when `lo` bears an address of the outside world."""
+def decide(request: Request, _config: None, _lease: Result, facts: Facts) -> Decision:
+    """:raises KernelRefused: when `lo` has an address that is not a loopback address."""
     link = facts.sandbox.get(_LINK)
     foreign = [item for item in link.addresses if not item.ip.is_loopback] if link else []
     if foreign:
@@ -41,21 +32,10 @@ def add(_request: Request, _config: None, _lease: Result, facts: Facts) -> Plan:
             f'loopback interface found with non-loopback address "{foreign[0]}"',
             f"link is {_LINK} in the sandbox",
         )
-    return (EnsureUp(SANDBOX, _LINK),)
+    return Decision((EnsureUp(SANDBOX, _LINK),), request.prev_result or _result(request, facts))
 
 
-def delete(_request: Request, _config: None, facts: Facts) -> Plan:
-    return (SetDown(SANDBOX, _LINK),) if facts.has_sandbox else ()
-
-
-def collect(_request: Request, _facts: Facts) -> Plan:
-    """Nothing is made in the host, so nothing can be left there."""
-    return ()
-
-
-def result(request: Request, _config: None, _lease: Result, facts: Facts) -> Result:
-    if request.prev_result is not None:
-        return request.prev_result
+def _result(request: Request, facts: Facts) -> Result:
     addresses = _ADDRESSES if facts.ipv6_in_sandbox else _ADDRESSES[:1]
     return Result(
         interfaces=(Interface(_LINK, _NO_MAC, request.netns),),
@@ -63,24 +43,8 @@ def result(request: Request, _config: None, _lease: Result, facts: Facts) -> Res
     )
 
 
-def status(_request: Request, _config: None, _facts: Facts) -> None:
-    """Every kernel has a loopback link."""
+def delete(_request: Request, _config: None, facts: Facts) -> Plan:
+    return (SetDown(SANDBOX, _LINK),) if facts.has_sandbox else ()
 
 
-def ipam_type(_request: Request) -> str:
-    """Addresses of `lo` are the kernel's; an `ipam` section of the network is for other plugins."""
-    return ""
-
-
-PLUGIN = Plugin(
-    name="loopback",
-    parse=parse,
-    ipam_type=ipam_type,
-    asks=asks,
-    admit=admit,
-    plan_add=add,
-    plan_del=delete,
-    plan_gc=collect,
-    result=result,
-    status=status,
-)
+PLUGIN = Plugin("loopback", decide, asks=asks, delete=delete)

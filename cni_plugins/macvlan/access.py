@@ -8,34 +8,38 @@ containers are told the link-layer address for that. So no neighbour on the wire
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
-from cni_plugins.contract.keys import IPV4, IPV6
-from cni_plugins.contract.phrases import no_router_advertisements
+from cni_plugins.contract.config_fields import IPV4, IPV6
+from cni_plugins.contract.plan_parts import no_router_advertisements
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.macvlan.identity import Identity
+from cni_plugins.macvlan.identity import MacvlanIdentity
 from cni_plugins.macvlan.master import Master
-from cni_plugins.spec.fields import IPAddress
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig
-from cni_plugins.steps.addresses import EnsureAddress, EnsureHostRoutes, EnsureNeighbour
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig
+from cni_plugins.steps.ip import IF_PRESENT, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import EnsureUp
-from cni_plugins.steps.macvlans import EnsureHostLink
-from cni_plugins.steps.places import HOST, SANDBOX
-from cni_plugins.steps.plan import Step
-from cni_plugins.steps.settings import EnsureSysctl
+from cni_plugins.steps.macvlan import EnsureHostLink
+from cni_plugins.steps.neighbours import EnsureHostRoutes, EnsureNeighbour
+from cni_plugins.steps.step import HOST, SANDBOX, Step
 
 # Behind any route of the master's own addresses, which others on the wire are reached by.
 _GATEWAY_METRIC = 2048
 
 
 def host_access(
-    request: Request, identity: Identity, master: Master, ips: tuple[IPConfig, ...], *, is_gateway: bool
+    request: Request,
+    identity: MacvlanIdentity,
+    master: Master,
+    ips: tuple[IPConfig, ...],
+    *,
+    is_gateway: bool,
 ) -> Iterator[Step]:
     link = identity.host_link
     yield EnsureHostLink(link, master.name, identity.host_mac, master.mtu, request.network)
     yield no_router_advertisements(link)
     # Answer only those who are reached by this link; others on the wire shall know the master's address.
     yield EnsureSysctl(HOST, ("ipv4", "conf", link, "arp_filter"), "1")
-    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", optional=True)
+    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     yield EnsureUp(HOST, link)
     if is_gateway:
         yield from _gateways(link, master, ips)

@@ -4,10 +4,10 @@ from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from cni_plugins.contract.keys import (
+from cni_plugins.contract.config_fields import (
     NO_MASQUERADE,
-    Args,
-    Ipam,
+    ArgsSection,
+    IpamSection,
     IpMasqBackend,
     IpMasqField,
     Mac,
@@ -18,9 +18,9 @@ from cni_plugins.contract.keys import (
     mac_in_effect,
 )
 from cni_plugins.contract.model import ConfigModel, load
-from cni_plugins.spec.fields import shown
-from cni_plugins.spec.request import Request
-from cni_plugins.steps.macvlans import MacvlanMode, VlanProtocol
+from cni_plugins.protocol.fields import shown
+from cni_plugins.protocol.request import Request
+from cni_plugins.steps.macvlan import MacvlanMode, VlanProtocol
 
 _LARGEST_VLAN = 4094  # IEEE 802.1Q
 _LARGEST_QUEUE = 0xFFFFFFFF  # IFLA_MACVLAN_BC_QUEUE_LEN has 32 bits
@@ -68,9 +68,9 @@ class MacvlanConfig(ConfigModel):
     ip_masq: IpMasqField = NO_MASQUERADE
     ip_masq_backend: IpMasqBackend = ""
     enabledad: bool = False
-    ipam: Ipam = Ipam()
+    ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
-    args: Args = Args()
+    args: ArgsSection = ArgsSection()
     runtime_config: MacHolder = MacHolder()
 
     @property

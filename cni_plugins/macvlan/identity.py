@@ -1,26 +1,28 @@
-"""Who an attachment is: decided for ADD and recorded in prevResult for CHECK."""
+"""Names and MAC addresses of an attachment: decided for ADD, read from prevResult for CHECK."""
 
 from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts
-from cni_plugins.contract.phrases import require_ipv6_mtu
-from cni_plugins.contract.recorded import host_macs, own_interface
+from cni_plugins.contract.plan_parts import require_ipv6_mtu
+from cni_plugins.contract.prev_result import host_interfaces, own_interface
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.config import MacvlanConfig
 from cni_plugins.macvlan.master import Master
-from cni_plugins.macvlan.names import host_link
-from cni_plugins.spec.attachment import mac_from
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig
+from cni_plugins.ownership import host_link, mac_from
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig
 
 
-class Identity(NamedTuple):
-    """Addresses and names; `ours` is false where the reference may have made it: less of that is checked.
+class MacvlanIdentity(NamedTuple):
+    """Addresses and names; `ours` is False if the reference may have made it, and less of it is checked.
 
-    :param wanted_mac: what the link is told to have; empty where it takes the master's (mode passthru).
+    :param mac: of the link; in CHECK as a later plugin of the chain left it.
+    :param first_mac: the one that ADD gives it, from which its link-local address follows.
+    :param wanted_mac: the one to set; empty where the link takes the master's (mode passthru).
     """
 
     mac: str
+    first_mac: str
     wanted_mac: str
     mtu: int
     host_link: str
@@ -28,16 +30,18 @@ class Identity(NamedTuple):
     ours: bool = True
 
 
-def identify(request: Request, config: MacvlanConfig, master: Master, facts: Facts) -> Identity:
+def identify(request: Request, config: MacvlanConfig, master: Master, facts: Facts) -> MacvlanIdentity:
     name = host_link(request.network, master.name)
+    is_passthru = config.mode == "passthru"
+    first = config.mac or (master.mac if is_passthru else request.attachment.mac("sandbox"))
     if request.command == "CHECK":
-        own = own_interface(request)
-        ours = bool(own.mtu) or name in host_macs(request) or own.mac == request.attachment.mac("sandbox")
-        return Identity(own.mac, own.mac, own.mtu, name, host_macs(request).get(name, ""), ours)
-    taken = config.mode == "passthru"
-    mac = config.mac or (master.mac if taken else request.attachment.mac("sandbox"))
-    wanted = config.mac if taken else mac
-    return Identity(mac, wanted, config.mtu or master.mtu, name, mac_from(f"{facts.host_seed}:{name}"))
+        own, in_host = own_interface(request), host_interfaces(request)
+        ours = bool(own.mtu) or name in in_host or own.mac == request.attachment.mac("sandbox")
+        host_mac = in_host.get(name, Interface(name)).mac
+        return MacvlanIdentity(own.mac, first, own.mac, own.mtu, name, host_mac, ours)
+    wanted = config.mac if is_passthru else first
+    host_mac = mac_from(f"{facts.host_seed}:{name}")
+    return MacvlanIdentity(first, first, wanted, config.mtu or master.mtu, name, host_mac)
 
 
 def require_mtu(config: MacvlanConfig, master: Master, ips: tuple[IPConfig, ...]) -> None:

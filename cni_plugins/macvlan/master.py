@@ -7,9 +7,10 @@ from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.config import MacvlanConfig, vlan_id
 from cni_plugins.macvlan.names import vlan_link
-from cni_plugins.spec.fields import IPInterface
-from cni_plugins.spec.request import Request
-from cni_plugins.steps.macvlans import ETHERTYPES, HOST_LINK_ALIAS, VLAN_ALIAS, EnsureVlan
+from cni_plugins.ownership import HOST_LINK_ALIAS, VLAN_ALIAS
+from cni_plugins.protocol.fields import IPInterface
+from cni_plugins.protocol.request import Request
+from cni_plugins.steps.macvlan import ETHERTYPES, EnsureVlan
 
 
 class Master(NamedTuple):
@@ -152,7 +153,7 @@ def _on_vlan(config: MacvlanConfig, vlan: int, parent: LinkFacts, facts: Facts) 
         return Master(name, 0, parent.mac, parent.mtu, parent.up, (), step)
     _require_free(link)
     ours = link.alias == VLAN_ALIAS
-    return _master(link, step._replace(name=link.name) if ours else None)
+    return _master(link, step.replace(name=link.name) if ours else None)
 
 
 def _master(link: LinkFacts, vlan: EnsureVlan | None) -> Master:

@@ -2,25 +2,32 @@
 
 from collections.abc import Iterator
 
+from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.facts import Facts, link_name_taken
-from cni_plugins.contract.gateways import with_gateways
-from cni_plugins.contract.keys import IPV4, IPV6
-from cni_plugins.contract.phrases import masquerade, route, with_ipv6
+from cni_plugins.contract.plan_parts import masquerade, route, with_ipv6
+from cni_plugins.contract.plugin import Decision
 from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
 from cni_plugins.macvlan.access import host_access
 from cni_plugins.macvlan.config import MacvlanConfig
-from cni_plugins.macvlan.identity import Identity, identify, require_mtu
+from cni_plugins.macvlan.identity import MacvlanIdentity, identify, require_mtu
 from cni_plugins.macvlan.master import Master, resolve
-from cni_plugins.spec.fields import IPInterface
-from cni_plugins.spec.macs import link_local
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result, Route
-from cni_plugins.steps.addresses import AwaitAddresses, EnsureAddress
+from cni_plugins.macvlan.result import own_addresses, result
+from cni_plugins.protocol.fields import IPInterface
+from cni_plugins.protocol.macs import link_local
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig, Result, Route
+from cni_plugins.steps.ip import (
+    IF_PRESENT,
+    WANTED,
+    AwaitAddresses,
+    EnableForwarding,
+    EnsureAddress,
+    EnsureSysctl,
+)
 from cni_plugins.steps.links import EnsureUp
-from cni_plugins.steps.macvlans import AddMacvlan, Advertise
-from cni_plugins.steps.places import HOST, SANDBOX
-from cni_plugins.steps.plan import Plan, Step
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+from cni_plugins.steps.macvlan import AddMacvlan
+from cni_plugins.steps.neighbours import Advertise
+from cni_plugins.steps.step import HOST, SANDBOX, Step
 
 
 def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
@@ -34,8 +41,8 @@ def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
         raise link_name_taken(request.ifname, request.netns)
 
 
-def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Plan:
-    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+def decide(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Decision:
+    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
 
     :raises InvalidNetworkConfig: when the addresses and the config do not go together.
     """
@@ -43,13 +50,14 @@ def add(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) ->
     identity = identify(request, config, master, facts)
     ips, routes = own_addresses(request, config, lease)
     require_mtu(config, master, ips)
-    return (
+    plan = (
         *([master.vlan] if master.vlan else []),
         _link(request, config, identity, master),
         *_sandbox(request.ifname, config, identity, ips, routes),
         *_access(request, config, identity, master, ips),
         *_forwarding(config, ips),
     )
+    return Decision(plan, result(request, config, identity, lease._replace(ips=ips, routes=routes)))
 
 
 def _master(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
@@ -62,28 +70,7 @@ def _master(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
         raise
 
 
-def own_addresses(
-    request: Request, config: MacvlanConfig, lease: Result
-) -> tuple[tuple[IPConfig, ...], tuple[Route, ...]]:
-    """Return addresses and routes of the link: the IPAM's, or those a chain has for a link of the host."""
-    chained = request.command == "ADD" and not config.ipam.type
-    ips, routes = (for_us(request.prev_result), _routes_of(request)) if chained else (lease.ips, lease.routes)
-    return (with_gateways(ips) if config.routes_for_containers else ips), (routes if ips else ())
-
-
-def for_us(result: Result | None) -> tuple[IPConfig, ...]:
-    """Return the addresses of a chain's result that no interface of a sandbox has."""
-    if result is None:
-        return ()
-    inside = {number for number, item in enumerate(result.interfaces) if item.sandbox}
-    return tuple(ip for ip in result.ips if ip.interface is None or ip.interface not in inside)
-
-
-def _routes_of(request: Request) -> tuple[Route, ...]:
-    return request.prev_result.routes if request.prev_result else ()
-
-
-def _link(request: Request, config: MacvlanConfig, identity: Identity, master: Master) -> AddMacvlan:
+def _link(request: Request, config: MacvlanConfig, identity: MacvlanIdentity, master: Master) -> AddMacvlan:
     return AddMacvlan(
         SANDBOX if config.link_in_container else HOST,
         master.name,
@@ -101,7 +88,7 @@ def _link(request: Request, config: MacvlanConfig, identity: Identity, master: M
 def _sandbox(
     link: str,
     config: MacvlanConfig,
-    identity: Identity,
+    identity: MacvlanIdentity,
     ips: tuple[IPConfig, ...],
     routes: tuple[Route, ...],
 ) -> Iterator[Step]:
@@ -117,7 +104,9 @@ def _sandbox(
         yield Advertise(link, identity.mac, advertised)
 
 
-def _up(link: str, config: MacvlanConfig, identity: Identity, addresses: list[IPInterface]) -> Iterator[Step]:
+def _up(
+    link: str, config: MacvlanConfig, identity: MacvlanIdentity, addresses: list[IPInterface]
+) -> Iterator[Step]:
     """Set the link up, and give it its IPv6 addresses.
 
     They may be optimistic (RFC 4429) only once it is up: for one that was there before, the kernel makes no
@@ -127,7 +116,7 @@ def _up(link: str, config: MacvlanConfig, identity: Identity, addresses: list[IP
         yield from with_ipv6(link, keep_on_down=identity.ours)
         if identity.ours and not config.enabledad:
             # Neighbours are asked for from an address that is nobody else's for sure (RFC 4429, 3.2).
-            yield EnsureAddress(SANDBOX, link, link_local(identity.mac), skip_dad=True)
+            yield EnsureAddress(SANDBOX, link, link_local(identity.first_mac), skip_dad=True)
     yield EnsureUp(SANDBOX, link)
     for address in addresses:
         yield _usable_at_once(link, config, address)
@@ -147,15 +136,15 @@ def _usable_at_once(link: str, config: MacvlanConfig, address: IPInterface) -> E
     return EnsureAddress(SANDBOX, link, address, skip_dad=hears_itself, optimistic=not hears_itself)
 
 
-def _announcing(link: str, config: MacvlanConfig, identity: Identity) -> Iterator[Step]:
+def _announcing(link: str, config: MacvlanConfig, identity: MacvlanIdentity) -> Iterator[Step]:
     """Announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6), and addresses of use at once (RFC 4429)."""
-    yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1")
+    yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1", WANTED)
     if not identity.ours:
         return  # older releases of the reference set no more
-    yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", optional=True)
+    yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", WANTED)
     if not config.enabledad:
         for key in ("optimistic_dad", "use_optimistic"):
-            yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, key), "1", optional=True)
+            yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, key), "1", WANTED)
 
 
 def _listening(link: str, config: MacvlanConfig) -> Iterator[Step]:
@@ -165,11 +154,15 @@ def _listening(link: str, config: MacvlanConfig) -> Iterator[Step]:
     """
     if config.mode == "source":
         for family in ("ipv4", "ipv6"):
-            yield EnsureSysctl(SANDBOX, (family, "conf", link, "forwarding"), "0", optional=True)
+            yield EnsureSysctl(SANDBOX, (family, "conf", link, "forwarding"), "0", IF_PRESENT)
 
 
 def _access(
-    request: Request, config: MacvlanConfig, identity: Identity, master: Master, ips: tuple[IPConfig, ...]
+    request: Request,
+    config: MacvlanConfig,
+    identity: MacvlanIdentity,
+    master: Master,
+    ips: tuple[IPConfig, ...],
 ) -> Iterator[Step]:
     if config.host_access and identity.ours:
         yield from host_access(request, identity, master, ips, is_gateway=config.is_gateway)

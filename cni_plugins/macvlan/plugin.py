@@ -1,20 +1,15 @@
 """The macvlan plugin's declaration: what it asks, plans, answers and reports."""
 
 from cni_plugins.contract.facts import Asks, Facts, clash
-from cni_plugins.contract.phrases import asks_of_masquerade, require_rules
-from cni_plugins.contract.plugin import Plugin
+from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
+from cni_plugins.contract.plugin import Plugin, named_ipam
 from cni_plugins.errors import InvalidNetworkConfig, LimitedConnectivity, NotAvailable
 from cni_plugins.macvlan.config import MacvlanConfig, parse
-from cni_plugins.macvlan.identity import identify, require_mtu
+from cni_plugins.macvlan.identity import require_mtu
 from cni_plugins.macvlan.master import Master, names, resolve
-from cni_plugins.macvlan.plan import add, admit, for_us, own_addresses
+from cni_plugins.macvlan.plan import admit, decide
 from cni_plugins.macvlan.removal import collect, delete
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result
-
-
-def ipam_type(request: Request) -> str:
-    return request.ipam_type
+from cni_plugins.protocol.request import Request
 
 
 def asks(request: Request, config: MacvlanConfig | None) -> Asks:
@@ -34,44 +29,12 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
     )
     if request.command != "STATUS":
         return asked
-    makes = ("macvlan", "vlan") if asked.kinds else ("macvlan",)
-    asked = asked._replace(sandbox=(), users=True, makes=makes)
+    kinds = ("macvlan", "vlan") if asked.kinds else ("macvlan",)
+    asked = asked._replace(sandbox=(), macvlan_users=True, unsupported_kinds=kinds)
     if not config.masquerades:
         return asked
     rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
     return asked._replace(nf_tables=rules.nf_tables, iptables=rules.iptables)
-
-
-def result(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Result:
-    """Return the link, and the host's own; what plugins before this one made stays in front."""
-    master = resolve(request, config, facts)
-    identity = identify(request, config, master, facts)
-    before = request.prev_result or Result()
-    place = len(before.interfaces)
-    interfaces = [
-        *before.interfaces,
-        Interface(request.ifname, identity.mac, request.netns, mtu=identity.mtu),
-    ]
-    if config.host_access:
-        interfaces.append(Interface(identity.host_link, identity.host_mac))
-    ips, routes = own_addresses(request, config, lease)
-    taken = () if config.ipam.type else for_us(request.prev_result)
-    return before._replace(
-        interfaces=tuple(interfaces),
-        ips=(*(ip for ip in before.ips if ip not in taken), *(_at(ip, place) for ip in ips)),
-        routes=(*before.routes, *lease.routes) if config.ipam.type else before.routes or routes,
-        dns=_dns(config, lease, before),
-    )
-
-
-def _at(ip: IPConfig, place: int) -> IPConfig:
-    return ip._replace(interface=place)
-
-
-def _dns(config: MacvlanConfig, lease: Result, before: Result) -> DNS:
-    if config.dns is not None:
-        return config.dns
-    return lease.dns if lease.dns != DNS() else before.dns
 
 
 def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
@@ -79,7 +42,7 @@ def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
 
     :raises LimitedConnectivity: when the master is down.
     """
-    for kind in facts.cannot_make:
+    for kind in facts.unsupported_kinds:
         name = "VLAN links (802.1Q)" if kind == "vlan" else "macvlan links"
         raise NotAvailable(f"this kernel has no {name}", f"master is {config.master or 'not set'}")
     require_rules(facts)
@@ -94,7 +57,7 @@ def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
 
 
 def _require_working(config: MacvlanConfig, master: Master, facts: Facts) -> None:
-    taken = clash(master.name, config.mode, facts.users.get(master.ifindex, ()))
+    taken = clash(master.name, config.mode, facts.macvlan_users.get(master.ifindex, ()))
     if taken:
         raise NotAvailable(taken, f"mode is {config.mode}")
     if not master.up:
@@ -103,13 +66,12 @@ def _require_working(config: MacvlanConfig, master: Master, facts: Facts) -> Non
 
 PLUGIN = Plugin(
     name="macvlan",
+    decide=decide,
     parse=parse,
-    ipam_type=ipam_type,
+    ipam_type=named_ipam,
     asks=asks,
     admit=admit,
-    plan_add=add,
-    plan_del=delete,
-    plan_gc=collect,
-    result=result,
+    delete=delete,
+    collect=collect,
     status=status,
 )

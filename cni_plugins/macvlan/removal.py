@@ -4,19 +4,18 @@ from collections.abc import Iterator
 
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.macvlan.config import MacvlanConfig
-from cni_plugins.spec.attachment import mark_of, tag_of
-from cni_plugins.spec.request import Request
+from cni_plugins.ownership import mark_of, tag_of
+from cni_plugins.protocol.request import Request
+from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules, DelStaleIptables, DelStaleRules
 from cni_plugins.steps.links import DelLink
-from cni_plugins.steps.macvlans import (
+from cni_plugins.steps.macvlan import (
     DelAttached,
     DelHostAccess,
     DelIdleVlans,
     DelStaleAttached,
     DelStaleHostAccess,
 )
-from cni_plugins.steps.places import SANDBOX
-from cni_plugins.steps.plan import Plan, Step
-from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules, DelStaleIptables, DelStaleRules
+from cni_plugins.steps.step import SANDBOX, Plan, Step
 
 
 def delete(request: Request, _config: MacvlanConfig | None, facts: Facts) -> Plan:
@@ -34,7 +33,7 @@ def _steps(request: Request, facts: Facts) -> Iterator[Step]:
     if not found:  # the sandbox is gone or another's, or the link was renamed
         yield DelAttached(attachment)
     yield DelHostAccess(attachment.network, attachment.mark)
-    yield DelOwnedRules(attachment)
+    yield DelOwnedRules(request.owner)
     yield DelIptablesMasquerade(attachment)
     yield DelIdleVlans()
 
@@ -50,7 +49,7 @@ def collect(request: Request, _facts: Facts) -> Plan:
     return (
         DelStaleAttached(request.network, valid),
         DelStaleHostAccess(request.network, frozenset(map(mark_of, valid))),
-        DelStaleRules(request.network, valid),
+        DelStaleRules(request.network, request.plugin, valid),
         DelStaleIptables(request.network, request.valid_attachments),
         DelIdleVlans(),
     )

@@ -8,14 +8,14 @@ cut into subnets by host, and none is spent on a gateway.
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
+from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.gateways import DEFAULT_ROUTE
-from cni_plugins.contract.keys import IPV4, IPV6
-from cni_plugins.contract.phrases import SCOPE_LINK
 from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.fields import IPAddress, IPInterface
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig, Result, Route
 from cni_plugins.ptp.config import PtpConfig
-from cni_plugins.spec.fields import IPAddress, IPInterface
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result, Route
+from cni_plugins.steps.ip import SCOPE_LINK
 
 # Link-local (RFC 3927, RFC 4291): every host bears them.
 ROUTED_GATEWAY = {IPV4: ip_interface("169.254.1.1/32"), IPV6: ip_interface("fe80::1/64")}

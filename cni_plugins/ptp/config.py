@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import model_validator
 
-from cni_plugins.contract.keys import (
+from cni_plugins.contract.config_fields import (
     NO_MASQUERADE,
-    Args,
-    Ipam,
+    ArgsSection,
+    IpamSection,
     IpMasqBackend,
     IpMasqField,
     Mac,
@@ -17,7 +17,7 @@ from cni_plugins.contract.keys import (
     mac_in_effect,
 )
 from cni_plugins.contract.model import ConfigModel, load
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 
 class PtpConfig(ConfigModel):
@@ -28,9 +28,9 @@ class PtpConfig(ConfigModel):
     mtu: Mtu = 0
     routed: bool = False
     enabledad: bool = False
-    ipam: Ipam = Ipam()
+    ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
-    args: Args = Args()
+    args: ArgsSection = ArgsSection()
     runtime_config: MacHolder = MacHolder()
     mac: Mac = ""
 

@@ -1,16 +1,12 @@
 """The ptp plugin's declaration: what it asks, plans, answers and reports."""
 
+from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.keys import AUTO
-from cni_plugins.contract.phrases import asks_of_masquerade, require_rules
-from cni_plugins.contract.plugin import Plugin
+from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
+from cni_plugins.contract.plugin import Plugin, named_ipam
+from cni_plugins.protocol.request import Request
 from cni_plugins.ptp.config import PtpConfig, parse
-from cni_plugins.ptp.plan import add, admit, collect, delete, result
-from cni_plugins.spec.request import Request
-
-
-def ipam_type(request: Request) -> str:
-    return request.ipam_type
+from cni_plugins.ptp.plan import admit, collect, decide, delete
 
 
 def asks(request: Request, config: PtpConfig | None) -> Asks:
@@ -35,13 +31,12 @@ def status(_request: Request, _config: PtpConfig, facts: Facts) -> None:
 
 PLUGIN = Plugin(
     name="ptp",
+    decide=decide,
     parse=parse,
-    ipam_type=ipam_type,
+    ipam_type=named_ipam,
     asks=asks,
     admit=admit,
-    plan_add=add,
-    plan_del=delete,
-    plan_gc=collect,
-    result=result,
+    delete=delete,
+    collect=collect,
     status=status,
 )

@@ -1,1 +1,1 @@
-"""The words of change: what a plan may consist of, and how each word is taken back."""
+"""Steps: the changes to a host that a plan consists of, as values with their inverses."""

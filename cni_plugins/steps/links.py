@@ -1,21 +1,14 @@
-"""Words for links. `Ensure…` is idempotent, `Add…` fails if present, `Del…` succeeds if absent.
-
-Steps are NamedTuples: immutable, matched by type, and ten times cheaper to
-define at start-up than dataclasses.
-"""
+"""Steps for links. `Ensure…` is idempotent, `Add…` fails if present, `Del…` succeeds if absent."""
 
 from typing import NamedTuple
 
-from cni_plugins.steps.places import Place
-
-# Bridges and gateway ports that we made bear it; only those are removed when idle.
-BRIDGE_ALIAS = "cni-plugins bridge"
+from cni_plugins.steps.step import ABSENT, HOST, Place, Removal, Step, place
 
 
-class EnsureBridge(NamedTuple):
-    """A bridge of this name exists; `mac` and `mtu` (0: the kernel's default) only count when it is made.
+class EnsureBridge(Step):
+    """A bridge of this name exists; `mac` and `mtu` (0: the kernel's default) only count when it is created.
 
-    An existing bridge is left as it is, except that VLAN filtering is switched on where it is asked for.
+    An existing bridge is left as it is, except that VLAN filtering is switched on if it is requested.
     """
 
     name: str
@@ -23,51 +16,130 @@ class EnsureBridge(NamedTuple):
     mtu: int
     vlan_filtering: bool
 
+    def inverse(self, before: str) -> Step:
+        return DelIdleBridge(self.name) if before == ABSENT else SetVlanFiltering(self.name, on=False)
 
-class SetVlanFiltering(NamedTuple):
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def phrase(self) -> str:
+        return f"create bridge {self.name}"
+
+
+class SetVlanFiltering(Step):
     """VLAN filtering of an existing bridge is on or off."""
 
     name: str
     on: bool
 
+    def inverse(self, before: str) -> Step:
+        return SetVlanFiltering(self.name, on=not self.on)
 
-class DelIdleBridge(NamedTuple):
-    """The bridge is gone, if we made it and no port but its own gateway ports is left."""
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def phrase(self) -> str:
+        return f"switch VLAN filtering of bridge {self.name} {'on' if self.on else 'off'}"
+
+
+class DelIdleBridge(Removal):
+    """The bridge is gone, if this suite created it and no port but its own gateway ports is left."""
 
     name: str
 
+    def phrase(self) -> str:
+        return f"delete idle bridge {self.name}"
 
-class EnsureUp(NamedTuple):
+
+class EnsureUp(Step):
     """The link is administratively up."""
 
     where: Place
     link: str
 
+    def inverse(self, before: str) -> Step:
+        return SetDown(self.where, self.link)
 
-class SetDown(NamedTuple):
+    @property
+    def is_shared(self) -> bool:
+        return self.where == HOST
+
+    def phrase(self) -> str:
+        return f"set link {self.link} up {place(self.where)}"
+
+
+class SetDown(Removal):
     """The link is administratively down."""
 
     where: Place
     link: str
 
+    def phrase(self) -> str:
+        return f"set link {self.link} down {place(self.where)}"
 
-class EnsurePromisc(NamedTuple):
-    """The host link receives frames for any address."""
+
+class SetMac(Step):
+    """The link has this MAC address."""
+
+    where: Place
+    link: str
+    mac: str
+
+    def inverse(self, before: str) -> Step:
+        return SetMac(self.where, self.link, before)
+
+    def phrase(self) -> str:
+        return f"set the MAC address of {self.link} to {self.mac} {place(self.where)}"
+
+
+class SetMtu(Step):
+    """The link has this MTU, in bytes."""
+
+    where: Place
+    link: str
+    mtu: int
+
+    def inverse(self, before: str) -> Step:
+        return SetMtu(self.where, self.link, int(before))
+
+    def phrase(self) -> str:
+        return f"set the MTU of {self.link} to {self.mtu} {place(self.where)}"
+
+
+class EnsurePromisc(Step):
+    """The host link receives frames for any address, or only for its own."""
 
     link: str
     on: bool
 
+    def inverse(self, before: str) -> Step:
+        return EnsurePromisc(self.link, on=not self.on)
 
-class PinMac(NamedTuple):
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def phrase(self) -> str:
+        return f"switch promiscuous mode of {self.link} {'on' if self.on else 'off'}"
+
+
+class PinMac(Step):
     """A bridge keeps its present address instead of following the lowest of its ports."""
 
     bridge: str
 
+    kept_because = "the address stays what it was"
 
-class AddVeth(NamedTuple):
+    def phrase(self) -> str:
+        return f"pin the MAC address of bridge {self.bridge}"
+
+
+class AddVeth(Step):
     """A veth pair: `ifname` in the sandbox, `host_end` with the alias in the host; mtu 0: the default.
 
-    The alias comes with the link, in one call, so that whatever happens next, GC knows whose it is.
+    The alias is set in the same call that creates the link, so that GC always knows the owner.
     """
 
     ifname: str
@@ -77,21 +149,35 @@ class AddVeth(NamedTuple):
     host_mac: str
     alias: str
 
+    def inverse(self, before: str) -> Step:
+        return DelLink(HOST, self.host_end)
 
-class DelLink(NamedTuple):
+    def phrase(self) -> str:
+        return f"create veth pair {self.ifname} and {self.host_end}"
+
+
+class DelLink(Removal):
     """No link of this name; deleting one end of a veth pair deletes both."""
 
     where: Place
     link: str
 
+    def phrase(self) -> str:
+        return f"delete link {self.link} {place(self.where)}"
 
-class AttachPort(NamedTuple):
+
+class AttachPort(Step):
     """The host link is an up port of the bridge with these flags."""
 
     link: str
     bridge: str
     hairpin: bool
     isolated: bool
+
+    kept_because = "goes with the link"
+
+    def phrase(self) -> str:
+        return f"attach {self.link} to bridge {self.bridge}"
 
 
 class PortVlan(NamedTuple):
@@ -102,18 +188,23 @@ class PortVlan(NamedTuple):
     access: bool = False
 
 
-class SetPortVlans(NamedTuple):
-    """The port carries these VLANs, and no others where `exclusive`."""
+class SetPortVlans(Step):
+    """The port carries these VLANs, and no others if `exclusive`."""
 
     link: str
     vlans: tuple[PortVlan, ...]
     exclusive: bool
 
+    kept_because = "goes with the link"
 
-class EnsureGatewayPort(NamedTuple):
-    """A veth pair in the host: `name` bears the VLAN's gateway address, `port` is its access port.
+    def phrase(self) -> str:
+        return f"set the VLANs of bridge port {self.link}"
 
-    One that is there already, under whatever port name, was made by an earlier ADD or by the reference.
+
+class EnsureGatewayPort(Step):
+    """A veth pair in the host: `name` has the VLAN's gateway address, `port` is its access port.
+
+    An existing one, whatever its port's name, was created by an earlier ADD or by the reference.
     """
 
     name: str
@@ -122,15 +213,35 @@ class EnsureGatewayPort(NamedTuple):
     bridge: str
     vlan: int
 
+    def inverse(self, before: str) -> Step:
+        return DelLink(HOST, self.name)
 
-class AwaitUp(NamedTuple):
-    """The host link's operational state (RFC 2863) is up, and its bridge has taken it into service."""
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def phrase(self) -> str:
+        return f"create gateway port {self.name} of bridge {self.bridge}"
+
+
+class AwaitUp(Step):
+    """The host link's operational state (RFC 2863) is up, and its bridge has enabled the port."""
 
     link: str
 
+    kept_because = "waiting cannot be undone"
 
-class Announce(NamedTuple):
+    def phrase(self) -> str:
+        return f"wait until {self.link} is up"
+
+
+class Announce(Step):
     """Neighbours are told the link's addresses, by gratuitous ARP and unsolicited advertisements (ND)."""
 
     where: Place
     link: str
+
+    kept_because = "an announcement cannot be undone"
+
+    def phrase(self) -> str:
+        return f"announce the addresses of {self.link} {place(self.where)}"

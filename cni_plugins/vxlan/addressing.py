@@ -7,12 +7,12 @@ from typing import Any
 
 from cni_plugins.contract.gateways import default_routes
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.fields import IPAddress, IPInterface, IPNetwork, get
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result
+from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork, get
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig, Result
 from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.local_host import LocalHost
 from cni_plugins.vxlan.records import holds
-from cni_plugins.vxlan.site import Site
 
 _IPV4, _IPV6 = 4, 6
 IPAM = "host-local"
@@ -25,7 +25,7 @@ def ipam_type(request: Request) -> str:
 # ---------------------------------------------------------------------------------------- what IPAM is told
 
 
-def ipam_request(request: Request, overlay: Overlay | None, site: Site | None) -> Request:
+def ipam_request(request: Request, overlay: Overlay | None, host: LocalHost | None) -> Request:
     """Return the request as the IPAM plugin sees it: with this host's ranges, unless the config has some.
 
     :raises InvalidNetworkConfig: when there is nothing to give out.
@@ -40,12 +40,12 @@ def ipam_request(request: Request, overlay: Overlay | None, site: Site | None) -
     has_ranges = any(get(ipam, key) for key in ("ranges", "subnet")) or bool(
         isinstance(asked, dict) and get(asked, "ipRanges")
     )
-    if overlay is not None and site is not None and not has_ranges:
-        ipam["ranges"] = list(_ranges(overlay, site))
+    if overlay is not None and host is not None and not has_ranges:
+        ipam["ranges"] = list(_ranges(overlay, host))
         if not ipam["ranges"]:
             raise InvalidNetworkConfig(
                 "this host has no addresses to give out",
-                f"ipam has no ranges, peer {site.own.node} no room in blocks ({_listed(site.own.blocks)})",
+                f"ipam has no ranges, peer {host.own.node} no room in blocks ({_listed(host.own.blocks)})",
             )
     rest = {key: value for key, value in request.conf.items() if key.lower() != "ipam"}
     conf = {**rest, "ipam": ipam}
@@ -56,20 +56,20 @@ def _listed(networks: tuple[IPNetwork, ...]) -> str:
     return ", ".join(map(str, networks)) or "none"
 
 
-def _ranges(overlay: Overlay, site: Site) -> Iterator[list[dict[str, Any]]]:
+def _ranges(overlay: Overlay, host: LocalHost) -> Iterator[list[dict[str, Any]]]:
     if overlay.config.mode == "l3":
-        for subnet in site.own.subnets:
+        for subnet in host.own.subnets:
             yield [{"subnet": str(subnet), "gateway": str(overlay.gateway(subnet))}]
         return
     subnet = overlay.config.within[0]
-    ranges = [_range(overlay, site, subnet, block) for block in site.own.blocks]
+    ranges = [_range(overlay, host, subnet, block) for block in host.own.blocks]
     if any(ranges):
         yield [item for item in ranges if item]
 
 
-def _range(overlay: Overlay, site: Site, subnet: IPNetwork, block: IPNetwork) -> dict[str, Any]:
+def _range(overlay: Overlay, host: LocalHost, subnet: IPNetwork, block: IPNetwork) -> dict[str, Any]:
     """Return a block without the addresses that no container can have; empty when that leaves none."""
-    node = node_address(overlay, site.own.blocks, subnet)
+    node = node_address(overlay, host.own.blocks, subnet)
     own = None if node is None else node.ip
     # A block of a network whose hosts learn may be larger than what can be counted through.
     ends = [
@@ -122,13 +122,13 @@ def twin(overlay: Overlay, address: IPAddress) -> IPAddress | None:
 # ---------------------------------------------------------------------------------------- what IPAM answers
 
 
-def in_effect(overlay: Overlay, site: Site, lease: Result) -> Result:
+def in_effect(overlay: Overlay, host: LocalHost, lease: Result) -> Result:
     """Return the lease with the overlay's gateways and default routes, and the twins of its addresses.
 
     :raises InvalidNetworkConfig: when peers would not find one of the addresses here.
     """
-    ips = tuple(_with_gateway(overlay, site, ip) for ip in (*lease.ips, *_twins(overlay, lease.ips)))
-    _require_reachable(overlay, site, ips)
+    ips = tuple(_with_gateway(overlay, host, ip) for ip in (*lease.ips, *_twins(overlay, lease.ips)))
+    _require_reachable(overlay, host, ips)
     routes = default_routes(ips, lease.routes) if overlay.config.is_default_gateway else lease.routes
     return lease._replace(ips=ips, routes=routes)
 
@@ -142,10 +142,10 @@ def _twins(overlay: Overlay, ips: Iterable[IPConfig]) -> Iterator[IPConfig]:
             yield IPConfig(ip_interface(f"{address}/{overlay.config.within[1].prefixlen}"))
 
 
-def _with_gateway(overlay: Overlay, site: Site, ip: IPConfig) -> IPConfig:
-    network = next((net for net in own_networks(overlay, site) if holds(net, ip.address.ip)), None)
+def _with_gateway(overlay: Overlay, host: LocalHost, ip: IPConfig) -> IPConfig:
+    network = next((net for net in own_networks(overlay, host) if holds(net, ip.address.ip)), None)
     if network is None:
-        listed = ", ".join(map(str, own_networks(overlay, site)))
+        listed = ", ".join(map(str, own_networks(overlay, host)))
         raise InvalidNetworkConfig(
             f"address {ip.address.ip} is none of this host's: peers would not find it", f"it has {listed}"
         )
@@ -163,16 +163,16 @@ def _with_gateway(overlay: Overlay, site: Site, ip: IPConfig) -> IPConfig:
     return ip._replace(gateway=gateway, address=ip_interface(f"{ip.address.ip}/{network.prefixlen}"))
 
 
-def own_networks(overlay: Overlay, site: Site) -> tuple[IPNetwork, ...]:
+def own_networks(overlay: Overlay, host: LocalHost) -> tuple[IPNetwork, ...]:
     """Return the networks in which the host has a gateway: its subnets, or the stretched one."""
-    return site.own.subnets if overlay.config.mode == "l3" else overlay.config.within
+    return host.own.subnets if overlay.config.mode == "l3" else overlay.config.within
 
 
-def _require_reachable(overlay: Overlay, site: Site, ips: tuple[IPConfig, ...]) -> None:
+def _require_reachable(overlay: Overlay, host: LocalHost, ips: tuple[IPConfig, ...]) -> None:
     """:raises InvalidNetworkConfig: when other hosts would look for one of the addresses elsewhere."""
     for ip in ips:
         node = (
-            node_address(overlay, site.own.blocks, ip.address.network)
+            node_address(overlay, host.own.blocks, ip.address.network)
             if overlay.config.mode == "l2"
             else None
         )
@@ -184,10 +184,10 @@ def _require_reachable(overlay: Overlay, site: Site, ips: tuple[IPConfig, ...]) 
         return
     first = ips[0].address.ip
     expected = [first, other] if (other := twin(overlay, first)) else [first]
-    if not any(holds(block, first) for block in site.own.blocks):
+    if not any(holds(block, first) for block in host.own.blocks):
         raise InvalidNetworkConfig(
             f"address {first} is in no block of this host: peers would look for it elsewhere",
-            f"blocks are {', '.join(map(str, site.own.blocks))}, bum is none",
+            f"blocks are {', '.join(map(str, host.own.blocks))}, bum is none",
         )
     odd = next((ip.address.ip for ip in ips if ip.address.ip not in expected), None)
     if odd is not None:

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from cni_plugins.contract.keys import (
+from cni_plugins.contract.config_fields import (
     AUTO,
     IPV4,
     NO_MASQUERADE,
-    Args,
-    Ipam,
+    ArgsSection,
+    IpamSection,
     IpMasqField,
     Mac,
     MacHolder,
@@ -23,9 +23,9 @@ from cni_plugins.contract.keys import (
 )
 from cni_plugins.contract.model import Address, ClosedModel, ConfigModel, empty, load
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.fields import IPAddress, IPNetwork, get, shown
-from cni_plugins.spec.request import Request
-from cni_plugins.vxlan.backends.choice import backend
+from cni_plugins.protocol.fields import IPAddress, IPNetwork, get, shown
+from cni_plugins.protocol.request import Request
+from cni_plugins.vxlan.backends.registry import backend
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.identity import LARGEST_VNI, bridge_name, default_vni, vxlan_name
 from cni_plugins.vxlan.records import Extent, Networks, one_or_more
@@ -87,9 +87,9 @@ class VxlanConfig(ConfigModel):
     is_default_gateway: bool = True
     hairpin_mode: bool = False
     backend: dict[str, Any]
-    ipam: Ipam = Ipam()
+    ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
-    args: Args = Args()
+    args: ArgsSection = ArgsSection()
     runtime_config: MacHolder = MacHolder()
     mac: Mac = Field(default="", alias="\0mac")
 

@@ -2,8 +2,8 @@
 
 from binascii import crc32
 
-from cni_plugins.spec.attachment import digest
-from cni_plugins.spec.fields import IPAddress
+from cni_plugins.ownership import digest
+from cni_plugins.protocol.fields import IPAddress
 
 LARGEST_VNI = (1 << 24) - 1  # RFC 7348, 5
 # Clear of what others use: 1 (flannel), 256 and 4096 on (Docker, Calico), up to 4095 (Windows).

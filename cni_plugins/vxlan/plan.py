@@ -1,27 +1,27 @@
 """What the vxlan plugin decides: pure functions from request, network, lease and facts to a plan.
 
-A host takes part in the overlay from its first container on (see membership); the rest is a veth pair into
+A host takes part in the overlay from its first container on (see host_plan); the rest is a veth pair into
 the network's bridge.
 """
 
 from collections.abc import Iterator
 
-from cni_plugins.contract import phrases, veth
+from cni_plugins.contract import plan_parts, veth
+from cni_plugins.contract.config_fields import IPV6
 from cni_plugins.contract.facts import Facts
-from cni_plugins.contract.keys import IPV6
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Interface, IPConfig, Result
-from cni_plugins.steps.addresses import EnsureAddress
+from cni_plugins.contract.plugin import Decision
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig, Result
+from cni_plugins.steps.firewall import EnsureMasquerade
+from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
-from cni_plugins.steps.overlays import DelIdleOverlay, DelProxied
-from cni_plugins.steps.places import SANDBOX
-from cni_plugins.steps.plan import Plan, Step
-from cni_plugins.steps.rules import EnsureMasquerade
+from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
+from cni_plugins.steps.step import SANDBOX, Plan, Step
 from cni_plugins.vxlan.addressing import in_effect
 from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.host_plan import bridge_mac, host_settings, network_steps, proxied, require_no_clash
 from cni_plugins.vxlan.identity import ContainerMacs
-from cni_plugins.vxlan.membership import bridge_mac, host_wide, members, proxied, require_no_clash
-from cni_plugins.vxlan.site import Site, find
+from cni_plugins.vxlan.local_host import LocalHost, find
 
 _SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
 
@@ -32,42 +32,39 @@ def admit(request: Request, overlay: Overlay, facts: Facts) -> None:
     require_no_clash(overlay, facts)
 
 
-def add(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Plan:
-    """Return the steps of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Decision:
+    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
 
-    :raises InvalidNetworkConfig: when this host has no place in the overlay, or the lease does not fit.
+    :raises InvalidNetworkConfig: when this host is not part of the overlay, or the lease does not fit.
     """
-    site = find(overlay, facts)
-    lease = in_effect(overlay, site, lease)
-    pair = _pair(request, overlay, site, lease, facts)
-    return (
-        *members(overlay, site, facts),
+    host = find(overlay, facts)
+    lease = in_effect(overlay, host, lease)
+    pair = _pair(request, overlay, host, lease, facts)
+    plan = (
+        *network_steps(overlay, host, facts),
         veth.add(request, pair),
-        phrases.no_router_advertisements(pair.host_end),
+        plan_parts.no_router_advertisements(pair.host_end),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
         *_sandbox(request, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         *_masquerade(request, overlay, pair, lease.ips),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
-        *host_wide(overlay, site),
+        *host_settings(overlay, host),
     )
+    return Decision(plan, _result(request, overlay, pair, bridge_mac(overlay, host), lease))
 
 
-def result(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Result:
+def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease: Result) -> Result:
     """Return the bridge, both ends of the pair, and the addresses and routes as the container has them."""
-    site = find(overlay, facts)
-    lease = in_effect(overlay, site, lease)
-    pair = _pair(request, overlay, site, lease, facts)
-    bridge = Interface(overlay.bridge, bridge_mac(overlay, site))
     return lease._replace(
-        interfaces=(bridge, *veth.interfaces(request, pair)),
+        interfaces=(Interface(overlay.bridge, mac), *veth.interfaces(request, pair)),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
         dns=lease.dns if overlay.config.dns is None else overlay.config.dns,
     )
 
 
-def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: Facts) -> veth.Pair:
+def _pair(request: Request, overlay: Overlay, host: LocalHost, lease: Result, facts: Facts) -> veth.Pair:
     """In stretched subnets a MAC address follows from an address of the network, as there is only one such.
 
     Container ids are not that unique, and where nobody asks, peers know it before the container is there.
@@ -76,7 +73,7 @@ def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: 
     asks_first = overlay.config.ipam.type == "dhcp"  # of the link, which has its MAC address by then
     if overlay.config.mode == "l2" and lease.ips and not (mac or asks_first):
         mac = ContainerMacs(overlay.vni).of(lease.ips[0].address.ip)
-    return veth.identify(request, mac, site.inner_mtu, facts)
+    return veth.identify(request, mac, host.inner_mtu, facts)
 
 
 # ---------------------------------------------------------------------------------------------- one container
@@ -85,14 +82,14 @@ def _pair(request: Request, overlay: Overlay, site: Site, lease: Result, facts: 
 def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
     link = request.ifname
     if any(ip.address.version == IPV6 for ip in lease.ips):
-        yield from phrases.with_ipv6(link, keep_on_down=True)
+        yield from plan_parts.with_ipv6(link, keep_on_down=True)
     if lease.ips:
-        yield from phrases.announcing(link, detects=False, ours=True)
+        yield from plan_parts.announcing(link, detects=False, ours=True)
     for ip in lease.ips:
         yield EnsureAddress(SANDBOX, link, ip.address)
     yield EnsureUp(SANDBOX, link)
     for route in lease.routes:
-        yield phrases.route(link, route, lease.ips)
+        yield plan_parts.route(link, route, lease.ips)
 
 
 def _masquerade(
@@ -100,9 +97,9 @@ def _masquerade(
 ) -> Iterator[Step]:
     ip_masq = overlay.config.ip_masq
     inside = ip_masq.model_copy(update={"exclude": [*overlay.config.within, *ip_masq.exclude]})
-    for step in phrases.masquerade(request, inside, "", ips, pair.host_end):
+    for step in plan_parts.masquerade(request, inside, "", ips, pair.host_end):
         if isinstance(step, EnsureMasquerade):
-            yield step._replace(spared_port=overlay.config.port)
+            yield step.replace(reserved_port=overlay.config.port)
 
 
 def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:

@@ -1,16 +1,16 @@
 """The vxlan plugin's declaration: what it asks, plans, answers and reports."""
 
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.phrases import require_rules
+from cni_plugins.contract.plan_parts import require_rules
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
-from cni_plugins.spec.fields import IPAddress
-from cni_plugins.spec.request import Request
-from cni_plugins.vxlan import addressing, site
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.protocol.request import Request
+from cni_plugins.vxlan import addressing, local_host
 from cni_plugins.vxlan.config import Overlay, parse
-from cni_plugins.vxlan.membership import require_no_clash
-from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.plan import add, admit, collect, delete, result
+from cni_plugins.vxlan.host_plan import require_no_clash
+from cni_plugins.vxlan.peer_entries import peer_entries
+from cni_plugins.vxlan.plan import admit, collect, decide, delete
 
 
 def asks(request: Request, overlay: Overlay | None) -> Asks:
@@ -19,13 +19,13 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
         return Asks(owned=True)
     if request.command == "DEL" or overlay is None:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
-    asked = asks_of_site(overlay)
+    asked = asks_of_host(overlay)
     own = tuple(filter(None, (overlay.vxlan, overlay.bridge)))
     if request.command == "STATUS":
         return asked._replace(
             host=own,
             kinds=("vxlan",),
-            makes=("vxlan",) if overlay.vxlan else (),
+            unsupported_kinds=("vxlan",) if overlay.vxlan else (),
             udp_port=overlay.config.port if overlay.vxlan else 0,
             nf_tables=True,
         )
@@ -33,19 +33,19 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
     return asked._replace(host=host, sandbox=(request.ifname,))
 
 
-def asks_of_site(overlay: Overlay) -> Asks:
+def asks_of_host(overlay: Overlay) -> Asks:
     """Return the questions about this host's place in the overlay, and the ways to its peers."""
-    ways: tuple[IPAddress, ...] = ()
+    addresses: tuple[IPAddress, ...] = ()
     if overlay.config.direct_routing != "off":
-        ways = tuple(record.vtep for record in overlay.roster.records or ())
+        addresses = tuple(record.vtep for record in overlay.roster.records or ())
     wish = overlay.config.underlay
     if wish.can_reach is not None:
-        ways = (*ways, wish.can_reach)
-    return Asks(addressed=True, default_route=overlay.roster.records is None, ways=ways)
+        addresses = (*addresses, wish.can_reach)
+    return Asks(addressed=True, default_route=overlay.roster.records is None, routes_to=addresses)
 
 
 def ipam_request(request: Request, overlay: Overlay | None, facts: Facts | None) -> Request:
-    here = site.find(overlay, facts) if overlay is not None and facts is not None else None
+    here = local_host.find(overlay, facts) if overlay is not None and facts is not None else None
     return addressing.ipam_request(request, overlay, here)
 
 
@@ -56,12 +56,12 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     :raises LimitedConnectivity: when it has, and its underlay is down.
     """
     require_rules(facts, "the overlay's packet filter needs it")
-    if facts.cannot_make:
+    if facts.unsupported_kinds:
         raise NotAvailable("this kernel has no VXLAN links", f"network {overlay.network}")
     try:
-        here = site.find(overlay, facts)
+        here = local_host.find(overlay, facts)
         require_no_clash(overlay, facts)
-        picture(overlay, here, facts.ways)
+        peer_entries(overlay, here, facts.routes_to)
     except CniError as err:
         raise NotAvailable(err.msg, err.details) from err
     _require_free(overlay, facts)
@@ -85,7 +85,7 @@ def _require_free(overlay: Overlay, facts: Facts) -> None:
         )
     for name, kind in ((overlay.vxlan, "vxlan"), (overlay.bridge, "bridge")):
         found = facts.host.get(name)
-        if found is not None and (found.kind != kind or not site.is_of(found, overlay.network)):
+        if found is not None and (found.kind != kind or not local_host.is_of(found, overlay.network)):
             raise NotAvailable(
                 f'"{name}" already exists but is not the {kind} of network {overlay.network}',
                 f"its kind is {found.kind or 'a device'}, its alias {found.alias!r}",
@@ -94,14 +94,13 @@ def _require_free(overlay: Overlay, facts: Facts) -> None:
 
 PLUGIN = Plugin(
     name="vxlan",
+    decide=decide,
     parse=parse,
     ipam_type=addressing.ipam_type,
-    ipam_request=ipam_request,
     asks=asks,
     admit=admit,
-    plan_add=add,
-    plan_del=delete,
-    plan_gc=collect,
-    result=result,
+    delete=delete,
+    collect=collect,
     status=status,
+    ipam_request=ipam_request,
 )

@@ -11,9 +11,9 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from cni_plugins.contract.keys import Mac
+from cni_plugins.contract.config_fields import Mac
 from cni_plugins.contract.model import Address, ClosedModel, empty
-from cni_plugins.spec.fields import IPAddress, IPNetwork, parse_cidr, shown
+from cni_plugins.protocol.fields import IPAddress, IPNetwork, parse_cidr, shown
 from cni_plugins.vxlan.identity import vtep_mac
 
 MOST_PEERS = 10_000

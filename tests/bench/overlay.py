@@ -17,10 +17,10 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
-from cni_plugins.kernel import overlay_entries
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec.attachment import network_mark
-from cni_plugins.steps.overlays import EnsurePeers, PeerRoute
+from cni_plugins.kernel import dispatch
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import network_mark
+from cni_plugins.steps.overlay import EnsurePeers, PeerRoute
 
 LIMIT = 3.0
 _CLONE_NEWNET = 0x40000000
@@ -132,10 +132,10 @@ def _measured(form: Form, rounds: int) -> Figures:
 
 def _ours(form: Form, figures: Figures) -> None:
     with Session(None) as session:
-        figures.ours.append(_timed(lambda: overlay_entries.ensure(session, form.fresh)))
-        figures.nothing.append(_timed(lambda: overlay_entries.ensure(session, form.fresh)))
-        figures.changed.append(_timed(lambda: overlay_entries.ensure(session, form.changed)))
-        _require_none(overlay_entries.differs(session, form.changed))
+        figures.ours.append(_timed(lambda: dispatch.carry_out(session, form.fresh)))
+        figures.nothing.append(_timed(lambda: dispatch.carry_out(session, form.fresh)))
+        figures.changed.append(_timed(lambda: dispatch.carry_out(session, form.changed)))
+        _require_none(dispatch.differs(session, form.changed))
 
 
 def _theirs(form: Form, batches: list[list[str]], figures: Figures) -> None:
@@ -145,7 +145,7 @@ def _theirs(form: Form, batches: list[list[str]], figures: Figures) -> None:
 
     figures.theirs.append(_timed(run))
     with Session(None) as session:
-        _require_none(overlay_entries.differs(session, form.fresh))
+        _require_none(dispatch.differs(session, form.fresh))
 
 
 def _require_none(differences: str) -> None:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cni_plugins.contract.model import Address, ClosedModel, empty
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.vxlan.backends.parts import require_parts
+from cni_plugins.vxlan.backends.own_subnets import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import Extent, Networks
 

@@ -6,7 +6,7 @@ an API), what becomes of them in the kernel is decided elsewhere, once for all b
 
 from typing import NamedTuple, Protocol
 
-from cni_plugins.spec.fields import IPAddress, IPNetwork
+from cni_plugins.protocol.fields import IPAddress, IPNetwork
 from cni_plugins.vxlan.records import Extent, Record
 
 

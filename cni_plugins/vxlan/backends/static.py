@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from cni_plugins.contract.model import ClosedModel, ConfigModel, empty, load
 from cni_plugins.errors import InvalidNetworkConfig, IoFailed
-from cni_plugins.vxlan.backends.parts import require_parts
+from cni_plugins.vxlan.backends.own_subnets import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import LONGEST_NAME, Extent, Networks, RecordList, RecordModel, faults
 

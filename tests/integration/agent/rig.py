@@ -128,6 +128,13 @@ class Agent:
                 pass_fds=pass_fds,
             )
 
+    def has_served(self, count: int) -> bool:
+        """Say whether so many requests were served: a worker counts one after its answer."""
+        end = time.monotonic() + _PATIENCE
+        while self.page()["served"] < count and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(self.page()["served"] == count)
+
     def wait(self, text: str = "workers at", times: int = 1) -> str:
         """Wait until the journal has this text, and return its last line with it."""
         end = time.monotonic() + _PATIENCE

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.spec.request import STDIN_LIMIT
+from cni_plugins.protocol.request import STDIN_LIMIT
 from tests.integration.agent.rig import COLD, Agent, Answer, call
 
 STDIN = os.urandom(200_000)

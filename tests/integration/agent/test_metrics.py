@@ -102,9 +102,14 @@ def test_a_page_over_tcp(bed: Bed, start: Start, warm: Path, tmp_path: Path, hos
     shown, port = agent.wait("metrics at").removeprefix("metrics at ").rsplit(":", 1)
     assert shown == host
     call(warm / "host-local", "STATUS", conf(tmp_path), inside=inside, **agent.variables())
+    counter = "cni_requests_total{command=STATUS,network=net1,plugin=host-local}"
     with bed.inside():
-        page = scraped(http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10))
-    assert page["cni_requests_total{command=STATUS,network=net1,plugin=host-local}"] == 1
+        for _ in range(100):  # a request is reported after its answer
+            page = scraped(http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10))
+            if counter in page:
+                break
+            time.sleep(0.05)
+    assert page[counter] == 1
 
 
 @pytest.mark.parametrize(

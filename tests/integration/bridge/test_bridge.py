@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from cni_plugins.bridge.plugin import PLUGIN
+from cni_plugins.contract.plugin import Decision
 from cni_plugins.engine import lifecycle
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import apply, words
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec import request as requests
-from cni_plugins.steps.addresses import EnsureAddress
+from cni_plugins.kernel import apply, dispatch
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.protocol import request as requests
+from cni_plugins.steps.ip import EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import EnsureBridge, EnsureUp
-from cni_plugins.steps.places import HOST
-from cni_plugins.steps.settings import EnsureSysctl
+from cni_plugins.steps.step import HOST
 
 REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
 
@@ -346,14 +346,11 @@ class Meanwhile:
     def __init__(self, other: Callable[[], None]) -> None:
         self._other = other
 
-    def plan(self, request: Any, config: Any, lease: Any, facts: Any) -> Any:
-        plan = PLUGIN.plan_add(request, config, lease, facts)
-        return (*plan[:-1], REFUSED)
-
-    def result(self, *arguments: Any) -> Any:
+    def decide(self, *arguments: Any) -> Any:
         """Run between looking at the kernel and changing it."""
+        plan, result = PLUGIN.decide(*arguments)
         self._other()
-        return PLUGIN.result(*arguments)
+        return Decision((*plan[:-1], REFUSED), result)
 
 
 def test_a_failing_add_does_not_take_the_bridge_from_others(bed: Any) -> None:
@@ -369,7 +366,7 @@ def test_a_failing_add_does_not_take_the_bridge_from_others(bed: Any) -> None:
         "CNI_PATH": str(bed.bin),
     }
     request = requests.parse(environment, lambda _: json.dumps(conf).encode())
-    plugin = PLUGIN._replace(plan_add=meanwhile.plan, result=meanwhile.result)
+    plugin = PLUGIN._replace(decide=meanwhile.decide)
     with bed.inside(), pytest.raises(KernelRefused):
         lifecycle.run(plugin, request, bed.program)
     assert good.reaches("10.1.0.1")
@@ -385,7 +382,9 @@ def test_what_a_failing_add_made_first_stays_while_another_attachment_uses_it(be
     with bed.inside(), Session(None) as session:
         bridge = EnsureBridge("br0", "02:00:00:00:00:01", 0, vlan_filtering=False)
         address = EnsureAddress("host", "br0", ip_interface("10.1.0.1/24"), skip_dad=True)
-        done = [(step, words.carry_out(session, step)) for step in (bridge, EnsureUp("host", "br0"), address)]
+        done = [
+            (step, dispatch.carry_out(session, step)) for step in (bridge, EnsureUp("host", "br0"), address)
+        ]
         bed.add(conf, good, container="good")
         apply.take_back(session, done, KernelRefused("refused"))
     assert good.reaches("10.1.0.1")

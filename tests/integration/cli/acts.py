@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from cni_plugins.cli import install as installing
-from cni_plugins.cli import record
-from cni_plugins.cli import uninstall as uninstalling
-from cni_plugins.cli.layout import Places, batches
+from cni_plugins.cli.install import install as installing
+from cni_plugins.cli.install import record
+from cni_plugins.cli.install import uninstall as uninstalling
+from cni_plugins.cli.install.layout import Places, batches
 
 
 def install(places: Places, source: Path) -> list[str]:

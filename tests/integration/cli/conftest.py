@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugins.cli.layout import Places
+from cni_plugins.cli.install.layout import Places
 from cni_plugins.engine.registry import NAMES
 
 Suite = Callable[[str], Path]

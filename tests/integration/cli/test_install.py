@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.cli.failure import Failed
-from cni_plugins.cli.layout import Places
-from cni_plugins.cli.present import require_safe
+from cni_plugins.cli.install.existing import require_safe
+from cni_plugins.cli.install.layout import Places
 from cni_plugins.engine.registry import NAMES
 from tests.integration.cli.acts import files, install, uninstall
 from tests.integration.cli.conftest import Suite

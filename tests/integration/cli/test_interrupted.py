@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugins.cli.layout import Places
+from cni_plugins.cli.install.layout import Places
 from cni_plugins.engine.registry import NAMES
 from tests.integration.cli.acts import files, install, uninstall
 from tests.integration.cli.conftest import Suite

@@ -36,7 +36,9 @@ def test_the_agents_process_carries_no_parser_of_options() -> None:
     assert not modules & OPERATORS
     assert not {name for name in modules if name.startswith("cni_plugins.cli.")} - {
         "cni_plugins.cli.main",
-        "cni_plugins.cli.resident",
+        "cni_plugins.cli.agent",
+        "cni_plugins.cli.agent.process",
+        "cni_plugins.cli.version",
         "cni_plugins.cli.failure",
     }
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel import links, rules
-from cni_plugins.kernel.session import Residence, Session, nft_socket
-from cni_plugins.spec.attachment import Attachment
-from cni_plugins.steps.rules import DelOwnedRules, EnsureMasquerade
+from cni_plugins.kernel import dispatch
+from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.links import links
+from cni_plugins.kernel.session.session import Residence, Session, nft_socket
+from cni_plugins.ownership import Attachment, Owner
+from cni_plugins.steps.firewall import DelOwnedRules, EnsureMasquerade
 
 LATE = Attachment("net", "late", "eth0")
 GOING = Attachment("net", "going", "eth0")
@@ -82,21 +84,23 @@ def test_a_link_that_comes_again_during_a_removal_keeps_its_rules(
     """What was found to be gone is asked anew when the ruleset has changed meanwhile."""
 
     def masquerade(attachment: Attachment, address: str, link: str) -> EnsureMasquerade:
-        return EnsureMasquerade(attachment, (ip_interface(address),), (), random_fully=False, link=link)
+        return EnsureMasquerade(
+            Owner(attachment), (ip_interface(address),), (), random_fully=False, link=link
+        )
 
     def gone_and_back(asking: socket.socket, link: str) -> bool:
         found = is_gone(asking, link)
         if link == "veth2" and found:
             pair(bed, "veth2")
             with Session(None) as other:
-                rules.ensure_masquerade(other, masquerade(LATE, "10.9.0.3/24", "veth2"))
+                dispatch.carry_out(other, masquerade(LATE, "10.9.0.3/24", "veth2"))
         return found
 
     pair(bed, "veth1")
-    rules.ensure_masquerade(resident, masquerade(GOING, "10.9.0.2/24", "veth1"))
-    rules.ensure_masquerade(resident, masquerade(LATE, "10.9.0.3/24", "veth2"))
-    is_gone = rules._is_gone
-    monkeypatch.setattr(rules, "_is_gone", gone_and_back)
-    rules.delete_owned(resident, DelOwnedRules(GOING))
+    dispatch.carry_out(resident, masquerade(GOING, "10.9.0.2/24", "veth1"))
+    dispatch.carry_out(resident, masquerade(LATE, "10.9.0.3/24", "veth2"))
+    is_gone = attachment_rules._is_gone
+    monkeypatch.setattr(attachment_rules, "_is_gone", gone_and_back)
+    dispatch.carry_out(resident, DelOwnedRules(Owner(GOING)))
     assert "10.9.0.3" in bed.state()["nft"]
     assert "10.9.0.2" not in bed.state()["nft"]

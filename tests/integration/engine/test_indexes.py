@@ -7,10 +7,10 @@ import pytest
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import apply
-from cni_plugins.kernel.session import Session
-from cni_plugins.steps.addresses import AddRoute, EnsureAddress
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.steps.ip import AddRoute, EnsureAddress
 from cni_plugins.steps.links import AddVeth, AttachPort, EnsureBridge
-from cni_plugins.steps.plan import Plan
+from cni_plugins.steps.step import Plan
 
 ADDRESS = ip_interface("10.1.0.1/24")
 BRIDGE = EnsureBridge("br0", "02:00:00:00:00:01", 0, vlan_filtering=False)

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from cni_plugins.contract.plugin import Decision
 from cni_plugins.engine import lifecycle, registry
 from cni_plugins.errors import KernelRefused
-from cni_plugins.spec import request as requests
-from cni_plugins.steps.places import HOST
-from cni_plugins.steps.settings import EnsureSysctl
+from cni_plugins.protocol import request as requests
+from cni_plugins.steps.ip import EnsureSysctl
+from cni_plugins.steps.step import HOST
 
 REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
 FULL = {
@@ -35,10 +36,10 @@ class Refusing:
         self.position = position
         self.reached = False
 
-    def plan(self, *arguments: Any) -> Any:
-        plan = self.plugin.plan_add(*arguments)
+    def decide(self, *arguments: Any) -> Any:
+        plan, result = self.plugin.decide(*arguments)
         self.reached = self.position < len(plan)
-        return (*plan[: self.position], REFUSED)
+        return Decision((*plan[: self.position], REFUSED), result)
 
 
 def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refusing:
@@ -53,7 +54,7 @@ def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refu
         "CNI_PATH": str(bed.bin),
     }
     request = requests.parse(environment, lambda _: json.dumps(conf).encode())
-    plugin = refusing.plugin._replace(plan_add=refusing.plan)
+    plugin = refusing.plugin._replace(decide=refusing.decide)
     with bed.inside(), pytest.raises(KernelRefused):
         lifecycle.run(plugin, request, bed.program)
     return refusing

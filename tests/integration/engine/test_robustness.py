@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from cni_plugins.engine import ipam as ipams
-from cni_plugins.kernel import nft, rules
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec.attachment import Attachment
-from cni_plugins.steps.rules import DelStaleRules
+from cni_plugins.kernel import dispatch
+from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import Attachment
+from cni_plugins.steps.firewall import DelStaleRules
 
 
 def test_a_refused_second_add_leaves_the_lease_of_the_first(bed: Any) -> None:
@@ -67,14 +68,19 @@ def test_comments_of_others_in_any_encoding_do_not_matter(bed: Any, needs: Any) 
 
 
 def test_thousands_of_stale_elements_are_collected(bed: Any) -> None:
-    chain = nft.Chain("masq_postrouting", "nat", 4, 100)
+    chain = attachment_rules.Chain("masq_postrouting", "nat", 4, 100)
     name = "masq4_test"
     with bed.inside(), Session(None) as session:
         for part in range(10):
             addresses = [(name, bytes([10, 1, part, n])) for n in range(250)]
-            objects = nft.Objects(1, chain, (nft.Rule((nft.Set(name, 7, 4, ""),), bytes),), tuple(addresses))
-            nft.ensure(session, objects, f"{Attachment('net1', 'gone', 'eth0').tag} - gone")
-        rules.delete_stale(session, DelStaleRules("net1", frozenset()))
+            objects = attachment_rules.Objects(
+                1,
+                chain,
+                (attachment_rules.Rule((attachment_rules.Set(name, 7, 4, ""),), bytes),),
+                tuple(addresses),
+            )
+            attachment_rules.ensure(session, objects, f"{Attachment('net1', 'gone', 'eth0').tag} - gone")
+        dispatch.carry_out(session, DelStaleRules("net1", "", frozenset()))
     assert bed.host.run("nft", "list", "ruleset") == ""
 
 

@@ -106,5 +106,5 @@ def test_no_attachment_needs_pyroute2(bed: Any, keys: dict[str, Any]) -> None:
     conf["cni.dev/valid-attachments"] = []
     command = (sys.executable, "-c", CALLS, str(bed.bin), json.dumps(conf), bed.sandbox().path)
     modules = set(bed.host.run(*command).split())
-    assert "cni_plugins.kernel.links" in modules
+    assert "cni_plugins.kernel.links.links" in modules
     assert not {"pyroute2", "logging", *NEVER} & modules

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 REFERENCE = Path("/usr/lib/cni/host-local")
 ROOM = "/cni_plugins/ipam_hostlocal/"

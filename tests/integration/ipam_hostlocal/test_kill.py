@@ -12,7 +12,7 @@ import pytest
 from cni_plugins.errors import PoolExhausted
 from cni_plugins.ipam_hostlocal import config
 from cni_plugins.ipam_hostlocal.plugin import IPAM
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 from tests.integration.ipam_hostlocal.processes import ended, forked, killed_at, leased, request
 
 assert config  # loaded before the forks, so that the lines counted are those of the room at work

@@ -6,7 +6,7 @@ import pytest
 
 from cni_plugins.errors import PoolExhausted, StateDrifted
 from cni_plugins.ipam_hostlocal.plugin import IPAM
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 from tests.integration.ipam_hostlocal.processes import REFERENCE, leased, reference, request
 
 pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference is not installed")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel.session import Session
+from cni_plugins.kernel.session.session import Session
 
 HOST_LINK = "mvhost"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel import sysctl
-from cni_plugins.spec.attachment import Attachment
+from cni_plugins.kernel.ip import sysctl
+from cni_plugins.ownership import Attachment
 
 CONF = Path(__file__).parents[3] / "conf"
 V4, V6 = "10.1.0.0/24", "fd00:1::/64"

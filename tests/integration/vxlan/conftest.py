@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel.session import Session
-from cni_plugins.steps.overlays import AttachVxlan, EnsureOverlayBridge, EnsureVxlan
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.steps.overlay import AttachVxlan, EnsureOverlayBridge, EnsureVxlan
 from tests.integration.conftest import Bed
 
 ADDRESSES = ("10.99.0.1/24", "fd99::1/64")

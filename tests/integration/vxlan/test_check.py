@@ -170,7 +170,7 @@ NOT_MENDED = {"VXLAN link made by hand", "bridge's alias"}
 def words(shape: str, result: dict[str, Any]) -> dict[str, str]:
     from ipaddress import ip_address
 
-    from cni_plugins.spec.attachment import network_mark
+    from cni_plugins.ownership import network_mark
     from cni_plugins.vxlan.identity import ContainerMacs
 
     _, gateway, gateway6 = SHAPES[shape]

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import overlay_entries
-from cni_plugins.kernel.overlay_routes import measured
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec.attachment import network_mark
-from cni_plugins.steps.overlays import FLOOD, DelProxied, EnsurePeers, EnsureProxied, PeerRoute
+from cni_plugins.kernel import dispatch
+from cni_plugins.kernel.overlay import peers as peer_tables
+from cni_plugins.kernel.overlay.routes import measured
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import network_mark
+from cni_plugins.steps.overlay import FLOOD, DelProxied, EnsurePeers, EnsureProxied, PeerRoute
 from tests.integration.conftest import Bed, Namespace
 
 MARK = network_mark("blue")
@@ -46,7 +47,7 @@ def peers(**changes: Any) -> EnsurePeers:
             PeerRoute(ip_network("fd44::/32")),
         ),
     )
-    return step._replace(**changes)
+    return step.replace(**changes)
 
 
 class Overlay:
@@ -73,11 +74,11 @@ class Overlay:
 
     def ensure(self, step: EnsurePeers) -> None:
         with self.session() as session:
-            overlay_entries.ensure(session, step)
+            dispatch.carry_out(session, step)
 
     def differs(self, step: EnsurePeers) -> str:
         with self.session() as session:
-            return overlay_entries.differs(session, step)
+            return dispatch.differs(session, step)
 
     def run(self, words: str) -> str:
         return self.host.run(*words.split())
@@ -495,7 +496,7 @@ def test_a_network_does_not_touch_another(overlay: Overlay) -> None:
     overlay.ensure(red)
     assert overlay.differs(peers()) == overlay.differs(red) == ""
     with overlay.session() as session:
-        overlay_entries.delete_routes(session, "red")
+        peer_tables.delete_routes(session, "red")
     assert overlay.tables() == before
 
 
@@ -569,7 +570,7 @@ def test_an_overlay_of_ipv6_hosts(overlay: Overlay) -> None:
     ]
     overlay.run("bridge fdb append 00:00:00:00:00:00 dst fd98::4 dev vx6")
     assert overlay.differs(step) == f"FDB entry {FLOOD} → fd98::4 of vx6 is stale"
-    overlay.ensure(step._replace(fdb=step.fdb[:2]))
+    overlay.ensure(step.replace(fdb=step.fdb[:2]))
     assert len(overlay.run("bridge fdb show dev vx6").splitlines()) == 2
 
 
@@ -601,7 +602,7 @@ def test_entries_gone_meanwhile_are_no_failure(overlay: Overlay, monkeypatch: py
     """Somebody deletes some of them between the look and the deed."""
     routes = tuple(PeerRoute(ip_network(f"10.50.{n}.0/24")) for n in range(200))
     overlay.ensure(EnsurePeers("blue", "", routes=routes))
-    look = overlay_entries.ways.routes
+    look = peer_tables.route_table.routes
 
     def meanwhile(session: Session, network: str) -> Any:
         found = look(session, network)
@@ -609,9 +610,9 @@ def test_entries_gone_meanwhile_are_no_failure(overlay: Overlay, monkeypatch: py
             overlay.run(f"ip route del blackhole 10.50.{n}.0/24 {R}")
         return found
 
-    monkeypatch.setattr(overlay_entries.ways, "routes", meanwhile)
+    monkeypatch.setattr(peer_tables.route_table, "routes", meanwhile)
     with overlay.session() as session:
-        overlay_entries.delete_routes(session, "blue")
+        peer_tables.delete_routes(session, "blue")
     assert overlay.tables()["routes"] == []
 
 
@@ -622,7 +623,7 @@ def test_a_measured_mtu_stays(overlay: Overlay) -> None:
     overlay.ensure(peers())
     with overlay.session() as session:
         measures = {SUBNET2: 1350, SUBNET6: 1330, CLEAR: 1350, OWN: 1000, ip_network("10.8.0.0/24"): 1000}
-        overlay_entries.set_measured(session, "blue", measures)
+        peer_tables.set_measured(session, "blue", measures)
     shown = overlay.tables()
     assert overlay.shows("routes", f"10.244.2.0/24 via 10.244.2.0 dev br0 scope global metric {MARK}")
     assert overlay.shows("routes", "onlink mtu 1350 advmss 1310")
@@ -633,14 +634,14 @@ def test_a_measured_mtu_stays(overlay: Overlay) -> None:
     overlay.ensure(peers())
     assert overlay.tables() == shown
     with overlay.session() as session:
-        marked = {route.dst for route in overlay_entries.routes_of(session, "blue") if route.measured}
+        marked = {route.dst for route in peer_tables.routes_of(session, "blue") if route.measured}
     assert marked == {SUBNET2, SUBNET6, CLEAR}
 
 
 def test_a_measured_mtu_above_the_wanted_one_goes(overlay: Overlay) -> None:
     overlay.ensure(peers())
     with overlay.session() as session:
-        overlay_entries.set_measured(session, "blue", {SUBNET2: 1400})
+        peer_tables.set_measured(session, "blue", {SUBNET2: 1400})
     smaller = peers(routes=(peers().routes[0]._replace(mtu=1380), *peers().routes[1:]))
     assert overlay.differs(smaller).endswith("has mtu 1400, not 1380")
     overlay.ensure(smaller)
@@ -664,7 +665,7 @@ def test_measured_again(overlay: Overlay, first: int, second: int, shown: str, d
     overlay.ensure(step)
     with overlay.session() as session:
         for mtu in filter(None, (first, second)):
-            overlay_entries.set_measured(session, "blue", {SUBNET2: mtu})
+            peer_tables.set_measured(session, "blue", {SUBNET2: mtu})
     line = next(line for line in overlay.tables()["routes"] if "10.244.2.0/24" in line)
     assert line.endswith(f"onlink {shown}")
     assert bool(overlay.differs(step)) == differs
@@ -676,15 +677,15 @@ def test_a_route_with_the_mtu_of_its_link_keeps_it_when_nothing_smaller_was_meas
     overlay.ensure(peers())
     before = overlay.tables()
     with overlay.session() as session:
-        overlay_entries.set_measured(session, "blue", {CLEAR: 1500})
+        peer_tables.set_measured(session, "blue", {CLEAR: 1500})
     assert overlay.tables() == before
 
 
 def test_routes_for_a_status_page(overlay: Overlay) -> None:
     overlay.ensure(peers())
     with overlay.session() as session:
-        found = {route.dst: route[1:] for route in overlay_entries.routes_of(session, "blue")}
-        assert overlay_entries.routes_of(session, "red") == []
+        found = {route.dst: route[1:] for route in peer_tables.routes_of(session, "blue")}
+        assert peer_tables.routes_of(session, "red") == []
     assert len(found) == len(peers().routes)
     assert found[SUBNET2] == ("br0", GATEWAY2, 1450, False)
     assert found[ip_network("10.244.3.0/24")] == ("br0", GATEWAY6, 1450, False)
@@ -700,8 +701,8 @@ def test_all_routes_of_a_network_go(overlay: Overlay, tamper: str) -> None:
     if tamper:
         overlay.run(tamper)
     with overlay.session() as session:
-        overlay_entries.delete_routes(session, "blue")
-        overlay_entries.delete_routes(session, "blue")
+        peer_tables.delete_routes(session, "blue")
+        peer_tables.delete_routes(session, "blue")
     shown = overlay.tables()
     assert shown["routes"] == shown["routes6"] == []
     assert shown["neighbours"]
@@ -717,16 +718,16 @@ def test_proxied_addresses(overlay: Overlay) -> None:
     overlay.run("ip -6 neigh add proxy fd44::99 dev br0")
     overlay.run("ip -6 neigh add proxy fd44::1 dev eth0")
     with overlay.session() as session:
-        assert overlay_entries.proxied_differs(session, step).count("is missing") == 3
-        overlay_entries.ensure_proxied(session, step)
-        overlay_entries.ensure_proxied(session, step)
-        assert overlay_entries.proxied_differs(session, step) == ""
+        assert dispatch.differs(session, step).count("is missing") == 3
+        dispatch.carry_out(session, step)
+        dispatch.carry_out(session, step)
+        assert dispatch.differs(session, step) == ""
         overlay.run("ip -6 neigh del proxy fd44::2 dev br0")
-        assert overlay_entries.proxied_differs(session, step) == "answer for fd44::2 on br0 is missing"
-        overlay_entries.ensure(session, peers())
+        assert dispatch.differs(session, step) == "answer for fd44::2 on br0 is missing"
+        dispatch.carry_out(session, peers())
         assert overlay.shows("proxied", "fd44::3 dev br0")
-        overlay_entries.del_proxied(session, DelProxied("br0", PROXIED))
-        overlay_entries.del_proxied(session, DelProxied("br0", PROXIED))
+        dispatch.carry_out(session, DelProxied("br0", PROXIED))
+        dispatch.carry_out(session, DelProxied("br0", PROXIED))
     assert [line.split(" proxy")[0] for line in overlay.tables()["proxied"]] == [
         "fd44::1 dev eth0",
         "fd44::99 dev br0",
@@ -735,7 +736,7 @@ def test_proxied_addresses(overlay: Overlay) -> None:
 
 def test_proxied_addresses_of_a_link_that_went(overlay: Overlay) -> None:
     with overlay.session() as session:
-        overlay_entries.del_proxied(session, DelProxied("br7", PROXIED))
-        assert overlay_entries.proxied_differs(session, EnsureProxied("br7", PROXIED[:1]))
+        dispatch.carry_out(session, DelProxied("br7", PROXIED))
+        assert dispatch.differs(session, EnsureProxied("br7", PROXIED[:1]))
         with pytest.raises(KernelRefused, match="link br7 not found"):
-            overlay_entries.ensure_proxied(session, EnsureProxied("br7", PROXIED))
+            dispatch.carry_out(session, EnsureProxied("br7", PROXIED))

@@ -11,49 +11,50 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.contract.facts import Asks, Way
+from cni_plugins.contract.facts import Asks, NextHop
 from cni_plugins.errors import KernelRefused, NameTaken
-from cni_plugins.kernel import apply, observe, overlays, vxlans
-from cni_plugins.kernel.session import Session
+from cni_plugins.kernel import apply, dispatch, observe
+from cni_plugins.kernel.overlay import attachments, vxlan
+from cni_plugins.kernel.session import locks
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import overlay_alias
+from cni_plugins.steps.ip import EnsureSysctl
 from cni_plugins.steps.links import EnsureUp
-from cni_plugins.steps.overlays import (
+from cni_plugins.steps.overlay import (
     DelIdleOverlay,
     EnsureOverlayBridge,
     EnsureOverlayRules,
     EnsurePeers,
     EnsureVxlan,
     PeerRoute,
-    overlay_alias,
 )
-from cni_plugins.steps.places import HOST
-from cni_plugins.steps.plan import ABSENT, UNCHANGED, Step
-from cni_plugins.steps.settings import EnsureSysctl
+from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED, Step
 from tests.integration.vxlan.conftest import BRIDGE, PORT, VXLAN, Underlay
 
 REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
-IN_IPV6 = VXLAN._replace(local=ip_address("fd99::1"), mtu=1430)
+IN_IPV6 = VXLAN.replace(local=ip_address("fd99::1"), mtu=1430)
 OTHERWISE = {
-    "vni": VXLAN._replace(vni=4200002),
-    "port": VXLAN._replace(port=4790),
-    "link": VXLAN._replace(link="eth1"),
-    "local": VXLAN._replace(local=ip_address("10.99.0.3")),
+    "vni": VXLAN.replace(vni=4200002),
+    "port": VXLAN.replace(port=4790),
+    "link": VXLAN.replace(link="eth1"),
+    "local": VXLAN.replace(local=ip_address("10.99.0.3")),
     "version": IN_IPV6,
-    "mac": VXLAN._replace(mac="02:fe:0a:63:00:09"),
-    "df": VXLAN._replace(df="inherit"),
-    "learning": VXLAN._replace(learning=True),
-    "group": VXLAN._replace(group=ip_address("239.7.7.7")),
-    "ttl": VXLAN._replace(ttl=9),
+    "mac": VXLAN.replace(mac="02:fe:0a:63:00:09"),
+    "df": VXLAN.replace(df="inherit"),
+    "learning": VXLAN.replace(learning=True),
+    "group": VXLAN.replace(group=ip_address("239.7.7.7")),
+    "ttl": VXLAN.replace(ttl=9),
 }
 
 
 def ensure(underlay: Underlay, step: EnsureVxlan = VXLAN) -> str:
     with underlay.session() as session:
-        return vxlans.ensure(session, step)
+        return dispatch.carry_out(session, step)
 
 
 def differs(underlay: Underlay, step: EnsureVxlan = VXLAN) -> str:
     with underlay.session() as session:
-        return vxlans.differs(session, step)
+        return dispatch.differs(session, step)
 
 
 def refused(underlay: Underlay, step: EnsureVxlan = VXLAN) -> NameTaken:
@@ -116,18 +117,18 @@ def test_a_link_with_another_setting_is_made_anew(underlay: Underlay, what: str)
 
 def test_one_request_goes_on_with_a_link_made_anew(underlay: Underlay) -> None:
     with underlay.session() as session:
-        vxlans.ensure(session, VXLAN)
-        overlays.ensure_bridge(session, BRIDGE)
-        overlays.attach(session, PORT)
-        assert vxlans.ensure(session, OTHERWISE["vni"]) == ABSENT
-        overlays.attach(session, PORT)
-        assert overlays.attach_differs(session, PORT) == ""
+        dispatch.carry_out(session, VXLAN)
+        dispatch.carry_out(session, BRIDGE)
+        dispatch.carry_out(session, PORT)
+        assert dispatch.carry_out(session, OTHERWISE["vni"]) == ABSENT
+        dispatch.carry_out(session, PORT)
+        assert dispatch.differs(session, PORT) == ""
 
 
 def test_the_mtu_changes_in_place(underlay: Underlay) -> None:
     ensure(underlay)
     index = underlay.index("vx1")
-    assert ensure(underlay, VXLAN._replace(mtu=1300)) == UNCHANGED
+    assert ensure(underlay, VXLAN.replace(mtu=1300)) == UNCHANGED
     link = underlay.host.link("vx1")
     assert link is not None
     assert (link["ifindex"], link["mtu"]) == (index, 1300)
@@ -135,27 +136,27 @@ def test_the_mtu_changes_in_place(underlay: Underlay) -> None:
 
 def test_an_mtu_that_the_underlay_has_no_room_for(underlay: Underlay) -> None:
     with pytest.raises(KernelRefused, match="vx1 cannot have mtu 1451, as eth0 has 1500"):
-        ensure(underlay, VXLAN._replace(mtu=1451))
+        ensure(underlay, VXLAN.replace(mtu=1451))
     assert "vx1" not in underlay.names()
     ensure(underlay)
     with pytest.raises(KernelRefused, match="vx1 cannot have mtu 1451"):
-        ensure(underlay, VXLAN._replace(mtu=1451))
+        ensure(underlay, VXLAN.replace(mtu=1451))
     assert differs(underlay) == ""
 
 
 def test_an_underlay_link_that_is_missing(underlay: Underlay) -> None:
     ensure(underlay)
     with pytest.raises(KernelRefused, match="link eth7 not found"):
-        ensure(underlay, VXLAN._replace(link="eth7"))
+        ensure(underlay, VXLAN.replace(link="eth7"))
     assert differs(underlay) == ""
-    assert differs(underlay, VXLAN._replace(link="eth7")) == "link eth7 is missing in the host"
+    assert differs(underlay, VXLAN.replace(link="eth7")) == "link eth7 is missing in the host"
 
 
 @pytest.mark.parametrize(
     ("step", "group", "local"),
     [
-        (VXLAN._replace(group=ip_address("239.7.7.7"), ttl=4, learning=True), "group", "local"),
-        (IN_IPV6._replace(group=ip_address("ff05::7")), "group6", "local6"),
+        (VXLAN.replace(group=ip_address("239.7.7.7"), ttl=4, learning=True), "group", "local"),
+        (IN_IPV6.replace(group=ip_address("ff05::7")), "group6", "local6"),
         (IN_IPV6, None, "local6"),
     ],
 )
@@ -169,7 +170,7 @@ def test_groups_and_ipv6(underlay: Underlay, step: EnsureVxlan, group: str | Non
 
 
 def test_a_long_network_name(underlay: Underlay) -> None:
-    step = VXLAN._replace(network="n" * 300)
+    step = VXLAN.replace(network="n" * 300)
     assert ensure(underlay, step) == ABSENT
     assert ensure(underlay, step) == UNCHANGED
 
@@ -182,9 +183,9 @@ def _in_a_process(path: str, barrier: Any, answers: Any, step: EnsureVxlan | Ens
     barrier.wait(20)
     with Session(None) as session:
         if isinstance(step, EnsureVxlan):
-            answers.put(vxlans.ensure(session, step))
+            answers.put(dispatch.carry_out(session, step))
         else:
-            answers.put(overlays.ensure_bridge(session, step))
+            answers.put(dispatch.carry_out(session, step))
 
 
 @pytest.mark.parametrize("step", [VXLAN, BRIDGE], ids=["VXLAN link", "bridge"])
@@ -205,7 +206,7 @@ def test_a_link_whose_alias_is_about_to_come_is_ours(
     underlay: Underlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another ADD has made it a moment ago."""
-    monkeypatch.setattr(vxlans, "_AWAIT_ALIAS", 20.0)
+    monkeypatch.setattr(vxlan, "_AWAIT_ALIAS", 20.0)
     ensure(underlay)
     index, alias = underlay.index("vx1"), overlay_alias("net1")
     underlay.host.run("ip", "link", "set", "vx1", "alias", "")
@@ -237,7 +238,7 @@ def test_a_name_that_is_taken(underlay: Underlay, kind: tuple[str, ...], said: s
 
 
 def test_a_name_that_another_network_has(underlay: Underlay) -> None:
-    ensure(underlay, VXLAN._replace(network="net2", vni=7))
+    ensure(underlay, VXLAN.replace(network="net2", vni=7))
     index = underlay.index("vx1")
     err = refused(underlay)
     assert err.msg == '"vx1" already exists but is not the VXLAN link of network net1'
@@ -275,7 +276,7 @@ def test_the_holder_is_of_the_same_version_of_ip(underlay: Underlay) -> None:
     six = ("id", "4200001", "dstport", "4789", "local", "fd99::1", "dev", "eth0")
     underlay.host.run("ip", "link", "add", "six", "type", "vxlan", *six)
     assert ensure(underlay) == ABSENT
-    err = refused(underlay, VXLAN._replace(name="vx2", network="net2"))
+    err = refused(underlay, VXLAN.replace(name="vx2", network="net2"))
     assert err.msg == "VNI 4200001 at UDP port 4789 is taken by link vx1"
 
 
@@ -313,7 +314,7 @@ def test_a_vxlan_link_that_is_down_holds_no_port(underlay: Underlay) -> None:
 
 def test_networks_share_a_port(underlay: Underlay) -> None:
     ensure(underlay)
-    assert ensure(underlay, VXLAN._replace(name="vx2", vni=5, network="net2")) == ABSENT
+    assert ensure(underlay, VXLAN.replace(name="vx2", vni=5, network="net2")) == ABSENT
     assert differs(underlay) == ""
 
 
@@ -343,7 +344,7 @@ def test_a_setting_that_was_changed_is_named(underlay: Underlay, said: str) -> N
 
 def test_all_that_differs_is_named(underlay: Underlay) -> None:
     ensure(underlay)
-    wanted = VXLAN._replace(vni=8, port=8472, group=ip_address("239.1.1.1"))
+    wanted = VXLAN.replace(vni=8, port=8472, group=ip_address("239.1.1.1"))
     assert differs(underlay, wanted) == (
         "VXLAN link vx1 has VNI 4200001, not 8; VXLAN link vx1 has UDP port 4789, not 8472; "
         "VXLAN link vx1 has group none, not 239.1.1.1"
@@ -361,12 +362,12 @@ def test_a_link_that_is_gone_is_missed(underlay: Underlay) -> None:
 
 def ensure_bridge(underlay: Underlay) -> str:
     with underlay.session() as session:
-        return overlays.ensure_bridge(session, BRIDGE)
+        return dispatch.carry_out(session, BRIDGE)
 
 
 def bridge_differs(underlay: Underlay) -> str:
     with underlay.session() as session:
-        return overlays.bridge_differs(session, BRIDGE)
+        return dispatch.differs(session, BRIDGE)
 
 
 def test_a_bridge_is_made_and_taken_again(underlay: Underlay) -> None:
@@ -429,14 +430,14 @@ FLAGS = ("learning", "flood", "mcast_flood", "bcast_flood", "neigh_suppress")
 
 def made(underlay: Underlay, *, programmed: bool = True) -> None:
     with underlay.session() as session:
-        vxlans.ensure(session, VXLAN)
-        overlays.ensure_bridge(session, BRIDGE)
-        overlays.attach(session, PORT._replace(programmed=programmed))
+        dispatch.carry_out(session, VXLAN)
+        dispatch.carry_out(session, BRIDGE)
+        dispatch.carry_out(session, PORT.replace(programmed=programmed))
 
 
 def attach_differs(underlay: Underlay) -> str:
     with underlay.session() as session:
-        return overlays.attach_differs(session, PORT)
+        return dispatch.differs(session, PORT)
 
 
 @pytest.mark.parametrize("programmed", [True, False])
@@ -461,7 +462,7 @@ def test_a_port_flag_that_was_changed_is_named(underlay: Underlay, flag: str) ->
     underlay.host.run("bridge", "link", "set", "dev", "vx1", flag, state)
     assert attach_differs(underlay) == f"port vx1 has {flag} {state}"
     with underlay.session() as session:
-        overlays.attach(session, PORT)
+        dispatch.carry_out(session, PORT)
     assert attach_differs(underlay) == ""
 
 
@@ -490,8 +491,8 @@ def delete_idle(underlay: Underlay, network: str = "net1") -> None:
 
 def other_network(underlay: Underlay) -> None:
     with underlay.session() as session:
-        vxlans.ensure(session, VXLAN._replace(name="vx2", network="net2", vni=5))
-        overlays.ensure_bridge(session, BRIDGE._replace(name="vxbr2", network="net2"))
+        dispatch.carry_out(session, VXLAN.replace(name="vx2", network="net2", vni=5))
+        dispatch.carry_out(session, BRIDGE.replace(name="vxbr2", network="net2"))
 
 
 def test_an_idle_network_goes_and_others_stay(underlay: Underlay) -> None:
@@ -512,8 +513,8 @@ def test_links_go_by_their_alias_whatever_their_name(underlay: Underlay) -> None
         underlay.host.run("ip", "link", "set", old, "down")
         underlay.host.run("ip", "link", "set", old, "name", new)
     with underlay.session() as session:
-        vxlans.ensure(session, VXLAN._replace(vni=6))
-        overlays.ensure_bridge(session, BRIDGE)
+        dispatch.carry_out(session, VXLAN.replace(vni=6))
+        dispatch.carry_out(session, BRIDGE)
     delete_idle(underlay)
     assert underlay.names() == before
 
@@ -523,14 +524,14 @@ def test_a_network_in_use_stays(underlay: Underlay) -> None:
     made(underlay)
     underlay.host.run("ip", "link", "set", "wire1", "master", "vxbr1")
     with underlay.session() as session:
-        assert overlays.has_attachments(session, "net1")
-        assert not overlays.has_attachments(session, "net2")
+        assert attachments.exist(session, "net1")
+        assert not attachments.exist(session, "net2")
     before = underlay.names()
     delete_idle(underlay)
     assert underlay.names() == before
     underlay.host.run("ip", "link", "set", "wire1", "nomaster")
     with underlay.session() as session:
-        assert not overlays.has_attachments(session, "net1")
+        assert not attachments.exist(session, "net1")
     delete_idle(underlay)
     assert underlay.names() == before - {"vx1", "vxbr1"}
 
@@ -538,11 +539,9 @@ def test_a_network_in_use_stays(underlay: Underlay) -> None:
 def test_a_network_that_an_add_is_about_to_use_stays(
     underlay: Underlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cni_plugins.kernel import session as sessions
-
-    monkeypatch.setattr(sessions, "_LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "_HOST_TIMEOUT", 0.1)
     with underlay.session() as session:
-        vxlans.ensure(session, VXLAN)
+        dispatch.carry_out(session, VXLAN)
         delete_idle(underlay)
         assert "vx1" in underlay.names()
     delete_idle(underlay)
@@ -550,7 +549,7 @@ def test_a_network_that_an_add_is_about_to_use_stays(
 
 
 def routes_and_rules(underlay: Underlay) -> None:
-    from cni_plugins.spec.attachment import network_mark
+    from cni_plugins.ownership import network_mark
 
     metric = str(network_mark("net1"))
     other = str(network_mark("net2"))
@@ -641,9 +640,12 @@ def test_a_refused_plan_leaves_what_others_use(underlay: Underlay) -> None:
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        (PORT._replace(bridge="eth1"), "attach vxlan vx1 eth1: Operation not supported"),
-        (BRIDGE._replace(mtu=70000), "ensure overlay bridge vxbr1 net1 02:00:00:00:00:11: Invalid argument"),
-        (VXLAN._replace(vni=1 << 24), "ensure vxlan vx1 16777216 4789: Numerical result out of range"),
+        (PORT.replace(bridge="eth1"), "attach vx1 to bridge eth1: Operation not supported"),
+        (BRIDGE.replace(mtu=70000), "create bridge vxbr1 of network net1: Invalid argument"),
+        (
+            VXLAN.replace(vni=1 << 24),
+            "create VXLAN link vx1 with VNI 16777216 and port 4789: Numerical result out of range",
+        ),
     ],
 )
 def test_a_refused_step_is_told_in_words(underlay: Underlay, step: Step, said: str) -> None:
@@ -722,15 +724,15 @@ def test_ways(underlay: Underlay) -> None:
     }
     lost = [f"10.{n}.0.1" for n in (30, 31, 32, 33, 40)] + [f"fd{n}::1" for n in (30, 31, 32, 40)]
     addresses = tuple(map(ip_address, (*reached, *lost)))
-    ways = asked(underlay, ways=addresses).ways
+    routes_to = asked(underlay, routes_to=addresses).routes_to
     expected = {
-        ip_address(to): Way(link, gateway and ip_address(gateway), ip_address(source))
+        ip_address(to): NextHop(link, gateway and ip_address(gateway), ip_address(source))
         for to, (link, gateway, source) in reached.items()
     }
-    assert ways == expected
-    (hop,) = asked(underlay, ways=(ip_address("10.23.0.1"),)).ways.values()
+    assert routes_to == expected
+    (hop,) = asked(underlay, routes_to=(ip_address("10.23.0.1"),)).routes_to.values()
     assert (hop.link, str(hop.gateway)) in {("eth0", "10.99.0.2"), ("eth0", "10.99.0.3")}
-    assert asked(underlay).ways == {}
+    assert asked(underlay).routes_to == {}
 
 
 def test_ways_to_very_many(underlay: Underlay) -> None:
@@ -738,9 +740,9 @@ def test_ways_to_very_many(underlay: Underlay) -> None:
     first = int(ip_address("10.20.0.0"))
     underlay.host.run("ip", "route", "add", "10.20.0.0/21", "via", "10.99.0.2")
     addresses = tuple(ip_address(first + number) for number in range(3000))
-    ways = asked(underlay, ways=addresses).ways
-    assert len(ways) == 2048
-    assert {way.gateway for way in ways.values()} == {ip_address("10.99.0.2")}
+    routes_to = asked(underlay, routes_to=addresses).routes_to
+    assert len(routes_to) == 2048
+    assert {way.gateway for way in routes_to.values()} == {ip_address("10.99.0.2")}
 
 
 @contextlib.contextmanager
@@ -765,7 +767,7 @@ def test_a_taken_udp_port(underlay: Underlay, family: socket.AddressFamily, addr
 
 @pytest.mark.parametrize("step", [VXLAN, IN_IPV6], ids=["IPv4", "IPv6"])
 def test_the_udp_port_of_vxlan_links_is_not_taken(underlay: Underlay, step: EnsureVxlan) -> None:
-    ensure(underlay, step._replace(vni=0xFFFFFF))
+    ensure(underlay, step.replace(vni=0xFFFFFF))
     assert not asked(underlay, udp_port=4789).udp_port_taken
     ensure(underlay, step)
     before = underlay.names()
@@ -777,7 +779,7 @@ def test_the_udp_port_of_vxlan_links_is_not_taken(underlay: Underlay, step: Ensu
 
 
 def test_the_udp_port_of_a_link_that_was_moved_is_not_taken(underlay: Underlay) -> None:
-    ensure(underlay, VXLAN._replace(name="elses", vni=7, network="net2"))
+    ensure(underlay, VXLAN.replace(name="elses", vni=7, network="net2"))
     underlay.host.run("ip", "link", "set", "elses", "netns", underlay.far.path.split("/")[2])
     underlay.far.run("ip", "link", "set", "elses", "up")
     assert not asked(underlay, udp_port=4789).udp_port_taken
@@ -794,10 +796,10 @@ def test_the_udp_port_of_a_link_that_does_not_share_it_is_taken(underlay: Underl
 def test_the_facts_of_vxlan_links(underlay: Underlay) -> None:
     ensure(underlay)
     underlay.host.run("ip", "link", "add", "elses", "type", "vxlan", "id", "7", "dstport", "8472")
-    facts = asked(underlay, host=("vx1", "eth0"), kinds=("vxlan",), makes=("vxlan", "macvlan"))
+    facts = asked(underlay, host=("vx1", "eth0"), kinds=("vxlan",), unsupported_kinds=("vxlan", "macvlan"))
     assert {link.name: link.vxlan for link in facts.of_kinds} == {"vx1": (4200001, 4789), "elses": (7, 8472)}
     assert (facts.host["vx1"].vxlan, facts.host["eth0"].vxlan) == ((4200001, 4789), (0, 0))
-    assert facts.cannot_make == ()
+    assert facts.unsupported_kinds == ()
 
 
 # ------------------------------------------------------------------------------------------ what is in use
@@ -810,7 +812,7 @@ def test_a_link_stays_where_it_is_when_the_port_it_is_to_have_is_taken(underlay:
         holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         holder.bind(("", 4790))
     with holder:
-        fault = refused(underlay, VXLAN._replace(port=4790))
+        fault = refused(underlay, VXLAN.replace(port=4790))
     assert "UDP port 4790 is in use by another socket" in fault.msg
     assert (underlay.index("vx1"), underlay.vxlan("vx1")["port"]) == (index, 4789)
 
@@ -818,19 +820,19 @@ def test_a_link_stays_where_it_is_when_the_port_it_is_to_have_is_taken(underlay:
 def test_a_bridge_takes_no_larger_packets_than_its_containers(underlay: Underlay) -> None:
     """A bridge drops what is too large for a port, and tells nobody."""
     with underlay.session() as session:
-        overlays.ensure_bridge(session, BRIDGE)
+        dispatch.carry_out(session, BRIDGE)
     underlay.host.run("ip", "link", "add", "veth1", "mtu", "1400", "master", "vxbr1", "type", "veth")
     for mtu in (1450, 1440):
-        wider = BRIDGE._replace(mtu=mtu)
+        wider = BRIDGE.replace(mtu=mtu)
         with underlay.session() as session:
-            overlays.ensure_bridge(session, wider)
-            assert overlays.bridge_differs(session, wider) == ""
+            dispatch.carry_out(session, wider)
+            assert dispatch.differs(session, wider) == ""
         link = underlay.host.link("vxbr1")
         assert link is not None
         assert link["mtu"] == (1450 if mtu == 1450 else 1400)
     underlay.host.run("ip", "link", "del", "veth1")
     with underlay.session() as session:
-        assert "mtu 1400, not 1440" in overlays.bridge_differs(session, BRIDGE._replace(mtu=1440))
+        assert "mtu 1400, not 1440" in dispatch.differs(session, BRIDGE.replace(mtu=1440))
 
 
 def test_being_alone_ends_with_the_outermost_block(underlay: Underlay) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from cni_plugins.kernel import apply, observe
-from cni_plugins.kernel import session as sessions
-from cni_plugins.spec.attachment import Attachment
-from cni_plugins.spec.request import Request
+from cni_plugins.kernel.session import locks
+from cni_plugins.ownership import Attachment
+from cni_plugins.protocol.request import Request
 from cni_plugins.vxlan.config import parse
-from cni_plugins.vxlan.membership import membership
-from cni_plugins.vxlan.plugin import asks_of_site
+from cni_plugins.vxlan.host_plan import host_plan
+from cni_plugins.vxlan.plugin import asks_of_host
 from tests.integration.vxlan.conftest import Underlay
 
 PEERS = [{"node": f"h{n}", "vtep": f"10.99.0.{n}", "subnet": f"10.244.{n}.0/24"} for n in (1, 2, 3)]
@@ -666,13 +666,13 @@ def test_a_del_leaves_the_rules_of_an_add_that_has_begun(
     underlay: Underlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bed, conf = underlay.bed, vxlan(underlay)
-    monkeypatch.setattr(sessions, "_LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "_HOST_TIMEOUT", 0.1)
     bed.add(conf, bed.sandbox())
     request = Request("ADD", "net1", conf=conf)
     overlay = parse(request)
     with underlay.session() as session:
-        facts = observe.observe(session, asks_of_site(overlay))
-        rules, *_ = membership(overlay, facts)
+        facts = observe.observe(session, asks_of_host(overlay))
+        rules, *_ = host_plan(overlay, facts)
         apply.apply(session, (rules,))
         before = bed.host.run("nft", "list", "ruleset")
         assert bed.call("DEL", conf, "") == (0, None)

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import apply, nft_look, overlay_rules, rules
-from cni_plugins.kernel.session import Session
-from cni_plugins.spec.attachment import Attachment, network_tag
-from cni_plugins.steps.overlays import EnsureOverlayRules
-from cni_plugins.steps.rules import DelOwnedRules, DelStaleRules, EnsureMasquerade
+from cni_plugins.kernel import apply, dispatch
+from cni_plugins.kernel.firewall import read
+from cni_plugins.kernel.overlay import packet_filter
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import Attachment, Owner, network_tag
+from cni_plugins.steps.firewall import DelOwnedRules, DelStaleRules, EnsureMasquerade
+from cni_plugins.steps.overlay import EnsureOverlayRules
 
 PORT = 4789
 HOST, HOST6 = "192.0.2.1", "2001:db8::1"
@@ -26,7 +28,7 @@ VTEP6, STRANGER6 = "2001:db8::2", "2001:db8::9"
 STEP = EnsureOverlayRules("net1", 100, PORT, 4, "br1", "vx1", (ip_address(VTEP), ip_address("192.0.2.3")))
 OTHER = EnsureOverlayRules("net2", 200, PORT, 4, "br2", "vx2", None)
 MINE = Attachment("net1", "c1", "eth0")
-MASQUERADE = EnsureMasquerade(MINE, (ip_interface("10.1.0.2/24"),), (), random_fully=True)
+MASQUERADE = EnsureMasquerade(Owner(MINE), (ip_interface("10.1.0.2/24"),), (), random_fully=True)
 _SEND = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -115,7 +117,7 @@ def underlay(bed: Any) -> Any:
 # ------------------------------------------------------------------------------------- who may send VXLAN
 
 
-SIX = STEP._replace(version=6, vxlan="six1", sources=(ip_address(VTEP6),))
+SIX = STEP.replace(version=6, vxlan="six1", sources=(ip_address(VTEP6),))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_only_known_vteps_reach_the_network(
 ) -> None:
     send(underlay, stranger, host, vxlan_packet(100))
     assert received(bed, step.vxlan) == 1  # so these packets are what the link takes
-    overlay_rules.ensure(session, step)
+    dispatch.carry_out(session, step)
     send(underlay, stranger, host, vxlan_packet(100))
     assert received(bed, step.vxlan) == 1
     send(underlay, str(step.sources[0]), host, vxlan_packet(100))
@@ -134,23 +136,23 @@ def test_only_known_vteps_reach_the_network(
 
 
 def test_another_vni_is_none_of_its_business(bed: Any, underlay: Any, session: Session) -> None:
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     send(underlay, STRANGER, HOST, vxlan_packet(200))
     assert received(bed, "vx2") == 1
-    overlay_rules.ensure(session, OTHER._replace(sources=()))
+    dispatch.carry_out(session, OTHER.replace(sources=()))
     send(underlay, STRANGER, HOST, vxlan_packet(200))
     send(underlay, VTEP, HOST, vxlan_packet(100))
     assert (received(bed, "vx2"), received(bed, "vx1")) == (1, 1)
 
 
 def test_sources_are_kept_in_line_and_nobody_else_gets_in(bed: Any, underlay: Any, session: Session) -> None:
-    overlay_rules.ensure(session, STEP)
-    overlay_rules.ensure(session, STEP._replace(sources=(ip_address(STRANGER),)))
+    dispatch.carry_out(session, STEP)
+    dispatch.carry_out(session, STEP.replace(sources=(ip_address(STRANGER),)))
     send(underlay, VTEP, HOST, vxlan_packet(100))
     assert received(bed, "vx1") == 0
     send(underlay, STRANGER, HOST, vxlan_packet(100))
     assert received(bed, "vx1") == 1
-    overlay_rules.ensure(session, STEP._replace(sources=None))
+    dispatch.carry_out(session, STEP.replace(sources=None))
     send(underlay, VTEP, HOST, vxlan_packet(100))
     assert received(bed, "vx1") == 2
 
@@ -161,7 +163,7 @@ def test_vxlan_is_not_tracked(bed: Any, underlay: Any, session: Session, filtere
     bed.host.run("nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }")
     bed.host.run("nft", "add rule ip t c ct state new counter")
     if filtered:
-        overlay_rules.ensure(session, STEP)
+        dispatch.carry_out(session, STEP)
     bed.host.run("bridge", "fdb", "append", "00:00:00:00:00:00", "dev", "vx1", "dst", STRANGER)
     bed.host.run("ip", "address", "add", "10.5.0.1/24", "dev", "vx1")
     bed.host.run("ping", "-c1", "-W1", "10.5.0.2", check=False)  # its ARP request leaves as VXLAN
@@ -222,7 +224,7 @@ def test_no_vxlan_comes_from_a_container(bed: Any, routed: Any, session: Session
         return arrived(), received(bed, "vx1")
 
     assert both() == (1, 1)
-    overlay_rules.ensure(session, STEP._replace(sources=(ip_address(VTEP), ip_address("10.1.0.2"))))
+    dispatch.carry_out(session, STEP.replace(sources=(ip_address(VTEP), ip_address("10.1.0.2"))))
     assert both() == (1, 1)
     send(first, "10.1.0.2", VTEP, vxlan_packet(100), port=PORT + 1)
     send(routed, VTEP, HOST, vxlan_packet(100))
@@ -242,14 +244,14 @@ def test_with_bridged_frames_in_the_filter_a_network_still_reaches_its_own(
     first, second = (
         container(bed, "br1", "10.1.0.1/24", address) for address in ("10.1.0.2/24", "10.1.0.3/24")
     )
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     arrived = count_udp(second)
     send(first, "10.1.0.2", "10.1.0.3", vxlan_packet(100))
     assert first.reaches("10.1.0.3")
     assert arrived() == 1 - bridged
 
 
-INSIDE = STEP._replace(inside=(ip_network("10.1.0.0/24"), ip_network("fd10::/64")))
+INSIDE = STEP.replace(inside=(ip_network("10.1.0.0/24"), ip_network("fd10::/64")))
 OWN, FORGED = ("10.1.0.2", "fd10::2"), ("10.7.0.2", "10.1.1.2", "fd17::2", "fd10:0:0:1::2")
 
 
@@ -294,7 +296,7 @@ def test_a_forged_source_goes_nowhere(
         return tuple(count() - former for count, former in zip(counts, before, strict=True))
 
     assert {source: arrived(source) for source in (*OWN, *FORGED)} == dict.fromkeys(OWN + FORGED, (1, 1, 1))
-    overlay_rules.ensure(session, INSIDE)
+    dispatch.carry_out(session, INSIDE)
     assert {source: arrived(source) for source in OWN} == dict.fromkeys(OWN, (1, 1, 1))
     assert {source: arrived(source) for source in FORGED} == dict.fromkeys(FORGED, (0, 0, 1 - bridged))
 
@@ -311,7 +313,7 @@ def test_who_has_no_address_yet_is_heard(
 ) -> None:
     """By neighbours and by the host: in search of a DHCP server, or of another that has the address."""
     filter_bridged(bed, bridged)
-    overlay_rules.ensure(session, INSIDE)
+    dispatch.carry_out(session, INSIDE)
     first, second = insiders
     for target in map(link_local, (bed.host, second)):
         until(partial(first.reaches, f"{target}%eth0"))
@@ -347,8 +349,8 @@ def test_overlays_are_kept_apart_but_reach_their_own_and_the_outside(
     beyond = wired(bed, "vx1", "10.3.0.1/24", "eth0", ("10.3.0.2/24",))  # in place of a tunnel
     beyond.run("ip", "route", "add", "default", "via", "10.3.0.1")
     assert first.reaches("10.2.0.2")
-    overlay_rules.ensure(session, STEP)
-    overlay_rules.ensure(session, OTHER)
+    dispatch.carry_out(session, STEP)
+    dispatch.carry_out(session, OTHER)
     assert not first.reaches("10.2.0.2")
     assert not second.reaches("10.3.0.2")
     assert first.reaches("10.3.0.2")
@@ -364,8 +366,8 @@ def test_what_arrives_in_clear_is_kept_apart_by_its_addresses(
     first = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
     second = container(bed, "br2", "10.2.0.1/24", "10.2.0.2/24")
     in_clear = (ip_network("10.9.0.0/16"),) if clear else ()
-    overlay_rules.ensure(session, STEP._replace(in_clear=in_clear, vxlan=""))
-    overlay_rules.ensure(session, OTHER)
+    dispatch.carry_out(session, STEP.replace(in_clear=in_clear, vxlan=""))
+    dispatch.carry_out(session, OTHER)
     assert first.reaches("10.9.0.5")
     assert second.reaches("10.9.0.5") is not clear
     assert second.reaches(VTEP)
@@ -390,7 +392,7 @@ def test_nothing_leaves_from_a_spared_port(
 ) -> None:
     """The outside sees another port, and its answer comes back to the container."""
     inside = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
-    rules.ensure_masquerade(session, MASQUERADE._replace(spared_port=spared, random_fully=random_fully))
+    dispatch.carry_out(session, MASQUERADE.replace(reserved_port=spared, random_fully=random_fully))
     echo = subprocess.Popen(
         ["nsenter", f"--net={routed.path}", sys.executable, "-S", "-c", _ECHO], stdout=subprocess.PIPE
     )
@@ -410,37 +412,35 @@ def test_nothing_leaves_from_a_spared_port(
 
 
 def test_a_spared_port_reads_as_what_it_is(bed: Any, session: Session) -> None:
-    step = MASQUERADE._replace(
-        addresses=(ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")), spared_port=PORT
+    step = MASQUERADE.replace(
+        addresses=(ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")), reserved_port=PORT
     )
-    rules.ensure_masquerade(session, step)
+    dispatch.carry_out(session, step)
     listed = ruleset(bed)
     assert listed.count("meta l4proto udp masquerade to :4790-65535 fully-random") == 2
     assert listed.count("meta l4proto != udp masquerade fully-random") == 2
-    assert rules.masquerade_differs(session, step) == ""
+    assert dispatch.differs(session, step) == ""
 
 
 @pytest.mark.parametrize("part", ["udp", "other"])
 def test_either_of_the_two_rules_is_missed(bed: Any, session: Session, part: str) -> None:
-    step = MASQUERADE._replace(spared_port=PORT)
-    rules.ensure_masquerade(session, step)
+    step = MASQUERADE.replace(reserved_port=PORT)
+    dispatch.carry_out(session, step)
     (line,) = [line for line in rules_with_handles(bed) if f' {part}"' in line]
     bed.host.run("nft", "delete", "rule", "inet", "cni_plugins", "masq_postrouting", *line.split()[-2:])
-    assert "the rule" in rules.masquerade_differs(session, step)
+    assert "the rule" in dispatch.differs(session, step)
 
 
 def test_both_rules_go_with_the_last_container(bed: Any, session: Session) -> None:
-    step = MASQUERADE._replace(spared_port=PORT)
+    step = MASQUERADE.replace(reserved_port=PORT)
     second = Attachment("net1", "c2", "eth0")
-    rules.ensure_masquerade(session, MASQUERADE)
+    dispatch.carry_out(session, MASQUERADE)
     plain = ruleset(bed)
-    rules.ensure_masquerade(
-        session, step._replace(attachment=second, addresses=(ip_interface("10.1.0.3/24"),))
-    )
+    dispatch.carry_out(session, step.replace(owner=Owner(second), addresses=(ip_interface("10.1.0.3/24"),)))
     assert ruleset(bed).count(" masquerade ") == 3
-    rules.delete_owned(session, DelOwnedRules(second))
+    dispatch.carry_out(session, DelOwnedRules(Owner(second)))
     assert ruleset(bed) == plain
-    rules.delete_owned(session, DelOwnedRules(MINE))
+    dispatch.carry_out(session, DelOwnedRules(Owner(MINE)))
     assert ruleset(bed) == ""
 
 
@@ -454,7 +454,7 @@ def rules_with_handles(bed: Any) -> list[str]:
 def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
     clear = (ip_network("10.9.0.0/16"), ip_network("2001:db8:9::/48"))
     inside = (ip_network("10.9.1.0/24"), ip_network("2001:db8:9:2::/63"))
-    overlay_rules.ensure(session, STEP._replace(in_clear=clear, inside=inside))
+    dispatch.carry_out(session, STEP.replace(in_clear=clear, inside=inside))
     own, vteps = (f"@overlay_{kind}_{network_tag('net1')}" for kind in ("links", "vteps4"))
     into_other = f"oifname @overlay_links oifname != {own} drop"
     from_other = f"iifname @overlay_links iifname != {own}"
@@ -495,14 +495,14 @@ def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
     ids=lambda changes: " ".join(changes) or "plain",
 )
 def test_a_second_time_changes_nothing(bed: Any, session: Session, changes: dict[str, Any]) -> None:
-    step = STEP._replace(**changes)
-    assert overlay_rules.differs(session, step)
-    overlay_rules.ensure(session, step)
-    generation = nft_look.generation(session)
-    assert overlay_rules.differs(session, step) == ""
-    overlay_rules.ensure(session, step)
-    assert nft_look.generation(session) == generation
-    overlay_rules.delete(session, step.network)
+    step = STEP.replace(**changes)
+    assert dispatch.differs(session, step)
+    dispatch.carry_out(session, step)
+    generation = read.generation(session)
+    assert dispatch.differs(session, step) == ""
+    dispatch.carry_out(session, step)
+    assert read.generation(session) == generation
+    packet_filter.delete(session, step.network)
     assert ruleset(bed) == ""
 
 
@@ -528,17 +528,17 @@ def test_a_second_time_changes_nothing(bed: Any, session: Session, changes: dict
 def test_a_changed_network_leaves_nothing_of_the_old(
     bed: Any, session: Session, alone: bool, changes: dict[str, Any]
 ) -> None:
-    first = STEP._replace(in_clear=(ip_network("10.9.0.0/16"),))
-    changed = first._replace(**changes)
+    first = STEP.replace(in_clear=(ip_network("10.9.0.0/16"),))
+    changed = first.replace(**changes)
     if not alone:
-        overlay_rules.ensure(session, OTHER)
-    overlay_rules.ensure(session, changed)
+        dispatch.carry_out(session, OTHER)
+    dispatch.carry_out(session, changed)
     expected = same(ruleset(bed))
-    overlay_rules.delete(session, "net1")
-    overlay_rules.ensure(session, first)
-    generation = nft_look.generation(session)
-    overlay_rules.ensure(session, changed)
-    assert nft_look.generation(session) == generation + 1
+    packet_filter.delete(session, "net1")
+    dispatch.carry_out(session, first)
+    generation = read.generation(session)
+    dispatch.carry_out(session, changed)
+    assert read.generation(session) == generation + 1
     assert same(ruleset(bed)) == expected
 
 
@@ -596,32 +596,32 @@ TAMPERED = {
 @pytest.mark.parametrize("tampering", TAMPERED)
 def test_what_was_tampered_with_is_named_and_mended(bed: Any, session: Session, tampering: str) -> None:
     command, named = TAMPERED[tampering]
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     before = same(ruleset(bed))
     bed.host.run("nft", command)
-    text = overlay_rules.differs(session, STEP)
+    text = dispatch.differs(session, STEP)
     assert text.startswith("packet filter of network net1: ")
     assert named in text
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     assert same(ruleset(bed)) == before
-    assert overlay_rules.differs(session, STEP) == ""
+    assert dispatch.differs(session, STEP) == ""
 
 
 def test_a_rule_that_stands_twice_is_one_too_many(bed: Any, session: Session) -> None:
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     before = ruleset(bed)
     (line,) = [line.strip() for line in before.splitlines() if "@th" in line]
     bed.host.run("nft", f"add rule {IN} overlay_input {line}")
-    assert "an outdated rule is in chain overlay_input" in overlay_rules.differs(session, STEP)
-    overlay_rules.ensure(session, STEP)
+    assert "an outdated rule is in chain overlay_input" in dispatch.differs(session, STEP)
+    dispatch.carry_out(session, STEP)
     assert ruleset(bed) == before
 
 
 def test_a_rule_by_hand_in_another_chain_is_nobodys_business(bed: Any, session: Session) -> None:
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, STEP)
     bed.host.run("nft", "add table inet x; add chain inet x c; add rule inet x c accept")
-    assert overlay_rules.differs(session, STEP) == ""
-    overlay_rules.delete(session, "net1")
+    assert dispatch.differs(session, STEP) == ""
+    packet_filter.delete(session, "net1")
     assert "cni_plugins" not in ruleset(bed)
     assert "accept" in ruleset(bed)
 
@@ -630,31 +630,31 @@ def test_a_rule_by_hand_in_another_chain_is_nobodys_business(bed: Any, session: 
 
 
 def test_another_network_keeps_its_rules(bed: Any, session: Session) -> None:
-    overlay_rules.ensure(session, OTHER)
+    dispatch.carry_out(session, OTHER)
     before = ruleset(bed)
-    overlay_rules.ensure(session, STEP)
-    assert overlay_rules.differs(session, OTHER) == ""
-    overlay_rules.delete(session, "net1")
+    dispatch.carry_out(session, STEP)
+    assert dispatch.differs(session, OTHER) == ""
+    packet_filter.delete(session, "net1")
     assert same(ruleset(bed)) == same(before)
-    overlay_rules.delete(session, "net1")
-    overlay_rules.delete(session, "net2")
+    packet_filter.delete(session, "net1")
+    packet_filter.delete(session, "net2")
     assert ruleset(bed) == ""
 
 
 def test_a_network_whose_links_were_lost_takes_no_others_with_it(bed: Any, session: Session) -> None:
     """The set of all links stays as long as any rule needs it."""
-    overlay_rules.ensure(session, OTHER)
-    overlay_rules.ensure(session, STEP)
+    dispatch.carry_out(session, OTHER)
+    dispatch.carry_out(session, STEP)
     bed.host.run("nft", f"flush set {IN} overlay_links")
-    overlay_rules.delete(session, "net1")
-    assert "link br2, vx2 is missing" in overlay_rules.differs(session, OTHER)
-    overlay_rules.ensure(session, OTHER)
-    assert overlay_rules.differs(session, OTHER) == ""
+    packet_filter.delete(session, "net1")
+    assert "link br2, vx2 is missing" in dispatch.differs(session, OTHER)
+    dispatch.carry_out(session, OTHER)
+    assert dispatch.differs(session, OTHER) == ""
 
 
 REMOVALS = {
-    "owned": lambda session: rules.delete_owned(session, DelOwnedRules(MINE)),
-    "stale": lambda session: rules.delete_stale(session, DelStaleRules("net1", frozenset())),
+    "owned": lambda session: dispatch.carry_out(session, DelOwnedRules(Owner(MINE))),
+    "stale": lambda session: dispatch.carry_out(session, DelStaleRules("net1", "", frozenset())),
 }
 
 
@@ -664,46 +664,46 @@ def test_what_goes_with_attachments_leaves_the_network_alone(
     bed: Any, session: Session, removal: str, sources: Any
 ) -> None:
     """Nor is a set without elements swept away, whose rule keeps everybody out."""
-    step = STEP._replace(sources=sources)
-    overlay_rules.ensure(session, step)
+    step = STEP.replace(sources=sources)
+    dispatch.carry_out(session, step)
     before = ruleset(bed)
-    rules.ensure_masquerade(session, MASQUERADE)
-    assert overlay_rules.differs(session, step) == ""
+    dispatch.carry_out(session, MASQUERADE)
+    assert dispatch.differs(session, step) == ""
     REMOVALS[removal](session)
     assert ruleset(bed) == before
 
 
 def test_what_goes_with_the_network_leaves_attachments_alone(bed: Any, session: Session) -> None:
-    rules.ensure_masquerade(session, MASQUERADE)
+    dispatch.carry_out(session, MASQUERADE)
     before = ruleset(bed)
-    overlay_rules.ensure(session, STEP)
-    overlay_rules.delete(session, "net1")
+    dispatch.carry_out(session, STEP)
+    packet_filter.delete(session, "net1")
     assert ruleset(bed) == before
-    rules.delete_owned(session, DelOwnedRules(MINE))
+    dispatch.carry_out(session, DelOwnedRules(Owner(MINE)))
     assert ruleset(bed) == ""
 
 
 def test_the_masquerade_chain_does_not_outlive_its_rules(bed: Any, session: Session) -> None:
-    overlay_rules.ensure(session, STEP)
-    rules.ensure_masquerade(session, MASQUERADE)
-    overlay_rules.delete(session, "net1")
+    dispatch.carry_out(session, STEP)
+    dispatch.carry_out(session, MASQUERADE)
+    packet_filter.delete(session, "net1")
     assert "overlay" not in ruleset(bed)
-    assert rules.masquerade_differs(session, MASQUERADE) == ""
+    assert dispatch.differs(session, MASQUERADE) == ""
 
 
 def test_a_thousand_sources(bed: Any, session: Session) -> None:
     sources = tuple(ip_address("2001:db8:1::") + number for number in range(1000))
-    step = STEP._replace(version=6, sources=sources)
-    overlay_rules.ensure(session, step)
+    step = STEP.replace(version=6, sources=sources)
+    dispatch.carry_out(session, step)
     assert ruleset(bed).count("2001:db8:1::") == 1000
-    generation = nft_look.generation(session)
-    overlay_rules.ensure(session, step)
-    assert nft_look.generation(session) == generation
-    overlay_rules.ensure(session, step._replace(sources=sources[:1]))
-    assert nft_look.generation(session) == generation + 1
-    text = overlay_rules.differs(session, step)
+    generation = read.generation(session)
+    dispatch.carry_out(session, step)
+    assert read.generation(session) == generation
+    dispatch.carry_out(session, step.replace(sources=sources[:1]))
+    assert read.generation(session) == generation + 1
+    text = dispatch.differs(session, step)
     assert text.endswith("2001:db8:1::1, 2001:db8:1::2, 2001:db8:1::3, 2001:db8:1::4 and 995 more is missing")
-    overlay_rules.delete(session, "net1")
+    packet_filter.delete(session, "net1")
     assert ruleset(bed) == ""
 
 
@@ -711,8 +711,8 @@ def test_whoever_changes_the_ruleset_meanwhile_is_not_undone(
     bed: Any, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was seen is looked at anew when the ruleset has changed since."""
-    overlay_rules.ensure(session, OTHER)
-    seen = nft_look.all_rules
+    dispatch.carry_out(session, OTHER)
+    seen = read.all_rules
     looks = []
 
     def seen_late(asking: Session, family: int) -> Any:
@@ -720,13 +720,13 @@ def test_whoever_changes_the_ruleset_meanwhile_is_not_undone(
         looks.append(len(found))
         if len(looks) == 1:
             with Session(None) as other:
-                overlay_rules.delete(other, "net2")
+                packet_filter.delete(other, "net2")
         return found
 
-    monkeypatch.setattr(nft_look, "all_rules", seen_late)
-    overlay_rules.ensure(session, STEP)
+    monkeypatch.setattr(read, "all_rules", seen_late)
+    dispatch.carry_out(session, STEP)
     assert len(looks) >= 3
-    assert overlay_rules.differs(session, STEP) == ""
+    assert dispatch.differs(session, STEP) == ""
     assert "net2" not in ruleset(bed)
 
 
@@ -737,8 +737,7 @@ def test_a_host_without_nf_tables_is_refused(session: Session, monkeypatch: pyte
         raise OSError(93, "Protocol not supported")
 
     monkeypatch.setattr(Session, "nft", refuse)
-    made = {STEP: overlay_rules.ensure, MASQUERADE: rules.ensure_masquerade}
-    for step, ensure in made.items():
+    for step in (STEP, MASQUERADE):
         with pytest.raises(KernelRefused, match="Protocol not supported"), apply.refusals(session, step):
-            ensure(session, step)
-    overlay_rules.delete(session, "net1")
+            dispatch.carry_out(session, step)
+    packet_filter.delete(session, "net1")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from cni_plugins.agent.message import CALL, Descriptors
+from cni_plugins.agent.protocol import CALL, Descriptors
 
 BUILD = "0123456789abcdef"
 HERE = "4:1 4:2 4:3 8:2"

@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cni_plugins.agent import message, metrics
-from cni_plugins.agent.exporter import Counts, Looks, Names
-from cni_plugins.agent.listen import Unusable
-from cni_plugins.agent.metrics import Channel, Report
-from cni_plugins.agent.record import Record
-from cni_plugins.agent.scrape import listener
-from cni_plugins.agent.table import Table
+from cni_plugins.agent import protocol
+from cni_plugins.agent.journal import ServedRequest
+from cni_plugins.agent.listener import Unusable
+from cni_plugins.agent.metrics import address as addresses
+from cni_plugins.agent.metrics.address import MetricsAddress
+from cni_plugins.agent.metrics.channel import Channel, RequestReport
+from cni_plugins.agent.metrics.exporter import Counts, Looks, Names
+from cni_plugins.agent.metrics.http import listener
+from cni_plugins.agent.scoreboard import Scoreboard
 from tests.unit.agent import calls
 
-DONE = Record("bridge", "ADD", "net1", "c1", "eth0", 0, "", 0.0123)
-PLAIN = Report("bridge", "ADD", "net1", 0, 0.0123, 0, "")
+DONE = ServedRequest("bridge", "ADD", "net1", "c1", "eth0", 0, "", 0.0123)
+PLAIN = RequestReport("bridge", "ADD", "net1", 0, 0.0123, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ PLAIN = Report("bridge", "ADD", "net1", 0, 0.0123, 0, "")
     ],
 )
 def test_usable_addresses(address: str, expected: object) -> None:
-    assert metrics.parse(address) == expected
+    assert addresses.parse(address) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_usable_addresses(address: str, expected: object) -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused_in_one_sentence(address: str) -> None:
     with pytest.raises(Unusable) as caught:
-        metrics.require_usable(address)
+        addresses.parse(address)
     assert str(caught.value).startswith(f"--metrics {address}: ")
 
 
@@ -74,13 +76,13 @@ def channel() -> Iterator[Channel]:
         yield found
 
 
-def told(channel: Channel, conf: Any = None, record: Record = DONE) -> None:
+def told(channel: Channel, conf: Any = None, record: ServedRequest = DONE) -> None:
     text = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
     with calls.descriptors(text) as fds:
-        channel.tell(record, message.parse(calls.message(), fds, calls.BUILD, calls.HERE))
+        channel.tell(record, protocol.parse(calls.message(), fds, calls.BUILD, calls.HERE))
 
 
-def reports(channel: Channel) -> list[Report]:
+def reports(channel: Channel) -> list[RequestReport]:
     return list(iter(channel.receive, None))
 
 
@@ -131,7 +133,7 @@ def test_any_record_makes_a_report_of_bounded_size(
     plugin: str, command: str, network: str, code: int
 ) -> None:
     with opened() as channel:
-        told(channel, hostlocal(), Record(plugin, command, network, "c", "i", code, "", 1.0))
+        told(channel, hostlocal(), ServedRequest(plugin, command, network, "c", "i", code, "", 1.0))
         (report,) = reports(channel)
     assert len(json.dumps(report)) < 16 << 10
     counted(report)
@@ -150,8 +152,8 @@ def test_a_full_channel_loses_reports_and_says_how_many(channel: Channel) -> Non
 
 def told_plainly(channel: Channel) -> None:
     with open(os.devnull) as null:
-        descriptors = message.Descriptors(null.fileno(), 0, 0)
-        channel.tell(DONE, message.Call("bridge", {}, 0o22, descriptors))
+        descriptors = protocol.Descriptors(null.fileno(), 0, 0)
+        channel.tell(DONE, protocol.Call("bridge", {}, 0o22, descriptors))
 
 
 def test_a_pool_in_a_lost_report_is_told_again(channel: Channel) -> None:
@@ -168,11 +170,11 @@ def test_nobody_at_the_other_end_is_no_error(channel: Channel) -> None:
     told(channel)
 
 
-def counted(*given_reports: Report, table: Table | None = None) -> dict[str, float]:
+def counted(*given_reports: RequestReport, table: Scoreboard | None = None) -> dict[str, float]:
     """Return the page that these reports make, as sample to value."""
     registry = CollectorRegistry()
     counts = Counts(registry)
-    registry.register(Looks(table or Table(2), counts))
+    registry.register(Looks(table or Scoreboard(2), counts))
     for report in given_reports:
         counts.add(report)
     found = {}
@@ -195,7 +197,7 @@ def test_requests_are_counted_by_what_they_are() -> None:
 
 
 def test_the_table_is_looked_at_when_asked() -> None:
-    table = Table(3)
+    table = Scoreboard(3)
     table.slots[0].busy()
     table.slots[1].refused("build")
     table.slots[1].recycled()
@@ -226,7 +228,7 @@ def test_a_name_that_is_long_or_no_text_is_one_of_the_others(name: str) -> None:
     assert names.label("x" * 255) == "x" * 255
 
 
-def pool(tmp_path: Path, name: str = "net1", **ipam: Any) -> Report:
+def pool(tmp_path: Path, name: str = "net1", **ipam: Any) -> RequestReport:
     with opened() as channel:
         told(channel, {**hostlocal(dataDir=str(tmp_path), **ipam), "name": name})
         return reports(channel)[0]
@@ -290,8 +292,8 @@ def test_there_is_a_bound_to_networks_with_leases(tmp_path: Path) -> None:
     assert len([sample for sample in page if sample.startswith("cni_leases_used")]) == 1000
 
 
-def address(path: Path) -> metrics.Address:
-    return metrics.parse(f"unix:{path}")
+def address(path: Path) -> MetricsAddress:
+    return addresses.parse(f"unix:{path}")
 
 
 def test_the_page_is_for_this_user_and_its_stale_socket_is_replaced(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from cni_plugins.bridge.config import parse
-from cni_plugins.contract.keys import AUTO
+from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 
 def parsed(cni_args: str = "", **keys: Any) -> Any:

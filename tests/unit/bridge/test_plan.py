@@ -6,14 +6,34 @@ from typing import Any
 import pytest
 
 from cni_plugins.bridge.config import parse
-from cni_plugins.bridge.plan import add, admit
-from cni_plugins.bridge.plugin import asks, result, status
+from cni_plugins.bridge.plan import admit, decide
+from cni_plugins.bridge.plugin import asks, status
 from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken, NotAvailable
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, DelAddress, EnsureAddress
+from cni_plugins.ownership import Owner
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
+from cni_plugins.steps.firewall import (
+    DelIptablesMasquerade,
+    DelOwnedRules,
+    DelReferenceRules,
+    DelStaleIptables,
+    DelStaleRules,
+    EnsureIptablesMasquerade,
+    EnsureMasquerade,
+    EnsureSourceGuard,
+)
+from cni_plugins.steps.ip import (
+    IF_PRESENT,
+    WANTED,
+    AddRoute,
+    AwaitAddresses,
+    DelAddress,
+    EnableForwarding,
+    EnsureAddress,
+    EnsureSysctl,
+)
 from cni_plugins.steps.links import (
     AddVeth,
     Announce,
@@ -29,17 +49,6 @@ from cni_plugins.steps.links import (
     PortVlan,
     SetPortVlans,
 )
-from cni_plugins.steps.rules import (
-    DelIptablesMasquerade,
-    DelOwnedRules,
-    DelReferenceRules,
-    DelStaleIptables,
-    DelStaleRules,
-    EnsureIptablesMasquerade,
-    EnsureMasquerade,
-    EnsureSourceGuard,
-)
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 
 LEASE = Result(ips=(IPConfig(ip_interface("10.1.0.2/24"), ip_address("10.1.0.1")),))
 DUAL = Result(ips=(*LEASE.ips, IPConfig(ip_interface("fd00::2/64"), ip_address("fd00::1"))))
@@ -59,7 +68,7 @@ def link(name: str, **more: Any) -> LinkFacts:
 
 def planned(lease: Result = LEASE, facts: Facts = NO_FACTS, **keys: Any) -> tuple[Any, ...]:
     asked = request(conf=keys)
-    return add(asked, parse(asked), lease, facts)
+    return decide(asked, parse(asked), lease, facts).plan
 
 
 def of(plan: tuple[Any, ...], kind: type) -> list[Any]:
@@ -69,25 +78,29 @@ def of(plan: tuple[Any, ...], kind: type) -> list[Any]:
 def test_the_exact_plan_of_a_gateway_network() -> None:
     asked = request(conf={"isGateway": True, "ipMasq": True})
     me = asked.attachment
-    plan = add(asked, parse(asked), LEASE._replace(routes=(Route(ip_interface("0.0.0.0/0")),)), NO_FACTS)
+    plan = decide(
+        asked, parse(asked), LEASE._replace(routes=(Route(ip_interface("0.0.0.0/0")),)), NO_FACTS
+    ).plan
     bridge = plan[0]
     assert [repr(step) for step in plan] == [
         repr(step)
         for step in (
             EnsureBridge("br0", bridge.mac, 0, vlan_filtering=False),
-            EnsureSysctl("host", ("ipv6", "conf", "br0", "accept_ra"), "0", optional=True),
+            EnsureSysctl("host", ("ipv6", "conf", "br0", "accept_ra"), "0", IF_PRESENT),
             EnsureUp("host", "br0"),
             AddVeth("eth0", me.mac("sandbox"), 0, me.host_end, me.mac("host"), me.alias),
-            EnsureSysctl("host", ("ipv6", "conf", me.host_end, "accept_ra"), "0", optional=True),
+            EnsureSysctl("host", ("ipv6", "conf", me.host_end, "accept_ra"), "0", IF_PRESENT),
             AttachPort(me.host_end, "br0", hairpin=False, isolated=False),
             EnsureAddress("host", "br0", ip_interface("10.1.0.1/24"), skip_dad=True),
-            EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", optional=True),
-            EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1"),
-            EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", optional=True),
+            EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
+            EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
+            EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
             EnsureAddress("sandbox", "eth0", ip_interface("10.1.0.2/24")),
             EnsureUp("sandbox", "eth0"),
             AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("10.1.0.1")),
-            EnsureMasquerade(me, (ip_interface("10.1.0.2/24"),), (), random_fully=False, link=me.host_end),
+            EnsureMasquerade(
+                Owner(me), (ip_interface("10.1.0.2/24"),), (), random_fully=False, link=me.host_end
+            ),
             AwaitUp(me.host_end),
             Announce("sandbox", "eth0"),
             EnableForwarding((4,)),
@@ -206,7 +219,7 @@ def test_a_vlan_network_has_its_gateway_on_a_port_of_its_own() -> None:
     assert port.vlan == 100
     assert of(plan, EnsureAddress)[0].link == "br0.100"
     asked = request(conf={"vlan": 100, "isGateway": True})
-    assert result(asked, parse(asked), LEASE, NO_FACTS).interfaces[3] == Interface("br0.100", port.mac)
+    assert decide(asked, parse(asked), LEASE, NO_FACTS).result.interfaces[3] == Interface("br0.100", port.mac)
 
 
 def test_masquerading_of_one_family_through_iptables() -> None:
@@ -254,7 +267,7 @@ def test_configured_dns_replaces_the_ipams() -> None:
         ({"dns": given}, DNS(domain="x")),
     ):
         asked = request(conf=conf)
-        assert result(asked, parse(asked), lease, NO_FACTS).dns == wanted
+        assert decide(asked, parse(asked), lease, NO_FACTS).result.dns == wanted
 
 
 # ---------------------------------------------------------------------------------------------- CHECK
@@ -262,19 +275,19 @@ def test_configured_dns_replaces_the_ipams() -> None:
 
 def checked(interfaces: tuple[Interface, ...], facts: Facts = NO_FACTS, **keys: Any) -> tuple[Any, ...]:
     asked = request("CHECK", conf=keys, prev_result=Result(interfaces=interfaces))
-    return add(asked, parse(asked), LEASE, facts)
+    return decide(asked, parse(asked), LEASE, facts).plan
 
 
 def test_check_takes_names_and_addresses_from_prev_result() -> None:
     me = request().attachment
     recorded = (
         Interface("br0", "02:00:00:00:00:01"),
-        Interface(me.host_end, "02:00:00:00:00:02"),
-        Interface("eth0", "02:00:00:00:00:03", "/ns", mtu=1400),
+        Interface(me.host_end, "02:00:00:00:00:02", mtu=1500),
+        Interface("eth0", "02:00:00:00:00:03", "/ns", mtu=1400),  # as a chained plugin changed it
     )
     plan = checked(recorded)
     assert plan[0].mac == "02:00:00:00:00:01"
-    assert of(plan, AddVeth)[0][:5] == ("eth0", "02:00:00:00:00:03", 1400, me.host_end, "02:00:00:00:00:02")
+    assert of(plan, AddVeth)[0][:5] == ("eth0", "02:00:00:00:00:03", 1500, me.host_end, "02:00:00:00:00:02")
 
 
 def test_check_of_an_attachment_the_reference_made_leaves_out_what_only_we_make() -> None:
@@ -308,7 +321,7 @@ def deleted(facts: Facts = NO_FACTS, prev_result: Result | None = None, **keys: 
 
 def test_del_goes_by_our_names_alone() -> None:
     me = request().attachment
-    assert deleted() == (DelLink("host", me.host_end), DelOwnedRules(me), DelIptablesMasquerade(me))
+    assert deleted() == (DelLink("host", me.host_end), DelOwnedRules(Owner(me)), DelIptablesMasquerade(me))
 
 
 def test_del_without_a_config_tries_everything() -> None:
@@ -393,7 +406,7 @@ def test_gc_takes_links_of_this_network_that_are_not_valid() -> None:
     plan = collect(asked, Facts(owned=owned))
     assert plan == (
         DelLink("host", gone.attachment.host_end),
-        DelStaleRules("net1", asked.valid_tags),
+        DelStaleRules("net1", "", asked.valid_tags),
         DelStaleIptables("net1", (("c1", "eth0"),)),
     )
 

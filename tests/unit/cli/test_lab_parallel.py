@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cni_plugins.cli.lab_parallel import each
+from cni_plugins.cli.lab.parallel import each
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cni_plugins.contract.gateways import default_routes, with_gateways
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.spec.result import IPConfig, Route
+from cni_plugins.protocol.result import IPConfig, Route
 
 V4 = IPConfig(ip_interface("10.1.0.2/24"), ip_address("10.1.0.1"))
 V6 = IPConfig(ip_interface("fd00::2/64"), ip_address("fd00::1"))

@@ -8,10 +8,10 @@ import pytest
 from cni_plugins.contract import veth
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Interface, IPConfig, Result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, IPConfig, Result
+from cni_plugins.steps.firewall import DelReferenceRules, DelStaleIptables, DelStaleRules
 from cni_plugins.steps.links import AddVeth, DelLink
-from cni_plugins.steps.rules import DelReferenceRules, DelStaleIptables, DelStaleRules
 
 NO_FACTS = Facts()
 ADDRESSES = (ip_interface("10.1.0.2/24"), ip_interface("fe80::2/64"))
@@ -53,9 +53,12 @@ def test_a_pair_is_decided_from_the_attachment() -> None:
 
 def test_check_reads_the_pair_from_prev_result() -> None:
     me = request().attachment
-    asked = recorded(Interface(me.host_end, "02:00:00:00:00:02"), Interface("eth0", "m", "/ns", 1400))
+    # A later plugin of the chain has changed the sandbox end, and says so.
+    asked = recorded(
+        Interface(me.host_end, "02:00:00:00:00:02", "", 1500), Interface("eth0", "m", "/ns", 1400)
+    )
     assert veth.identify(asked, "ignored", 0, NO_FACTS) == veth.Pair(
-        me.host_end, "m", "02:00:00:00:00:02", 1400
+        me.host_end, "m", "02:00:00:00:00:02", 1500
     )
 
 
@@ -143,6 +146,6 @@ def test_gc_takes_stale_pairs_of_its_network() -> None:
     asked = request("GC", valid_attachments=(("c1", "eth0"),))
     assert list(veth.collect(asked, facts)) == [
         DelLink("host", gone.host_end),
-        DelStaleRules("net1", asked.valid_tags),
+        DelStaleRules("net1", "", asked.valid_tags),
         DelStaleIptables("net1", (("c1", "eth0"),)),
     ]

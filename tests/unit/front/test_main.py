@@ -1,7 +1,7 @@
 """VERSION imports nothing, so its list stands by itself; it must be the one that requests are parsed by."""
 
 from cni_plugins.front import main
-from cni_plugins.spec import versions
+from cni_plugins.protocol import versions
 
 
 def test_version_says_what_is_spoken() -> None:

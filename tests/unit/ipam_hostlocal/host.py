@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cni_plugins.spec.decode import parse_result
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import Result
+from cni_plugins.protocol.decode import parse_result
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Result
 
 NETWORK = "net"
 SUBNET = {"subnet": "10.1.0.0/24"}

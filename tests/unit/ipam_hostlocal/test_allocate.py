@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cni_plugins.errors import CniError, InvalidNetworkConfig, PoolExhausted
 from cni_plugins.ipam_hostlocal.allocate import AlreadyHeld, Pool, candidates, choose, next_free
 from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, text
-from cni_plugins.spec.fields import IPAddress
+from cni_plugins.protocol.fields import IPAddress
 
 BASE = int(IPv4Address("10.0.0.0"))
 

@@ -3,7 +3,7 @@ import pytest
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.ipam_hostlocal.config import HostLocal, parse
 from cni_plugins.ipam_hostlocal.ranges import described
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 
 def parsed(ipam: object, args: str = "", version: str = "1.1.0", **conf: object) -> HostLocal:

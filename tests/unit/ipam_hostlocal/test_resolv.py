@@ -5,7 +5,7 @@ import pytest
 
 from cni_plugins.errors import IoFailed
 from cni_plugins.ipam_hostlocal import resolv
-from cni_plugins.spec.result import DNS
+from cni_plugins.protocol.result import DNS
 
 TEXT = """\
 # nameserver 9.9.9.9

@@ -4,7 +4,7 @@ import pytest
 
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.ipam_static.config import Static, parse
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 ONE = {"address": "10.1.0.5/24", "gateway": "10.1.0.1"}
 

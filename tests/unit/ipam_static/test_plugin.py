@@ -4,8 +4,8 @@ import pytest
 
 from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
 from cni_plugins.ipam_static.plugin import IPAM
-from cni_plugins.spec.decode import parse_result
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.decode import parse_result
+from cni_plugins.protocol.request import Request
 
 CONF: Mapping[str, object] = {
     "ipam": {"addresses": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}, {"address": "fd00::5/64"}]}

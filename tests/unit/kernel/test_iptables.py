@@ -3,9 +3,9 @@
 import shlex
 from ipaddress import ip_interface, ip_network
 
-from cni_plugins.kernel import iptables
-from cni_plugins.spec.attachment import Attachment
-from cni_plugins.steps.rules import EnsureIptablesMasquerade
+from cni_plugins.kernel.firewall import iptables
+from cni_plugins.ownership import Attachment
+from cni_plugins.steps.firewall import EnsureIptablesMasquerade
 
 OWNER = Attachment("net1", "c1", "eth0")
 CHAIN = iptables.chain_of(OWNER)

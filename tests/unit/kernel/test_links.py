@@ -7,9 +7,9 @@ import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel import links
-from cni_plugins.kernel.link import OPER_UP, decoded
-from cni_plugins.kernel.wire import Answer, Refused
+from cni_plugins.kernel.links import links
+from cni_plugins.kernel.links.link import OPER_UP, decoded
+from cni_plugins.kernel.netlink.socket import Answer, Refused
 
 
 def answer(name: str = "veth0", index: int = 7, **attrs: Any) -> Answer:
@@ -102,7 +102,7 @@ def test_an_index_is_asked_for_when_it_is_not_known_or_no_longer_true(
     known: int | None, questions: int
 ) -> None:
     kernel: Any = Kernel(7, known)
-    assert links.with_index(kernel, "host", "veth0", kernel.deed) == 7
+    assert links.on_index(kernel, "host", "veth0", kernel.deed) == 7
     assert kernel.asked == questions
     assert kernel.indexes["host", "veth0"] == 7
 
@@ -111,7 +111,7 @@ def test_an_index_is_asked_for_when_it_is_not_known_or_no_longer_true(
 def test_a_link_that_is_gone_is_named(known: int | None) -> None:
     kernel: Any = Kernel(None, known)
     with pytest.raises(KernelRefused, match="link veth0 not found"):
-        links.with_index(kernel, "host", "veth0", kernel.deed)
+        links.on_index(kernel, "host", "veth0", kernel.deed)
 
 
 def test_a_refusal_that_is_not_about_the_index_stays() -> None:
@@ -120,5 +120,5 @@ def test_a_refusal_that_is_not_about_the_index_stays() -> None:
 
     kernel: Any = Kernel(7, 7)
     with pytest.raises(Refused) as caught:
-        links.with_index(kernel, "host", "veth0", refuse)
+        links.on_index(kernel, "host", "veth0", refuse)
     assert caught.value.errno == errno.EINVAL

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from cni_plugins.kernel import rtnl_wire as wire
-from cni_plugins.kernel.link import Link, Vxlan, decoded
-from cni_plugins.kernel.wire import Answer
+from cni_plugins.kernel.links.link import Link, VxlanSettings, decoded
+from cni_plugins.kernel.netlink import rtnetlink as wire
+from cni_plugins.kernel.netlink.socket import Answer
 
 
 def told(linkinfo: list[Any]) -> Link:
@@ -20,7 +20,7 @@ def told(linkinfo: list[Any]) -> Link:
     return decoded(Answer(16, bytes(message.data)))
 
 
-def vxlan(**attrs: Any) -> Vxlan:
+def vxlan(**attrs: Any) -> VxlanSettings:
     data = [(f"IFLA_VXLAN_{key}", value) for key, value in attrs.items()]
     found = told([("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]).vxlan
     assert found is not None
@@ -30,7 +30,7 @@ def vxlan(**attrs: Any) -> Vxlan:
 def test_a_link_over_ipv4() -> None:
     found = vxlan(ID=77, GROUP="239.1.1.1", LINK=3, LOCAL="10.0.0.1", TTL=4, LEARNING=1, PORT=4789, DF=2)
     local, group = ip_address("10.0.0.1"), ip_address("239.1.1.1")
-    assert found == Vxlan(77, 4789, 3, local, 2, learning=True, group=group, ttl=4, external=False)
+    assert found == VxlanSettings(77, 4789, 3, local, 2, learning=True, group=group, ttl=4, external=False)
     assert found.version == 4
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.config import parse
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 
 
 def parsed(cni_args: str = "", **conf: Any) -> Any:

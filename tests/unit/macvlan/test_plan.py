@@ -9,27 +9,34 @@ from cni_plugins.contract.facts import Facts, LinkFacts, LinkUser
 from cni_plugins.errors import InvalidNetworkConfig, LimitedConnectivity, NameTaken, NotAvailable
 from cni_plugins.macvlan.config import parse
 from cni_plugins.macvlan.master import names, resolve
-from cni_plugins.macvlan.names import host_link, vlan_link
-from cni_plugins.macvlan.plan import add, admit
-from cni_plugins.macvlan.plugin import PLUGIN, asks, result, status
+from cni_plugins.macvlan.names import vlan_link
+from cni_plugins.macvlan.plan import admit, decide
+from cni_plugins.macvlan.plugin import PLUGIN, asks, status
 from cni_plugins.macvlan.removal import collect, delete
-from cni_plugins.spec.attachment import Attachment
-from cni_plugins.spec.macs import link_local
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.addresses import (
+from cni_plugins.ownership import HOST_LINK_ALIAS, VLAN_ALIAS, Attachment, Owner, host_link
+from cni_plugins.protocol.macs import link_local
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
+from cni_plugins.steps.firewall import (
+    DelIptablesMasquerade,
+    DelOwnedRules,
+    DelStaleIptables,
+    DelStaleRules,
+    EnsureIptablesMasquerade,
+    EnsureMasquerade,
+)
+from cni_plugins.steps.ip import (
+    IF_PRESENT,
+    WANTED,
     AddRoute,
     AwaitAddresses,
+    EnableForwarding,
     EnsureAddress,
-    EnsureHostRoutes,
-    EnsureNeighbour,
+    EnsureSysctl,
 )
 from cni_plugins.steps.links import DelLink, EnsureUp
-from cni_plugins.steps.macvlans import (
-    HOST_LINK_ALIAS,
-    VLAN_ALIAS,
+from cni_plugins.steps.macvlan import (
     AddMacvlan,
-    Advertise,
     DelAttached,
     DelHostAccess,
     DelIdleVlans,
@@ -38,15 +45,7 @@ from cni_plugins.steps.macvlans import (
     EnsureHostLink,
     EnsureVlan,
 )
-from cni_plugins.steps.rules import (
-    DelIptablesMasquerade,
-    DelOwnedRules,
-    DelStaleIptables,
-    DelStaleRules,
-    EnsureIptablesMasquerade,
-    EnsureMasquerade,
-)
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+from cni_plugins.steps.neighbours import Advertise, EnsureHostRoutes, EnsureNeighbour
 
 NOTHING = Result()
 LEASE = Result(ips=(IPConfig(ip_interface("10.1.0.2/24"), ip_address("10.1.0.1")),))
@@ -79,7 +78,7 @@ def request(command: Any = "ADD", **more: Any) -> Request:
 
 def planned(lease: Result = NOTHING, facts: Facts = FACTS, **keys: Any) -> tuple[Any, ...]:
     asked = request(conf=keys)
-    return add(asked, parse(asked), lease, facts)
+    return decide(asked, parse(asked), lease, facts).plan
 
 
 def of(plan: tuple[Any, ...], kind: type) -> list[Any]:
@@ -98,14 +97,14 @@ def test_the_exact_plan_of_a_dual_stack_link() -> None:
     lease = DUAL._replace(routes=(Route(ip_interface("0.0.0.0/0")),))
     assert planned(lease, ipam={"type": "static"}) == (
         AddMacvlan("host", "eth0", "net0", ME, ME.mac("sandbox"), 0, "bridge"),
-        EnsureSysctl("sandbox", ("ipv4", "conf", "net0", "arp_notify"), "1"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "ndisc_notify"), "1", optional=True),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "optimistic_dad"), "1", optional=True),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "use_optimistic"), "1", optional=True),
+        EnsureSysctl("sandbox", ("ipv4", "conf", "net0", "arp_notify"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "ndisc_notify"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "optimistic_dad"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "use_optimistic"), "1", WANTED),
         EnsureAddress("sandbox", "net0", ip_interface("10.1.0.2/24")),
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "disable_ipv6"), "0"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "keep_addr_on_down"), "1"),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "keep_addr_on_down"), "1", WANTED),
         EnsureAddress("sandbox", "net0", link_local(ME.mac("sandbox")), skip_dad=True),
         EnsureUp("sandbox", "net0"),
         EnsureAddress("sandbox", "net0", ip_interface("fd00::2/64"), optimistic=True),
@@ -134,7 +133,7 @@ def test_a_link_that_may_hear_itself_does_not_look_for_duplicates(mode: str) -> 
 
 def test_a_link_that_hears_its_senders_does_not_send_that_on() -> None:
     plan = planned(mode="source", allowedMACs=["02:00:00:00:00:07"])
-    assert EnsureSysctl("sandbox", ("ipv4", "conf", "net0", "forwarding"), "0", optional=True) in plan
+    assert EnsureSysctl("sandbox", ("ipv4", "conf", "net0", "forwarding"), "0", IF_PRESENT) in plan
     assert not of(planned(), EnsureSysctl)
 
 
@@ -144,7 +143,7 @@ def test_passthru_takes_the_masters_address_unless_another_is_asked_for() -> Non
     (link,) = of(planned(mode="passthru", mac="02:00:00:00:00:42"), AddMacvlan)
     assert link.mac == "02:00:00:00:00:42"
     asked = request(conf={"mode": "passthru"})
-    assert result(asked, parse(asked), Result(), FACTS).interfaces[0].mac == ETH0.mac
+    assert decide(asked, parse(asked), Result(), FACTS).result.interfaces[0].mac == ETH0.mac
 
 
 def test_the_settings_of_the_link_are_handed_on() -> None:
@@ -283,7 +282,7 @@ def test_a_missing_master_is_not_made() -> None:
 
 def test_host_access_is_a_link_routes_and_neighbours() -> None:
     asked = request(conf={"hostAccess": True, "ipam": {"type": "static"}})
-    plan = add(asked, parse(asked), DUAL, FACTS)
+    plan = decide(asked, parse(asked), DUAL, FACTS).plan
     name = host_link("net1", "eth0")
     (link,) = of(plan, EnsureHostLink)
     assert (link.name, link.master, link.network) == (name, "eth0", "net1")
@@ -294,7 +293,7 @@ def test_host_access_is_a_link_routes_and_neighbours() -> None:
         EnsureNeighbour("sandbox", "net0", address, link.mac) for address in known
     ]
     assert not of(plan, EnableForwarding)
-    assert result(asked, parse(asked), DUAL, FACTS).interfaces[1] == Interface(name, link.mac)
+    assert decide(asked, parse(asked), DUAL, FACTS).result.interfaces[1] == Interface(name, link.mac)
 
 
 def test_a_gateway_address_that_the_master_bears_is_not_borne_twice() -> None:
@@ -351,7 +350,7 @@ def test_the_result_keeps_what_the_chain_made() -> None:
         dns=DNS(nameservers=("10.9.0.53",)),
     )
     asked = request(conf={"ipam": {"type": "static"}}, prev_result=before)
-    made = result(asked, parse(asked), LEASE, FACTS)
+    made = decide(asked, parse(asked), LEASE, FACTS).result
     assert [item.name for item in made.interfaces] == ["bond0", "eth0", "net0"]
     assert [(str(ip.address), ip.interface) for ip in made.ips] == [("10.9.0.2/24", 1), ("10.1.0.2/24", 2)]
     assert made.routes == before.routes
@@ -361,9 +360,9 @@ def test_the_result_keeps_what_the_chain_made() -> None:
 def test_dns_of_the_config_replaces_the_ipams() -> None:
     lease = LEASE._replace(dns=DNS(nameservers=("10.1.0.53",)))
     asked = request(conf={"ipam": {"type": "static"}})
-    assert result(asked, parse(asked), lease, FACTS).dns == lease.dns
+    assert decide(asked, parse(asked), lease, FACTS).result.dns == lease.dns
     asked = request(conf={"ipam": {"type": "static"}, "dns": {"search": ["example.org"]}})
-    assert result(asked, parse(asked), lease, FACTS).dns == DNS(search=("example.org",))
+    assert decide(asked, parse(asked), lease, FACTS).result.dns == DNS(search=("example.org",))
 
 
 # ---------------------------------------------------------------------------------------- admission, removal
@@ -379,7 +378,7 @@ def test_a_taken_name_is_refused_before_anything_is_reserved() -> None:
 def test_del_needs_nothing_but_the_names() -> None:
     rest = (
         DelHostAccess("net1", ME.mark),
-        DelOwnedRules(ME),
+        DelOwnedRules(Owner(ME)),
         DelIptablesMasquerade(ME),
         DelIdleVlans(),
     )
@@ -412,7 +411,7 @@ def test_gc_keeps_what_is_valid() -> None:
     assert collect(asked, Facts()) == (
         DelStaleAttached("net1", frozenset({ME.tag})),
         DelStaleHostAccess("net1", frozenset({ME.mark})),
-        DelStaleRules("net1", frozenset({ME.tag})),
+        DelStaleRules("net1", "", frozenset({ME.tag})),
         DelStaleIptables("net1", (("c1", "net0"),)),
         DelIdleVlans(),
     )
@@ -424,9 +423,9 @@ def test_gc_keeps_what_is_valid() -> None:
 def test_status_tells_what_is_missing() -> None:
     asked = request("STATUS", conf={"vlan": 100})
     config = parse(asked)
-    assert asks(asked, config).makes == ("macvlan", "vlan")
+    assert asks(asked, config).unsupported_kinds == ("macvlan", "vlan")
     with pytest.raises(NotAvailable, match=r"no VLAN links \(802.1Q\)"):
-        status(asked, config, FACTS._replace(cannot_make=("vlan",)))
+        status(asked, config, FACTS._replace(unsupported_kinds=("vlan",)))
     with pytest.raises(NotAvailable, match="master eth0 does not exist"):
         status(asked, config, Facts())
     with pytest.raises(NotAvailable, match="has no nf_tables"):
@@ -440,12 +439,12 @@ def test_status_tells_what_is_missing() -> None:
 
 def test_status_names_the_holder_of_the_master() -> None:
     asked = request("STATUS")
-    facts = FACTS._replace(users={7: (LinkUser("passthru", "net: n, if: eth0, id: c9"),)})
+    facts = FACTS._replace(macvlan_users={7: (LinkUser("passthru", "net: n, if: eth0, id: c9"),)})
     with pytest.raises(NotAvailable, match="held in mode passthru by net: n, if: eth0, id: c9"):
         status(asked, parse(asked), facts)
     alone = request("STATUS", conf={"mode": "passthru"})
     with pytest.raises(NotAvailable, match="in use by c9, and mode passthru needs it alone"):
-        status(alone, parse(alone), FACTS._replace(users={7: (LinkUser("bridge", "c9"),)}))
+        status(alone, parse(alone), FACTS._replace(macvlan_users={7: (LinkUser("bridge", "c9"),)}))
 
 
 def test_the_ipam_type_is_asked_of_broken_configs_too() -> None:

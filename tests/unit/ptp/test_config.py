@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.contract.keys import AUTO
+from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.request import Request
 from cni_plugins.ptp.config import PtpConfig, parse
-from cni_plugins.spec.request import Request
 
 
 def parsed(cni_args: str = "", **keys: Any) -> PtpConfig:

@@ -7,20 +7,29 @@ import pytest
 
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken, NotAvailable
+from cni_plugins.ownership import Owner
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
 from cni_plugins.ptp.config import parse
 from cni_plugins.ptp.plugin import PLUGIN
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.addresses import AddRoute, AwaitAddresses, EnsureAddress, EnsureNeighbour
-from cni_plugins.steps.links import AddVeth, AwaitUp, DelLink, EnsureUp
-from cni_plugins.steps.rules import (
+from cni_plugins.steps.firewall import (
     DelIptablesMasquerade,
     DelOwnedRules,
     DelReferenceRules,
     EnsureIptablesMasquerade,
     EnsureMasquerade,
 )
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
+from cni_plugins.steps.ip import (
+    IF_PRESENT,
+    WANTED,
+    AddRoute,
+    AwaitAddresses,
+    EnableForwarding,
+    EnsureAddress,
+    EnsureSysctl,
+)
+from cni_plugins.steps.links import AddVeth, AwaitUp, DelLink, EnsureUp
+from cni_plugins.steps.neighbours import EnsureNeighbour
 
 V4, V6 = ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")
 IP4, IP6 = IPConfig(V4, ip_address("10.1.0.1")), IPConfig(V6, ip_address("fd00::1"))
@@ -45,12 +54,12 @@ def link(name: str, **more: Any) -> LinkFacts:
 
 def planned(lease: Result = LEASE, facts: Facts = NO_FACTS, **keys: Any) -> tuple[Any, ...]:
     asked = request(conf=keys)
-    return PLUGIN.plan_add(asked, parse(asked), lease, facts)
+    return PLUGIN.decide(asked, parse(asked), lease, facts).plan
 
 
 def answered(lease: Result = LEASE, facts: Facts = NO_FACTS, **keys: Any) -> Result:
     asked = request(conf=keys)
-    return PLUGIN.result(asked, parse(asked), lease, facts)
+    return PLUGIN.decide(asked, parse(asked), lease, facts).result
 
 
 def of(plan: tuple[Any, ...], kind: type) -> list[Any]:
@@ -68,7 +77,7 @@ def lines(plan: tuple[Any, ...]) -> list[str]:
     return [repr(step) for step in plan]
 
 
-def setting(where: Any, key: str, value: str, link: str = "eth0", **more: bool) -> EnsureSysctl:
+def setting(where: Any, key: str, value: str, link: str = "eth0", **more: Any) -> EnsureSysctl:
     return EnsureSysctl(where, ("ipv6", "conf", link, key), value, **more)
 
 
@@ -77,8 +86,8 @@ def test_the_exact_plan_of_a_plain_link() -> None:
     assert lines(planned(ipMasq=True)) == lines(
         (
             AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
-            setting("host", "accept_ra", "0", END, optional=True),
-            EnsureSysctl("host", ("ipv4", "conf", END, "forwarding"), "1", optional=True),
+            setting("host", "accept_ra", "0", END, need=IF_PRESENT),
+            EnsureSysctl("host", ("ipv4", "conf", END, "forwarding"), "1", IF_PRESENT),
             EnsureUp("host", END),
             EnsureAddress("host", END, single, skip_dad=True),
             EnsureAddress("sandbox", "eth0", V4, skip_dad=True, prefix_route=False),
@@ -87,7 +96,7 @@ def test_the_exact_plan_of_a_plain_link() -> None:
             AddRoute("sandbox", "eth0", ip_interface("10.1.0.0/24"), gateway, src=mine),
             AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), gateway),
             AddRoute("host", END, ip_interface("10.1.0.2/32"), scope=254, exclusive=True),
-            EnsureMasquerade(ME, (V4,), (), random_fully=False, link=END),
+            EnsureMasquerade(Owner(ME), (V4,), (), random_fully=False, link=END),
             AwaitUp(END),
             EnableForwarding((4,)),
         )
@@ -99,16 +108,16 @@ def test_the_exact_plan_of_a_routed_link() -> None:
     assert lines(planned(Result(ips=(IP6,)), routed=True)) == lines(
         (
             AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
-            setting("host", "accept_ra", "0", END, optional=True),
-            setting("host", "disable_ipv6", "0", END, optional=True),
-            setting("host", "accept_dad", "0", END, optional=True),
-            setting("host", "addr_gen_mode", "1", END, optional=True),
+            setting("host", "accept_ra", "0", END, need=IF_PRESENT),
+            setting("host", "disable_ipv6", "0", END, need=IF_PRESENT),
+            setting("host", "accept_dad", "0", END, need=IF_PRESENT),
+            setting("host", "addr_gen_mode", "1", END, need=IF_PRESENT),
             EnsureUp("host", END),
             EnsureAddress("host", END, ip_interface("fe80::1/64"), skip_dad=True, scope=253),
             setting("sandbox", "disable_ipv6", "0", "lo"),
             setting("sandbox", "disable_ipv6", "0"),
-            setting("sandbox", "keep_addr_on_down", "1"),
-            setting("sandbox", "accept_dad", "0", optional=True),
+            setting("sandbox", "keep_addr_on_down", "1", need=WANTED),
+            setting("sandbox", "accept_dad", "0", need=WANTED),
             EnsureAddress("sandbox", "eth0", single, skip_dad=True, prefix_route=False),
             EnsureUp("sandbox", "eth0"),
             EnsureNeighbour("sandbox", "eth0", ip_address("fe80::1"), ME.mac("host"), can_be_asked=True),
@@ -154,7 +163,7 @@ def test_an_address_without_a_subnet_needs_no_route_to_it() -> None:
 def test_duplicates_are_looked_for_before_the_address_becomes_a_source() -> None:
     plan = planned(DUAL, enabledad=True)
     assert plan.index(AwaitAddresses("sandbox", "eth0")) < plan.index(of(plan, AddRoute)[0])
-    assert setting("sandbox", "accept_dad", "0", optional=True) not in plan
+    assert setting("sandbox", "accept_dad", "0", need=WANTED) not in plan
     assert not any(step.skip_dad for step in of(plan, EnsureAddress) if step.where == "sandbox")
     assert not of(planned(LEASE, enabledad=True), AwaitAddresses)
 
@@ -265,7 +274,7 @@ def test_an_add_is_refused_before_addresses_are_reserved() -> None:
 
 def checked(recorded: Result, facts: Facts = NO_FACTS, **keys: Any) -> tuple[Any, ...]:
     asked = request("CHECK", conf=keys, prev_result=recorded)
-    return PLUGIN.plan_add(asked, parse(asked), recorded, facts)
+    return PLUGIN.decide(asked, parse(asked), recorded, facts).plan
 
 
 @pytest.mark.parametrize("keys", [{}, {"routed": True}, {"ipMasq": True}])
@@ -300,11 +309,13 @@ def test_check_of_an_attachment_the_reference_made_leaves_out_what_only_we_make(
 
 def deleted(facts: Facts = NO_FACTS, *recorded: str) -> tuple[Any, ...]:
     asked = request("DEL", prev_result=Result(interfaces=tuple(map(Interface, recorded))))
-    return PLUGIN.plan_del(asked, None, facts)
+    return PLUGIN.delete(asked, None, facts)
 
 
 def test_del_goes_by_our_names_alone() -> None:
-    assert lines(deleted()) == lines((DelLink("host", END), DelOwnedRules(ME), DelIptablesMasquerade(ME)))
+    assert lines(deleted()) == lines(
+        (DelLink("host", END), DelOwnedRules(Owner(ME)), DelIptablesMasquerade(ME))
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,9 +340,9 @@ def test_del_takes_what_the_reference_made(
 
 def test_gc_takes_stale_pairs() -> None:
     owned = (link(END, alias=ME.alias),)
-    assert DelLink("host", END) in PLUGIN.plan_gc(request("GC"), Facts(owned=owned))
+    assert DelLink("host", END) in PLUGIN.collect(request("GC"), Facts(owned=owned))
     valid = request("GC", valid_attachments=(("c1", "eth0"),))
-    assert DelLink("host", END) not in PLUGIN.plan_gc(valid, Facts(owned=owned))
+    assert DelLink("host", END) not in PLUGIN.collect(valid, Facts(owned=owned))
 
 
 # ---------------------------------------------------------------------------------------------- questions

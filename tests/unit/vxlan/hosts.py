@@ -5,9 +5,9 @@ from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from cni_plugins.contract.facts import Facts, LinkFacts
-from cni_plugins.spec.request import Request
+from cni_plugins.protocol.request import Request
 from cni_plugins.vxlan.config import Overlay, parse
-from cni_plugins.vxlan.site import Site, find
+from cni_plugins.vxlan.local_host import LocalHost, find
 
 PEERS: list[dict[str, Any]] = [
     {"node": f"h{n}", "vtep": f"10.99.0.{n}", "subnet": f"10.244.{n}.0/24"} for n in (1, 2, 3)
@@ -57,7 +57,7 @@ def facts(*links: LinkFacts, **more: Any) -> Facts:
     return Facts(addressed=links or (link("eth0", "10.99.0.1/24"),), has_sandbox=True, **more)
 
 
-def site(overlay: Overlay, last: int = 1) -> Site:
+def local_host(overlay: Overlay, last: int = 1) -> LocalHost:
     """Return the place of the host whose address ends so."""
     return find(overlay, facts(link("eth0", f"10.99.0.{last}/24")))
 

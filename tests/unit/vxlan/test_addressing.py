@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.ipam_hostlocal.allocate import candidates
 from cni_plugins.ipam_hostlocal.config import parse as parse_hostlocal
-from cni_plugins.spec.request import Request
-from cni_plugins.spec.result import IPConfig, Result, Route
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import IPConfig, Result, Route
 from cni_plugins.vxlan.addressing import (
     addresses_of,
     in_effect,
@@ -23,7 +23,7 @@ from cni_plugins.vxlan.addressing import (
     twin,
 )
 from cni_plugins.vxlan.config import Overlay
-from cni_plugins.vxlan.site import find
+from cni_plugins.vxlan.local_host import find
 from tests.unit.vxlan.hosts import (
     BARE,
     BLOCKS,
@@ -33,9 +33,9 @@ from tests.unit.vxlan.hosts import (
     STRETCHED,
     facts,
     link,
+    local_host,
     parsed,
     request,
-    site,
 )
 
 DUAL = {"network": ["10.244.0.0/16", "fd00::/16"], "peers": DUAL_PEERS}
@@ -50,12 +50,12 @@ V6_STRETCHED = {
 def asked(keys: dict[str, Any], last: int = 1) -> Request:
     """Return the request that the IPAM plugin of a host gets."""
     overlay = parsed(**keys)
-    return ipam_request(request(keys=keys), overlay, site(overlay, last))
+    return ipam_request(request(keys=keys), overlay, local_host(overlay, last))
 
 
 def offered(overlay: Overlay, last: int = 1) -> set[str]:
     """Return what host-local would give out for a host, by host-local's own reading."""
-    told = ipam_request(request(), overlay, site(overlay, last))
+    told = ipam_request(request(), overlay, local_host(overlay, last))
     sets = parse_hostlocal(told).sets
     return {str(item.interface(number).ip) for ranges in sets for item, number in candidates(ranges, None)}
 
@@ -106,7 +106,7 @@ def test_ranges_are_filled_in(keys: dict[str, Any], ranges: list[Any]) -> None:
 def test_the_rest_of_the_request_stays() -> None:
     given = request(keys={"runtimeConfig": {"ips": ["10.244.1.9"]}}, args="IP=10.244.1.9")
     overlay = parsed()
-    told = ipam_request(given, overlay, site(overlay))
+    told = ipam_request(given, overlay, local_host(overlay))
     assert told._replace(conf={}, stdin=b"") == given._replace(conf={}, stdin=b"")
     assert {key for key in told.conf if key != "ipam"} == {key for key in given.conf if key != "ipam"}
     assert told.conf["runtimeConfig"] == {"ips": ["10.244.1.9"]}
@@ -135,7 +135,7 @@ def test_empty_ranges_are_none() -> None:
 def test_other_ipam_plugins_are_told_nothing(kind: str) -> None:
     given = request(keys={"ipam": {"type": kind, "addresses": []}})
     overlay = parsed(ipam={"type": kind})
-    assert ipam_request(given, overlay, site(overlay)) is given
+    assert ipam_request(given, overlay, local_host(overlay)) is given
 
 
 def test_del_and_gc_need_no_ranges() -> None:
@@ -209,9 +209,9 @@ def stretched(draw: st.DrawFn) -> dict[str, Any]:
 def test_what_is_given_out_is_of_the_own_blocks_and_nobodys_address(keys: dict[str, Any]) -> None:
     overlay = parsed(**keys)
     subnet = overlay.config.within[0]
-    nodes = {last: node_address(overlay, site(overlay, last).own.blocks, subnet) for last in (1, 2)}
+    nodes = {last: node_address(overlay, local_host(overlay, last).own.blocks, subnet) for last in (1, 2)}
     for last in (1, 2):
-        own = site(overlay, last).own.blocks
+        own = local_host(overlay, last).own.blocks
         usable = {address for block in own for address in addresses_of(overlay, block)}
         node = nodes[last]
         never = {overlay.gateway(subnet), subnet.network_address, subnet.broadcast_address}
@@ -228,7 +228,7 @@ def test_what_is_given_out_is_of_the_own_blocks_and_nobodys_address(keys: dict[s
 @given(stretched())
 def test_a_host_that_has_addresses_has_one_itself(keys: dict[str, Any]) -> None:
     overlay = parsed(**keys)
-    blocks = site(overlay).own.blocks
+    blocks = local_host(overlay).own.blocks
     has_any = any(True for block in blocks for _ in addresses_of(overlay, block))
     assert (node_address(overlay, blocks, overlay.config.within[0]) is not None) == has_any
 
@@ -257,7 +257,9 @@ def test_twins_are_one_to_one_and_no_hosts_own(keys: dict[str, Any]) -> None:
     assert twin(overlay, overlay.gateway(subnet)) == overlay.gateway(others[0])
     containers = {twin(overlay, ip_address(text)) for text in map(str, subnet) if ip_address(text) in subnet}
     assert containers == set(all_of_them)
-    usable = (twin(overlay, a) for block in site(overlay).own.blocks for a in addresses_of(overlay, block))
+    usable = (
+        twin(overlay, a) for block in local_host(overlay).own.blocks for a in addresses_of(overlay, block)
+    )
     assert overlay.gateway(others[0]) not in set(usable)
 
 
@@ -269,7 +271,7 @@ def test_a_twin_has_none_itself() -> None:
 
 def test_the_hosts_own_address_in_each_family() -> None:
     overlay = parsed(**DUAL_STRETCHED)
-    nodes = [node_address(overlay, site(overlay, 2).own.blocks, net) for net in overlay.config.within]
+    nodes = [node_address(overlay, local_host(overlay, 2).own.blocks, net) for net in overlay.config.within]
     assert nodes == [ip_interface("192.168.100.16/24"), ip_interface("fd64::10/64")]
 
 
@@ -280,7 +282,7 @@ def test_networks_of_the_own_gateways() -> None:
         (DUAL_STRETCHED, ["192.168.100.0/24", "fd64::/64"]),
     ):
         overlay = parsed(**keys)
-        assert [str(network) for network in own_networks(overlay, site(overlay))] == expected
+        assert [str(network) for network in own_networks(overlay, local_host(overlay))] == expected
 
 
 # ---------------------------------------------------------------------------------------- what IPAM answers
@@ -292,7 +294,7 @@ def leased(*addresses: str, routes: tuple[Route, ...] = ()) -> Result:
 
 def effect(keys: dict[str, Any], *addresses: str, **more: Any) -> Result:
     overlay = parsed(**keys)
-    return in_effect(overlay, site(overlay), leased(*addresses, **more))
+    return in_effect(overlay, local_host(overlay), leased(*addresses, **more))
 
 
 def shown(result: Result) -> list[tuple[str, str]]:
@@ -315,17 +317,17 @@ def with_gateway(gateway: str) -> Result:
 def test_a_gateway_that_is_not_the_overlays_is_refused() -> None:
     """What the IPAM plugin names would be nobody, or a container."""
     overlay = parsed(ipam={"type": "static"})
-    told = in_effect(overlay, site(overlay), with_gateway("10.244.1.1"))
+    told = in_effect(overlay, local_host(overlay), with_gateway("10.244.1.1"))
     assert shown(told) == [("10.244.1.5/24", "10.244.1.1")]
     message = "gateway 10.244.1.9 of address 10.244.1.5 is not the overlay's, 10.244.1.1"
     with pytest.raises(InvalidNetworkConfig, match=message):
-        in_effect(overlay, site(overlay), with_gateway("10.244.1.9"))
+        in_effect(overlay, local_host(overlay), with_gateway("10.244.1.9"))
 
 
 def test_a_gateway_that_host_local_made_up_is_replaced() -> None:
     """It does for ranges that name none, and their first address need not be the overlay's gateway."""
     overlay = parsed()
-    told = in_effect(overlay, site(overlay), with_gateway("10.244.1.129"))
+    told = in_effect(overlay, local_host(overlay), with_gateway("10.244.1.129"))
     assert shown(told) == [("10.244.1.5/24", "10.244.1.1")]
 
 
@@ -341,7 +343,7 @@ def test_what_is_in_effect_stays_so(keys: dict[str, Any]) -> None:
     lease = {"": "10.244.1.5/24", "l2": "192.168.100.5/24"}[keys.get("mode", "")]
     once = effect(keys, lease)
     overlay = parsed(**keys)
-    assert in_effect(overlay, site(overlay), once) == once
+    assert in_effect(overlay, local_host(overlay), once) == once
 
 
 def test_default_routes_are_added_where_there_are_none() -> None:
@@ -401,7 +403,7 @@ def test_where_hosts_learn_any_address_of_the_subnet_will_do() -> None:
 
 def test_a_group_needs_no_record_of_a_host() -> None:
     overlay = parsed(backend=GROUP, underlay={"interface": "eth0"})
-    lease = in_effect(overlay, site(overlay), leased("10.244.1.5/24"))
+    lease = in_effect(overlay, local_host(overlay), leased("10.244.1.5/24"))
     assert shown(lease) == [("10.244.1.5/24", "10.244.1.1")]
 
 
@@ -410,10 +412,10 @@ def test_a_group_needs_no_record_of_a_host() -> None:
 def test_only_addresses_of_the_own_block_are_taken(last: int) -> None:
     address = f"192.168.100.{last}"
     overlay = parsed(**STRETCHED)
-    own = site(overlay).own.blocks
+    own = local_host(overlay).own.blocks
     usable = {a for block in own for a in addresses_of(overlay, block)} - {IPv4Address("192.168.100.2")}
     try:
-        in_effect(overlay, site(overlay), leased(f"{address}/24"))
+        in_effect(overlay, local_host(overlay), leased(f"{address}/24"))
     except InvalidNetworkConfig:
         assert ip_address(address) not in usable
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import CniError, InvalidNetworkConfig, IoFailed
-from cni_plugins.vxlan.backends.choice import backend
+from cni_plugins.vxlan.backends.registry import backend
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import MOST_PEERS, Extent
 from tests.unit.vxlan.hosts import BARE, BLOCKS, PEERS

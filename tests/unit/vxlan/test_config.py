@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.contract.keys import AUTO
+from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.vxlan.config import parse
 from cni_plugins.vxlan.identity import default_vni

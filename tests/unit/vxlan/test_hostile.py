@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cni_plugins.contract.facts import Way
+from cni_plugins.contract.facts import NextHop
 from cni_plugins.errors import CniError
-from cni_plugins.spec.result import IPConfig, Result
+from cni_plugins.protocol.result import IPConfig, Result
 from cni_plugins.vxlan.config import parse
-from cni_plugins.vxlan.membership import membership, require_no_clash
-from cni_plugins.vxlan.plan import add, result
+from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
+from cni_plugins.vxlan.local_host import find
+from cni_plugins.vxlan.plan import decide
 from cni_plugins.vxlan.plugin import PLUGIN
-from cni_plugins.vxlan.site import find
 from tests.unit.vxlan.hosts import BARE, BLOCKS, DUAL_PEERS, addresses, conf, facts, link, request
 
 # Each on the edge of what some key takes.
@@ -77,7 +77,7 @@ BASES = [
     conf(backend={"type": "multicast", "group": "239.7.7.7", "subnet": "10.244.1.0/24"}),
 ]
 HERE = link("eth0", "10.99.0.1/24", "fd99::1/64")
-WAYS = {peer: Way("eth0", None, None) for peer in addresses(*BARE)}
+WAYS = {peer: NextHop("eth0", None, None) for peer in addresses(*BARE)}
 LEASED = ["10.244.1.5/24", "10.244.1.5/0", "192.168.100.5/24", "192.168.100.255/24", "fd64::5/128", "::/0"]
 LEASES = st.lists(st.sampled_from(LEASED), max_size=2).map(
     lambda texts: Result(ips=tuple(IPConfig(ip_interface(text)) for text in texts))
@@ -88,15 +88,14 @@ def carried_through(given_conf: dict[str, Any], lease: Result) -> None:
     """Ask everything of the plugin that ADD does, up to the kernel's part."""
     asked = request(conf=given_conf)
     overlay = parse(asked)
-    there = facts(HERE, default_route=HERE, ways=WAYS)
+    there = facts(HERE, default_route=HERE, routes_to=WAYS)
     PLUGIN.asks(asked, overlay)
     find(overlay, there)
     require_no_clash(overlay, there)
     told = PLUGIN.ipam_request(asked, overlay, there)
     assert json.loads(told.stdin or b"{}") is not None
-    membership(overlay, there)
-    add(asked, overlay, lease, there)
-    result(asked, overlay, lease, there)
+    host_plan(overlay, there)
+    decide(asked, overlay, lease, there)
 
 
 @pytest.mark.timeout(60)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugins.spec.ifnames import ifname_fault
-from cni_plugins.spec.macs import parse_mac
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.macs import parse_mac
 from cni_plugins.vxlan.identity import (
     LARGEST_VNI,
     ContainerMacs,

@@ -7,12 +7,12 @@ import pytest
 
 from cni_plugins.contract.facts import Facts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken
-from cni_plugins.spec.attachment import network_tag
-from cni_plugins.spec.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.addresses import AddRoute, EnsureAddress
+from cni_plugins.ownership import OVERLAY_ALIAS, Owner, network_tag
+from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
+from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules, EnsureMasquerade
+from cni_plugins.steps.ip import IF_PRESENT, WANTED, AddRoute, EnableForwarding, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import AddVeth, Announce, AttachPort, AwaitUp, DelLink, EnsureUp
-from cni_plugins.steps.overlays import (
-    OVERLAY_ALIAS,
+from cni_plugins.steps.overlay import (
     AttachVxlan,
     DelIdleOverlay,
     DelProxied,
@@ -22,14 +22,11 @@ from cni_plugins.steps.overlays import (
     EnsureProxied,
     EnsureVxlan,
 )
-from cni_plugins.steps.plan import is_shared
-from cni_plugins.steps.rules import DelIptablesMasquerade, DelOwnedRules, EnsureMasquerade
-from cni_plugins.steps.settings import EnableForwarding, EnsureSysctl
 from cni_plugins.vxlan.config import parse
+from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
 from cni_plugins.vxlan.identity import ContainerMacs
-from cni_plugins.vxlan.membership import membership, require_no_clash
-from cni_plugins.vxlan.picture import picture
-from cni_plugins.vxlan.plan import add, admit, collect, delete, result
+from cni_plugins.vxlan.peer_entries import peer_entries
+from cni_plugins.vxlan.plan import admit, collect, decide, delete
 from tests.unit.vxlan.hosts import (
     BARE,
     BLOCKS,
@@ -39,9 +36,9 @@ from tests.unit.vxlan.hosts import (
     STRETCHED,
     facts,
     link,
+    local_host,
     parsed,
     request,
-    site,
 )
 
 DUAL = {"network": ["10.244.0.0/16", "fd00::/16"], "peers": DUAL_PEERS}
@@ -62,7 +59,7 @@ IN_BLOCK = leased("192.168.100.3/24")
 
 def planned(lease: Result = ROUTED, there: Facts | None = None, **keys: Any) -> tuple[Any, ...]:
     asked = request(keys=keys)
-    return add(asked, parse(asked), lease, there or facts())
+    return decide(asked, parse(asked), lease, there or facts()).plan
 
 
 def of(plan: tuple[Any, ...], kind: type) -> list[Any]:
@@ -80,28 +77,28 @@ def test_the_exact_plan_of_a_routed_network() -> None:
     assert planned(lease) == (
         EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), inside=inside),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
-        EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureAddress("host", "vx25", ip_interface("10.244.1.0/32"), skip_dad=True),
         EnsureUp("host", "vx25"),
         EnsureOverlayBridge("vxbr25", "net1", node_mac("10.99.0.1"), 1450),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", optional=True),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("10.244.1.1/24"), skip_dad=True),
         EnsureUp("host", "vxbr25"),
-        picture(overlay, site(overlay), {}),
+        peer_entries(overlay, local_host(overlay), {}),
         AddVeth("eth0", ME.mac("sandbox"), 1450, ME.host_end, ME.mac("host"), ME.alias),
-        EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", optional=True),
-        EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", optional=True),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
+        EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
         EnsureAddress("sandbox", "eth0", ip_interface("10.244.1.2/24")),
         EnsureUp("sandbox", "eth0"),
         AddRoute("sandbox", "eth0", ip_interface("192.0.2.0/24"), ip_address("10.244.1.1")),
         AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("10.244.1.1")),
         AwaitUp(ME.host_end),
         Announce("sandbox", "eth0"),
-        EnsureSysctl("host", ("ipv4", "ip_forward_use_pmtu"), "1", optional=True),
+        EnsureSysctl("host", ("ipv4", "ip_forward_use_pmtu"), "1", IF_PRESENT),
         EnableForwarding((4,)),
     )
 
@@ -115,40 +112,40 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
     assert plan == (
         EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3)),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
-        EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureUp("host", "vx25"),
         EnsureOverlayBridge("vxbr25", "net1", node, 1450),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", optional=True),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.2/24"), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.1/32"), skip_dad=True),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "disable_ipv6"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "disable_ipv6"), "0", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("fd64::2/64"), skip_dad=True),
-        EnsureAddress("host", "vxbr25", ip_interface("fd64::1/128"), skip_dad=True, spared=True),
+        EnsureAddress("host", "vxbr25", ip_interface("fd64::1/128"), skip_dad=True, deprecated=True),
         EnsureUp("host", "vxbr25"),
         AttachVxlan("vx25", "vxbr25", programmed=True),
-        picture(overlay, site(overlay), {}),
+        peer_entries(overlay, local_host(overlay), {}),
         AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host"), ME.alias),
-        EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", optional=True),
+        EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "disable_ipv6"), "0"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "keep_addr_on_down"), "1"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", optional=True),
-        EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1"),
-        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", optional=True),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "keep_addr_on_down"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
+        EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
+        EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
         EnsureAddress("sandbox", "eth0", ip_interface("192.168.100.3/24")),
         EnsureAddress("sandbox", "eth0", ip_interface("fd64::3/64")),
         EnsureUp("sandbox", "eth0"),
         AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("192.168.100.1")),
         AddRoute("sandbox", "eth0", ip_interface("::/0"), ip_address("fd64::1")),
         EnsureMasquerade(
-            ME,
+            Owner(ME),
             (ip_interface("192.168.100.3/24"), ip_interface("fd64::3/64")),
             (ip_network("192.168.100.0/24"), ip_network("fd64::/64")),
             random_fully=False,
             link=ME.host_end,
-            spared_port=4789,
+            reserved_port=4789,
         ),
         AwaitUp(ME.host_end),
         Announce("sandbox", "eth0"),
@@ -166,24 +163,24 @@ def test_ipv6_is_switched_on_before_a_link_of_the_host_has_such_addresses() -> N
     plan = planned(BOTH, **DUAL)
     for step in of(plan, EnsureAddress):
         if step.where == "host" and step.address.version == 6:
-            switch = EnsureSysctl("host", ("ipv6", "conf", step.link, "disable_ipv6"), "0", optional=True)
+            switch = EnsureSysctl("host", ("ipv6", "conf", step.link, "disable_ipv6"), "0", IF_PRESENT)
             assert switch in plan[: plan.index(step)], step
 
 
 def test_membership_is_the_part_of_no_container() -> None:
     for keys, lease in ((DUAL, BOTH), (ASKING, BOTH), (DUAL_STRETCHED, IN_BLOCK), (MULTICAST, ROUTED)):
         overlay = parsed(**keys)
-        alone = membership(overlay, facts())
+        alone = host_plan(overlay, facts())
         plan = planned(lease, **keys, ipMasq=True)
         assert [step for step in plan if step in alone] == list(alone)
-        rest = [step for step in plan if step not in alone and is_shared(step)]
-        assert rest == [EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", optional=True)]
+        rest = [step for step in plan if step not in alone and step.is_shared]
+        assert rest == [EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT)]
 
 
 def test_the_second_containers_plan_has_the_same_membership() -> None:
     other = request(container_id="c2")
-    one, two = planned(), add(other, parse(other), leased("10.244.1.3/24"), facts())
-    alone = membership(parsed(), facts())
+    one, two = planned(), decide(other, parse(other), leased("10.244.1.3/24"), facts()).plan
+    alone = host_plan(parsed(), facts())
     assert [step for step in one if step in alone] == [step for step in two if step in alone]
 
 
@@ -249,25 +246,25 @@ def test_where_containers_send_from(keys: dict[str, Any], inside: list[str]) -> 
 
 
 def ways() -> Any:
-    from cni_plugins.contract.facts import Way
+    from cni_plugins.contract.facts import NextHop
 
-    return {peer: Way("eth0", None, H1) for peer in (H2, H3)}
+    return {peer: NextHop("eth0", None, H1) for peer in (H2, H3)}
 
 
 def test_without_encapsulation_there_is_no_vxlan_link() -> None:
-    plan = planned(there=facts(ways=ways()), directRouting="always", ipMasq=True)
+    plan = planned(there=facts(routes_to=ways()), directRouting="always", ipMasq=True)
     assert not of(plan, EnsureVxlan)
     (rules,) = of(plan, EnsureOverlayRules)
     assert (rules.vxlan, rules.sources, rules.in_clear) == ("", None, (ip_network("10.244.0.0/16"),))
     (masquerade,) = of(plan, EnsureMasquerade)
-    assert masquerade.spared_port == 4789
+    assert masquerade.reserved_port == 4789
     assert {route.link for route in of(plan, EnsurePeers)[0].routes} == {"eth0", ""}
     assert of(plan, AddVeth)[0].mtu == 1500
     assert not [step for step in of(plan, EnsureSysctl) if "ip_forward_use_pmtu" in step.key]
 
 
 def test_what_may_arrive_in_the_clear() -> None:
-    plan = planned(there=facts(ways=ways()), directRouting="same-subnet")
+    plan = planned(there=facts(routes_to=ways()), directRouting="same-subnet")
     assert of(plan, EnsureOverlayRules)[0].in_clear == (ip_network("10.244.0.0/16"),)
     assert of(planned(), EnsureOverlayRules)[0].in_clear == ()
 
@@ -305,7 +302,7 @@ def test_hosts_that_are_asked_answer_for_their_containers() -> None:
 def test_masquerading_spares_the_network_and_the_port(wish: Any, addresses: list[str]) -> None:
     steps = of(planned(BOTH, **DUAL, ipMasq=wish, port=8472), EnsureMasquerade)
     assert [str(address) for step in steps for address in step.addresses] == addresses
-    assert all(step.spared_port == 8472 for step in steps)
+    assert all(step.reserved_port == 8472 for step in steps)
     assert all(set(step.exclude) == {ip_network("10.244.0.0/16"), ip_network("fd00::/16")} for step in steps)
 
 
@@ -320,7 +317,7 @@ def test_masquerading_keeps_the_exclusions_of_the_config() -> None:
 
 def answered(lease: Result, **keys: Any) -> Result:
     asked = request(keys=keys)
-    return result(asked, parse(asked), lease, facts())
+    return decide(asked, parse(asked), lease, facts()).result
 
 
 def test_the_exact_result() -> None:
@@ -373,13 +370,13 @@ def test_check_compares_the_very_steps_of_add(lease: Result, keys: dict[str, Any
     made = answered(lease, **keys, ipMasq=True)
     asked = request("CHECK", keys={**keys, "ipMasq": True}, prev_result=made)
     again = made._replace(interfaces=())
-    assert add(asked, parse(asked), again, facts()) == planned(lease, **keys, ipMasq=True)
+    assert decide(asked, parse(asked), again, facts()).plan == planned(lease, **keys, ipMasq=True)
 
 
 def test_check_needs_what_add_answered() -> None:
     asked = request("CHECK")
     with pytest.raises(InvalidNetworkConfig, match="required prevResult missing"):
-        add(asked, parse(asked), Result(), facts())
+        decide(asked, parse(asked), Result(), facts())
 
 
 # ---------------------------------------------------------------------------------------------- admission
@@ -438,7 +435,7 @@ def test_del_needs_no_config() -> None:
     asked = request("DEL")
     assert delete(asked, None, Facts()) == (
         DelLink("host", ME.host_end),
-        DelOwnedRules(ME),
+        DelOwnedRules(Owner(ME)),
         DelIptablesMasquerade(ME),
         DelIdleOverlay("net1"),
     )

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.contract.facts import Asks, Way
+from cni_plugins.contract.facts import Asks, NextHop
 from cni_plugins.engine import registry
 from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
-from cni_plugins.spec.attachment import network_tag
-from cni_plugins.steps.overlays import OVERLAY_ALIAS
+from cni_plugins.ownership import OVERLAY_ALIAS, network_tag
 from cni_plugins.vxlan.config import parse
 from cni_plugins.vxlan.plugin import PLUGIN, asks, status
 from tests.unit.vxlan.hosts import BARE, GROUP, STRETCHED, facts, link, parsed, request
@@ -17,7 +16,7 @@ from tests.unit.vxlan.hosts import BARE, GROUP, STRETCHED, facts, link, parsed, 
 UNDERLAY = link("eth0", "10.99.0.1/24")
 ALIAS = f"{OVERLAY_ALIAS}{network_tag('net1')} net: net1"
 H1, H2, H3 = map(ip_address, BARE)
-NEAR = {peer: Way("eth0", None, H1) for peer in (H2, H3)}
+NEAR = {peer: NextHop("eth0", None, H1) for peer in (H2, H3)}
 
 
 def asked(command: str, **keys: Any) -> Asks:
@@ -37,10 +36,10 @@ def test_add_asks_for_its_names_and_its_place() -> None:
 
 
 def test_ways_are_asked_for_where_they_matter() -> None:
-    assert asked("ADD", directRouting="same-subnet").ways == (H1, H2, H3)
+    assert asked("ADD", directRouting="same-subnet").routes_to == (H1, H2, H3)
     far = ip_address("192.0.2.9")
-    assert asked("ADD", underlay={"canReach": "192.0.2.9"}).ways == (far,)
-    assert asked("CHECK", directRouting="always", underlay={"canReach": "192.0.2.9"}).ways == (
+    assert asked("ADD", underlay={"canReach": "192.0.2.9"}).routes_to == (far,)
+    assert asked("CHECK", directRouting="always", underlay={"canReach": "192.0.2.9"}).routes_to == (
         H1,
         H2,
         H3,
@@ -64,14 +63,14 @@ def test_status_asks_what_could_be_in_the_way() -> None:
     expected = Asks(
         host=("vx25", "vxbr25"),
         kinds=("vxlan",),
-        makes=("vxlan",),
+        unsupported_kinds=("vxlan",),
         addressed=True,
         udp_port=4789,
         nf_tables=True,
     )
     assert asked("STATUS") == expected
     told = asked("STATUS", directRouting="always")
-    assert (told.host, told.makes, told.udp_port) == (("vxbr25",), (), 0)
+    assert (told.host, told.unsupported_kinds, told.udp_port) == (("vxbr25",), (), 0)
 
 
 # ------------------------------------------------------------------------------------------------- STATUS
@@ -93,12 +92,12 @@ def test_a_host_that_is_ready() -> None:
     other_port = link("x", kind="vxlan", vxlan=(77, 8472))
     other_vni = link("y", kind="vxlan", vxlan=(78, 4789))
     status(request("STATUS"), parsed(), there(of_kinds=(same, other_port, other_vni)))
-    status(request("STATUS"), parsed(directRouting="always"), there(ways=NEAR, udp_port_taken=False))
+    status(request("STATUS"), parsed(directRouting="always"), there(routes_to=NEAR, udp_port_taken=False))
 
 
 NOT_READY: list[tuple[dict[str, Any], Any, str]] = [
     ({}, there(nf_tables=False), "this kernel has no nf_tables"),
-    ({}, there(cannot_make=("vxlan",)), "this kernel has no VXLAN links"),
+    ({}, there(unsupported_kinds=("vxlan",)), "this kernel has no VXLAN links"),
     (
         {},
         facts(link("eth0", "10.98.0.1/24")),
@@ -108,7 +107,7 @@ NOT_READY: list[tuple[dict[str, Any], Any, str]] = [
     ({"mtu": 1500}, there(), "invalid MTU 1500: eth0 leaves 1450"),
     ({}, there(link("docker0", "10.244.9.1/24")), "link docker0 has 10.244.9.1/24"),
     ({}, there(link("vxbr25", "10.244.9.1/24", alias=ALIAS)), "link vxbr25 has 10.244.9.1/24"),
-    ({"directRouting": "always"}, there(ways={H2: NEAR[H2]}), "peer h3 (10.99.0.3) is not reachable"),
+    ({"directRouting": "always"}, there(routes_to={H2: NEAR[H2]}), "peer h3 (10.99.0.3) is not reachable"),
     ({}, there(udp_port_taken=True), "UDP port 4789 is in use by another socket"),
     (
         {},

@@ -1,0 +1,178 @@
+"""The process that counts what workers report, and serves it to Prometheus.
+
+Requests are counted as they are reported; workers and leases are looked at when somebody asks. Names come
+from outside, so there is a bound to how many different ones become labels. The library's own collectors of
+process and platform are left out: they would describe this process, and people would take it for the agent.
+"""
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cni_plugins.agent.build import BUILD
+from cni_plugins.agent.metrics.address import MetricsAddress
+from cni_plugins.agent.metrics.channel import LONGEST, Channel, RequestReport
+from cni_plugins.agent.metrics.http import MetricsServer
+from cni_plugins.agent.scoreboard import Scoreboard
+from cni_plugins.engine.registry import NAMES
+from cni_plugins.errors import CniError
+from cni_plugins.ipam_hostlocal.config import HostLocal
+from cni_plugins.ipam_hostlocal.config import parse as parse_pool
+from cni_plugins.ipam_hostlocal.usage import usage
+from cni_plugins.protocol import request as requests
+
+OTHER = "other"
+_COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
+_NETWORKS = 1000
+_CODES = 100
+_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_AT_ONCE = 256  # reports, between two looks at the lifeline
+_ANY_DEL = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "any", "CNI_IFNAME": "any", "CNI_PATH": "/"}
+
+
+def run(channel: Channel, address: MetricsAddress, table: Scoreboard, lifeline: int) -> None:
+    """Count and serve until the lifeline's end of file."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to act upon
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # would have the library count in files
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no annotations
+    registry = CollectorRegistry()
+    counts = Counts(registry)
+    registry.register(Looks(table, counts))
+    site = MetricsServer(address, registry)
+    # Scrapers may be slow, so they have threads of their own; this one keeps room for reports.
+    threading.Thread(target=site.serve, daemon=True).start()
+    events = select.poll()
+    events.register(channel, select.POLLIN)
+    events.register(lifeline, 0)
+    while lifeline not in (ready for ready, _ in events.poll()):
+        for _ in range(_AT_ONCE):
+            report = channel.receive()
+            if report is None:
+                break
+            counts.add(report)
+    site.close()
+
+
+class Names:
+    """Texts from outside as label values: only so many different ones, and none that is long or not text."""
+
+    def __init__(self, most: int, known: Iterable[str] = ()) -> None:
+        self._most = most
+        self._known = {OTHER, *known}
+
+    def label(self, name: str) -> str:
+        """Return the name, or OTHER for one too many."""
+        if name in self._known:
+            return name
+        if len(self._known) > self._most or len(name) > LONGEST or not name.isprintable():
+            return OTHER
+        self._known.add(name)
+        return name
+
+
+class Counts:
+    """What has been reported."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.pools: dict[str, HostLocal] = {}
+        self._plugins, self._commands = Names(0, NAMES), Names(0, _COMMANDS)
+        self._networks, self._codes = Names(_NETWORKS), Names(_CODES)
+        call = ("plugin", "command")
+        self._requests = Counter(
+            "cni_requests_total",
+            "Requests that the agent answered.",
+            (*call, "network"),
+            registry=registry,
+        )
+        self._failures = Counter(
+            "cni_request_failures_total",
+            "Requests answered with an error, by its CNI code.",
+            (*call, "network", "code"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "cni_request_duration_seconds",
+            "Time from a request's arrival to its answer.",
+            call,
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._lost = Counter(
+            "cni_agent_reports_lost_total",
+            "Requests missing in these counts, as their reports found no room.",
+            registry=registry,
+        )
+
+    def add(self, report: RequestReport) -> None:
+        call = (self._plugins.label(report.plugin), self._commands.label(report.command))
+        network = self._networks.label(report.network)
+        self._requests.labels(*call, network).inc()
+        self._seconds.labels(*call).observe(report.seconds)
+        if report.code:
+            self._failures.labels(*call, network, self._codes.label(str(report.code))).inc()
+        self._lost.inc(report.lost)
+        if report.pool:
+            self._remember(report.pool.encode())
+
+    def _remember(self, text: bytes) -> None:
+        """Keep the newest pool of a network, if it is one that host-local would take."""
+        with suppress(CniError):
+            # The command that asks least of a config; the rest of it was taken out.
+            request = requests.parse(_ANY_DEL, lambda limit: text[:limit])
+            if self._networks.label(request.network) == request.network != OTHER:
+                self.pools[request.network] = parse_pool(request)
+
+
+class Looks(Collector):
+    """What is looked at when somebody asks: the workers' shared table, and lease directories."""
+
+    def __init__(self, table: Scoreboard, counts: Counts) -> None:
+        self._table = table
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._agent()
+        yield from self._leases()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: nobody else registers these names, and looking costs."""
+        return ()
+
+    def _agent(self) -> Iterable[Metric]:
+        slots = self._table.slots
+        yield InfoMetricFamily("cni_agent_build", "What is running.", value={"build": BUILD})
+        yield GaugeMetricFamily(
+            "cni_agent_start_time_seconds", "Unix time of the agent's start.", self._table.started
+        )
+        yield GaugeMetricFamily("cni_agent_workers", "Processes that serve requests.", len(slots))
+        busy = sum(slot.busy_since > 0 for slot in slots)
+        yield GaugeMetricFamily("cni_agent_workers_busy", "Workers with a request under way.", busy)
+        replaced = sum(slot.page()["recycled"] for slot in slots)
+        yield CounterMetricFamily(
+            "cni_agent_workers_replaced", "Workers that ended, by plan or not.", replaced
+        )
+        refusals = CounterMetricFamily(
+            "cni_agent_refusals", "Calls left to their executables, by reason.", labels=["reason"]
+        )
+        for reason, count in self._table.refusals().items():
+            refusals.add_metric([reason], count)
+        yield refusals
+
+    def _leases(self) -> Iterable[Metric]:
+        used = GaugeMetricFamily("cni_leases_used", "Leased addresses of a network.", labels=["network"])
+        free = GaugeMetricFamily("cni_leases_free", "Addresses a network has left.", labels=["network"])
+        for network, pool in self._counts.pools.copy().items():
+            with suppress(OSError):  # no figure is better than a wrong one
+                found = usage(pool, network)
+                used.add_metric([network], found.used)
+                free.add_metric([network], found.free)
+        yield used
+        yield free

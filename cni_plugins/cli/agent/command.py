@@ -1,0 +1,98 @@
+"""`cnictl agent`: run the resident agent, or ask it how it is."""
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from cni_plugins.cli.failure import Failed
+
+# Help is explicit: freezing strips docstrings.
+app = typer.Typer(
+    help="Run the agent in the foreground: resident workers answer calls of the plugins without start-up."
+)
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, help="Processes that serve. Default: one per processor, at least 2."),
+]
+Socket = Annotated[
+    str | None,
+    typer.Option(help="Where callers find it. Default: /run/cni-plugins/agent.sock."),
+]
+RecycleAfter = Annotated[
+    int | None,
+    typer.Option(min=1, help="Requests after which a worker is replaced. Default: 10000."),
+]
+RequestTimeout = Annotated[
+    float | None,
+    typer.Option(min=1.0, help="Seconds after which a worker is taken to hang. Default: 120."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="unix:PATH|127.0.0.1:PORT", help="Where Prometheus may read. Default: nowhere."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def agent(
+    context: typer.Context,
+    *,
+    workers: Workers = None,
+    socket: Socket = None,
+    recycle_after: RecycleAfter = None,
+    request_timeout: RequestTimeout = None,
+    metrics: Metrics = None,
+) -> None:
+    given = {
+        "workers": workers,
+        "socket": socket,
+        "recycle_after": recycle_after,
+        "request_timeout": request_timeout,
+        "metrics": metrics,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if context.invoked_subcommand:
+        context.obj = given.pop("socket", None)
+        if given:
+            raise typer.BadParameter("an option of the agent itself, which this command does not start")
+        return
+    from cni_plugins.agent.listener import Unusable
+    from cni_plugins.agent.metrics.address import parse
+    from cni_plugins.agent.serve import Options, default_workers
+    from cni_plugins.cli.agent.process import become, require_called
+
+    require_called()
+    options = Options(**{"workers": default_workers(), **given})  # type: ignore[arg-type]
+    if not options.socket.startswith("/"):
+        raise typer.BadParameter("must be an absolute path", param_hint="--socket")
+    try:
+        if options.metrics:
+            parse(options.metrics)
+    except Unusable as err:
+        raise typer.BadParameter(str(err)) from err
+    become(options)
+
+
+@app.command(help="Show the running agent: its workers, calls served and refused, and the latest errors.")
+def status(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    socket: Annotated[str | None, typer.Option(help="Where it listens.")] = None,
+) -> None:
+    from cni_plugins.agent.serve import SOCKET
+    from cni_plugins.agent.status import NoAgent, ask
+
+    path = socket or context.obj or os.environ.get("CNI_PLUGINS_AGENT") or SOCKET
+    try:
+        page = ask(path)
+    except NoAgent as none:
+        raise Failed(str(none)) from none
+    if as_json:
+        typer.echo(json.dumps(page, indent=2))
+        return
+    from cni_plugins.cli.agent.text import lines
+
+    typer.echo("\n".join(lines(page)))

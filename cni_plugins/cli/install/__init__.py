@@ -1,0 +1,1 @@
+"""`cnictl install` and `cnictl uninstall`."""

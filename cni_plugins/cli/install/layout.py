@@ -1,0 +1,124 @@
+"""What an install consists of, and where each part of it goes. Looks at nothing but the source."""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.install.replace import Batch
+from cni_plugins.engine.registry import NAMES
+
+AGENT_UNITS = ("cni-plugins-agent.socket", "cni-plugins-agent.service")
+# There to be enabled by who has overlay networks whose peers change.
+SYNC_UNITS = ("cni-overlay-sync.timer", "cni-overlay-sync.service")
+UNITS = (*AGENT_UNITS, *SYNC_UNITS)
+# No runtime loads a file of this suffix: an active one would change the network of a node in use.
+EXAMPLE = "10-containers.conflist.example"
+_UNIT_PREFIXES = ("/usr", "/usr/local")
+_WRITTEN_FOR = b"/usr/local/bin/cnictl"
+_MARK = re.compile(rb"@build-id:([0-9a-f]{16})")
+_MARK_WITHIN = 1 << 20  # bytes; the bootloader comes first in a program
+
+
+class Places(NamedTuple):
+    """Where an install goes, as given."""
+
+    destdir: str
+    prefix: str
+    bin_dir: str
+
+    @property
+    def plugins(self) -> Path:
+        return self._at(self.bin_dir)
+
+    @property
+    def programs(self) -> Path:
+        return self._at(f"{self.prefix}/bin")
+
+    @property
+    def units(self) -> Path:
+        """Below the prefix if systemd looks there: /etc is for `systemctl edit` and `mask`."""
+        root = self.prefix.rstrip("/")
+        return self._at(f"{root}/lib/systemd/system" if root in _UNIT_PREFIXES else "/etc/systemd/system")
+
+    @property
+    def configs(self) -> Path:
+        return self._at("/etc/cni/net.d")
+
+    @property
+    def notes(self) -> Path:
+        return self._at(f"{self.prefix}/share/cni-plugins")
+
+    @property
+    def record(self) -> Path:
+        return self.notes / "installed.json"
+
+    def directories(self) -> tuple[Path, ...]:
+        return self.plugins, self.programs, self.units, self.configs, self.notes
+
+    def on_node(self, path: Path) -> str:
+        """Return the path as it is on the node that destdir is an image of."""
+        return str(Path("/") / path.relative_to(self.destdir or "/"))
+
+    def _at(self, path: str) -> Path:
+        return Path(self.destdir or "/", path.lstrip("/"))
+
+    def names(self) -> tuple[Path, ...]:
+        """Return every name that an install puts something under."""
+        return (
+            *(self.plugins / name for name in NAMES),
+            self.programs / "cnictl",
+            *(self.units / name for name in UNITS),
+            self.configs / EXAMPLE,
+        )
+
+
+def batches(places: Places, source: Path) -> tuple[Batch, ...]:
+    """Return all that is to be put in place.
+
+    :raises Failed: when the programs of the source are missing, or not of one build
+    """
+    plugins = {path.stat().st_ino: path for path in (_program(source / name) for name in NAMES)}
+    program, *others = plugins.values()
+    if any(digest(other) != digest(program) for other in others):
+        raise Failed(f"the plugins in {source} are not of one build")
+    cnictl = _program(source / "cnictl")
+    if build(program) != build(cnictl):
+        raise Failed(f"cnictl and the plugins in {source} are not of one build")
+    own = f"{places.prefix.rstrip('/')}/bin/cnictl".encode()
+    units = {name: _text(f"systemd/{name}").replace(_WRITTEN_FOR, own) for name in UNITS}
+    return (
+        Batch(places.plugins, NAMES, program, 0o755),
+        Batch(places.programs, ("cnictl",), cnictl, 0o755),
+        *(Batch(places.units, (name,), text, 0o644) for name, text in units.items()),
+        Batch(places.configs, (EXAMPLE,), _text("conf/10-bridge.conflist"), 0o644),
+    )
+
+
+def digest(content: Path | bytes) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build(program: Path) -> str:
+    """Return the id that freeze.py put into a program of ours; nothing for any other file."""
+    with program.open("rb") as file:
+        found = _MARK.search(file.read(_MARK_WITHIN))
+    return found[1].decode() if found else ""
+
+
+def _program(path: Path) -> Path:
+    if not path.is_file() or path.is_symlink():
+        raise Failed(f"there is no {path}: name the directory that `make freeze` made with --from")
+    return path
+
+
+def _text(name: str) -> bytes:
+    """Return a file that freeze.py packed into this program; from the sources, the file itself."""
+    root = Path(getattr(sys, "_MEIPASS", "") or Path(__file__).parents[3])
+    inside = root if root.joinpath(name).exists() else root / "packaging"
+    return (inside / name).read_bytes()

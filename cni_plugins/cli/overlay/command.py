@@ -1,0 +1,159 @@
+"""`cnictl overlay`: the overlay networks of this host, brought in line, shown and measured."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cni_plugins.cli.failure import Failed
+
+if TYPE_CHECKING:
+    from cni_plugins.cli.overlay.configs import Configured, FoundConfigs
+    from cni_plugins.cli.overlay.text import NetworkOutcome
+
+# Help is explicit: freezing strips docstrings.
+app = typer.Typer(no_args_is_help=True, help="The overlay networks of this host (plugin vxlan).")
+
+Networks = Annotated[list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Default: all.")]
+ConfDir = Annotated[Path, typer.Option(help="Where the runtime finds network configs.")]
+Conf = Annotated[Path | None, typer.Option(help="A network config or list, instead of a directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+_CONF_DIR = Path("/etc/cni/net.d")
+
+
+@app.command(help="Bring the kernel in line with config and peers, as the next ADD would; meant for a timer.")
+def sync(
+    networks: Networks = None,
+    *,
+    create: Annotated[
+        bool, typer.Option("--create", help="Also where no container of this host is in the network.")
+    ] = False,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    from cni_plugins.cli.overlay import document, text
+    from cni_plugins.upkeep import overlay
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _each(
+        found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
+    )
+    _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes))
+    _fail([*found.faults, *text.faults(outcomes), *text.remains(outcomes)])
+
+
+@app.command(help="Show each network, and every difference between the kernel and its intended state.")
+def status(
+    networks: Networks = None,
+    *,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    from cni_plugins.cli.overlay import document, text
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _views(found)
+    _show(document.status(outcomes) if as_json else text.status_lines(outcomes))
+    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes)])
+
+
+@app.command(help="Show the hosts of each network, this one marked by a star, and how packets reach them.")
+def peers(
+    networks: Networks = None,
+    *,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    from cni_plugins.cli.overlay import document, text
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _views(found)
+    _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes))
+    _fail([*found.faults, *text.faults(outcomes)])
+
+
+@app.command(
+    help="Measure the path to each peer: round-trip time and MTU on the underlay, time inside the overlay."
+)
+def probe(
+    networks: Networks = None,
+    *,
+    write: Annotated[
+        bool, typer.Option("--write", help="Give the routes to peers the MTU of the path there.")
+    ] = False,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    from cni_plugins.cli.overlay import document, text
+    from cni_plugins.upkeep import overlay
+
+    found = _found(conf_dir, conf, networks)
+    outcomes = _each(
+        found, lambda one: text.NetworkOutcome(one, *overlay.probe(one.network, one.conf, write=write))
+    )
+    lines = text.probe_lines(outcomes, written=write)
+    _show(document.probe(outcomes) if as_json else lines)
+    _fail([*found.faults, *text.faults(outcomes), *text.silences(outcomes)])
+
+
+def _found(conf_dir: Path, conf: Path | None, names: list[str] | None) -> "FoundConfigs":
+    from cni_plugins.cli.overlay import configs
+
+    if os.geteuid() != 0:
+        raise Failed("run this as root: the kernel shows overlay state to no other user")
+    found = configs.in_directory(conf_dir) if conf is None else configs.in_file(conf)
+    return configs.chosen(found, names or (), str(conf or conf_dir))
+
+
+def _views(found: "FoundConfigs") -> "list[NetworkOutcome]":
+    from cni_plugins.cli.overlay import text
+    from cni_plugins.upkeep import overlay
+
+    return _each(found, lambda one: text.NetworkOutcome(one, overlay.view(one.network, one.conf)))
+
+
+def _each(found: "FoundConfigs", do: "Callable[[Configured], NetworkOutcome]") -> "list[NetworkOutcome]":
+    """Go through the networks; one that is at fault keeps none of the others waiting."""
+    return [_outcome(one, do) for one in found.networks]
+
+
+def _outcome(one: "Configured", do: "Callable[[Configured], NetworkOutcome]") -> "NetworkOutcome":
+    from cni_plugins.cli.overlay import text
+    from cni_plugins.errors import CniError, KernelRefused
+
+    try:
+        return do(one)
+    except CniError as err:
+        return text.NetworkOutcome(one, error=err)
+    except OSError as err:
+        refused = KernelRefused(err.strerror or str(err), err.filename or "", err.errno or 0)
+        return text.NetworkOutcome(one, error=refused)
+
+
+def _show(answer: Iterable[Any]) -> None:
+    """:param answer: a document, or lines"""
+    from cni_plugins.cli.overlay.text import plain
+
+    if isinstance(answer, list):
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    for line in answer:
+        typer.echo(plain(line))
+
+
+def _fail(faults: Iterable[str]) -> None:
+    """:raises Failed: with the last of the faults, when there are any; those before it are told"""
+    from cni_plugins.cli.overlay.text import plain
+
+    *others, last = [*map(plain, faults)] or [""]
+    for fault in others:
+        typer.echo(f"cnictl: {fault}", err=True)
+    if last:
+        raise Failed(last)

@@ -1,0 +1,7 @@
+"""What identifies cnictl: its version, and the word by which it starts itself as the agent's process."""
+
+from cni_plugins.agent.build import BUILD
+from cni_plugins.front.version import VERSION
+
+AGENT_PROCESS = "@agent"
+VERSION_LINE = f"cnictl {VERSION} (build {BUILD})"

@@ -1,0 +1,115 @@
+"""Keys that several plugins' configs have in common, each with its faults.
+
+Only what the reference spells alike in every plugin, or what we read alike, has its place here.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from cni_plugins.contract.model import ConfigModel, DnsField
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.args import parse_args
+from cni_plugins.protocol.fields import IPNetwork, get, parse_cidr, shown
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.macs import parse_mac
+from cni_plugins.protocol.request import Request
+
+AUTO = "auto"
+IPV4, IPV6 = 4, 6
+_SMALLEST_MTU, _LARGEST_MTU = 68, 65535  # RFC 791; veth's own limit
+
+
+def _link_name(value: object) -> object:
+    fault = ifname_fault(value) if isinstance(value, str) else ""
+    if fault:
+        raise ValueError(f"link name {shown(value)} {fault}")
+    return value
+
+
+def _is_mtu(value: object) -> bool:
+    return type(value) is int and (value == 0 or _SMALLEST_MTU <= value <= _LARGEST_MTU)
+
+
+def _plain_mtu(value: object) -> object:
+    if _is_mtu(value):
+        return value
+    raise ValueError(f"invalid MTU {shown(value)} (must be 0, or {_SMALLEST_MTU} to {_LARGEST_MTU})")
+
+
+def _mtu(value: object) -> object:
+    if value == AUTO or _is_mtu(value):
+        return value
+    raise ValueError(
+        f'invalid MTU {shown(value)} (must be 0, {_SMALLEST_MTU} to {_LARGEST_MTU}, or "{AUTO}")'
+    )
+
+
+def _dns(value: object) -> object:
+    """As in the reference, a list counts even when empty, a domain does not: then the IPAM's DNS stays."""
+    if not isinstance(value, dict):
+        return value
+    lists = (get(value, key) is not None for key in ("nameservers", "search", "options"))
+    return value if any(lists) or get(value, "domain") else None
+
+
+def _masquerade(value: object) -> object:
+    return {"v4": value, "v6": value} if isinstance(value, bool) else value
+
+
+Mac = Annotated[str, PlainValidator(lambda value: parse_mac(value) if value != "" else "")]
+Network = Annotated[IPNetwork, PlainValidator(lambda value: parse_cidr(value).network)]
+LinkName = Annotated[str, BeforeValidator(_link_name)]
+OptionalLinkName = Annotated[str, BeforeValidator(lambda value: value if value == "" else _link_name(value))]
+PlainMtu = Annotated[int, PlainValidator(_plain_mtu)]
+Mtu = Annotated[int | str, PlainValidator(_mtu)]
+OptionalDns = Annotated[DnsField | None, BeforeValidator(_dns)]
+IpMasqBackend = Literal["", "iptables", "nftables"]
+
+
+class IpMasq(ConfigModel):
+    """`ipMasq` as an object; `true` and `false` stand for both families."""
+
+    v4: bool = True
+    v6: bool = True
+    exclude: list[Network] = Field(default=[])
+    random_fully: bool = False
+
+    @property
+    def is_on(self) -> bool:
+        return self.v4 or self.v6
+
+
+IpMasqField = Annotated[IpMasq, BeforeValidator(_masquerade)]
+NO_MASQUERADE = IpMasq(v4=False, v6=False)
+
+
+class IpamSection(ConfigModel):
+    """The part of `ipam` a main plugin looks at."""
+
+    type: str = ""
+
+
+class MacHolder(ConfigModel):
+    """An object with the key `mac`: `runtimeConfig`, `args.cni`."""
+
+    mac: Mac = ""
+
+
+class ArgsSection(ConfigModel):
+    """`args`, by which a runtime hands on what its user asks for."""
+
+    cni: MacHolder = MacHolder()
+
+
+def mac_in_effect(request: Request, runtime_config: MacHolder, args: ArgsSection, conf_mac: str = "") -> str:
+    """Return the MAC address asked for: runtimeConfig, then args.cni, then CNI_ARGS, then the config's own.
+
+    :raises InvalidNetworkConfig: when CNI_ARGS has none that a link can bear.
+    """
+    from_args = parse_args(request.args).get("MAC", "")
+    try:
+        asked = runtime_config.mac or args.cni.mac or (parse_mac(from_args) if from_args else "")
+    except ValueError as err:
+        raise InvalidNetworkConfig(f"invalid network config: {err}", "CNI_ARGS: MAC") from err
+    return asked or conf_mac

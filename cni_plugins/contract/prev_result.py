@@ -1,0 +1,75 @@
+"""What prevResult says of the request's own interface, and how a chained plugin passes it on."""
+
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.protocol.request import Request
+from cni_plugins.protocol.result import Interface, Result
+
+
+def required(request: Request) -> Result:
+    """Return prevResult.
+
+    :raises InvalidNetworkConfig: when there is none.
+    """
+    if request.prev_result is None:
+        reason = (
+            "CHECK compares with the result of ADD"
+            if request.command == "CHECK"
+            else "this plugin must be called as chained plugin"
+        )
+        raise InvalidNetworkConfig("required prevResult missing", reason)
+    return request.prev_result
+
+
+def own_interface(request: Request) -> Interface:
+    """Return the interface as ADD or a later plugin of the chain left it.
+
+    :raises InvalidNetworkConfig: when prevResult is absent or does not list the interface.
+    """
+    listed = required(request).interfaces
+    own = next((item for item in listed if item.name == request.ifname and item.sandbox), None)
+    if own is None or own.sandbox != request.netns:
+        raise InvalidNetworkConfig(
+            f"prevResult has no interface {request.ifname} in {request.netns}",
+            f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
+        )
+    return own
+
+
+def host_interfaces(request: Request) -> dict[str, Interface]:
+    """Return the host's links in prevResult by their names."""
+    listed = request.prev_result.interfaces if request.prev_result else ()
+    return {item.name: item for item in listed if not item.sandbox}
+
+
+def host_end(request: Request) -> Interface | None:
+    """Return the link of the host that leads to the interface, None if prevResult lists none.
+
+    It is the last one listed before the interface: this suite and the reference list bridges first.
+    """
+    own = own_interface(request)
+    before = required(request).interfaces
+    found = [item for item in before[: before.index(own)] if not item.sandbox]
+    return found[-1] if found else None
+
+
+def own_addresses(request: Request) -> tuple[IPAddress, ...]:
+    """Return the addresses of the interface, without those of other interfaces in prevResult."""
+    result = required(request)
+    own = result.interfaces.index(own_interface(request))
+    return tuple(ip.address.ip for ip in result.ips if ip.interface in (None, own))
+
+
+def passed_on(request: Request, *, mac: str = "", mtu: int = 0) -> Result:
+    """Return prevResult as a chained plugin's result: with what it changed of the own interface.
+
+    :param mac: the new MAC address, empty: unchanged.
+    :param mtu: the new MTU, 0: unchanged.
+    :raises InvalidNetworkConfig: as `required`, and as `own_interface` if there are changes.
+    """
+    result = required(request)
+    if not (mac or mtu):
+        return result
+    own = own_interface(request)
+    changed = own._replace(mac=mac or own.mac, mtu=mtu or own.mtu)
+    return result._replace(interfaces=tuple(changed if item is own else item for item in result.interfaces))

@@ -1,0 +1,99 @@
+"""Finds out what this kernel can do, by trying it in an empty network namespace."""
+
+import errno
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+from cni_plugins.kernel.links import links
+from cni_plugins.kernel.links.link import IFF_UP
+from cni_plugins.kernel.netlink import rtnetlink as wire
+from cni_plugins.kernel.netlink.attributes import packed
+from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Refused
+from cni_plugins.kernel.session import netns
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.steps.step import HOST
+
+_PROBE, _HOST = "probe", 0  # a link, and the number of the host, both in the empty namespace
+_CREATE = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+_VXLAN_PORT = 4789  # RFC 7348, 5
+_LAST_VNI = 0xFFFFFF
+_LOOPBACK: dict[int, IPAddress] = {4: IPv4Address("127.0.0.1"), 6: IPv6Address("::1")}
+# The attributes without which a link of a kind cannot be created.
+_SMALLEST = {
+    "vlan": (packed(wire.IFLA_VLAN_ID, struct.pack("=H", 1)),),
+    "macvlan": (),
+    "vxlan": (wire.number(wire.IFLA_VXLAN_ID, 1), wire.port(wire.IFLA_VXLAN_PORT, _VXLAN_PORT)),
+}
+
+
+def can_filter_vlans(session: Session) -> bool:
+    """Say whether bridges can filter VLANs: a kernel without that ignores the request, or refuses it."""
+    with netns.throw_away(session.host), Session(None) as empty:
+        info = wire.kind_of_link("bridge", wire.octet(wire.IFLA_BR_VLAN_FILTERING, 1))
+        try:
+            links.send(empty, links.set_message(wire.text(wire.IFLA_IFNAME, _PROBE), info, asked=_CREATE))
+        except Refused:
+            return False
+        return links.get(empty, HOST, _PROBE).vlan_filtering is True
+
+
+def can_create(session: Session, kind: str) -> bool:
+    """Say whether links of a kind can be created, on a veth pair for a master."""
+    with netns.throw_away(session.host), Session(None) as empty:
+        pair = wire.kind_of_link("veth", wire.veth_peer(wire.text(wire.IFLA_IFNAME, f"{_PROBE}1")))
+        try:
+            links.send(empty, links.set_message(wire.text(wire.IFLA_IFNAME, _PROBE), pair, asked=_CREATE))
+            lower = wire.number(wire.IFLA_LINK, links.get(empty, HOST, _PROBE).ifindex)
+            named = wire.text(wire.IFLA_IFNAME, f"{_PROBE}2")
+            info = wire.kind_of_link(kind, *_SMALLEST[kind])
+            links.send(empty, links.set_message(named, lower, info, asked=_CREATE))
+        except Refused:
+            return False
+    return True
+
+
+def is_port_taken(session: Session, port: int) -> bool:
+    """Say whether a socket has the UDP port, and is not one that VXLAN links share.
+
+    It may be of a link that was moved to another namespace, as Docker does, so a link has to tell.
+    """
+    return any(
+        not _can_bind(family, port) and not _can_share(session, version, port)
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
+    )
+
+
+def _can_share(session: Session, version: int, port: int) -> bool:
+    """Try it with a VXLAN link in a network namespace of its own, that sends and receives in the host."""
+    info = wire.kind_of_link(
+        "vxlan",
+        wire.number(wire.IFLA_VXLAN_ID, _LAST_VNI),
+        wire.ip(wire.IFLA_VXLAN_LOCAL[version], _LOOPBACK[version]),
+        wire.port(wire.IFLA_VXLAN_PORT, port),
+    )
+    named, sends_in_host = wire.text(wire.IFLA_IFNAME, _PROBE), wire.signed(wire.IFLA_LINK_NETNSID, _HOST)
+    made = links.set_message(named, sends_in_host, info, asked=_CREATE)
+    with netns.throw_away(session.host), Session(None) as empty:
+        numbered = wire.number(wire.NETNSA_FD, session.host), wire.signed(wire.NETNSA_NSID, _HOST)
+        links.send(empty, wire.namespace(wire.RTM_NEWNSID, NLM_F_ACK, *numbered))
+        try:
+            links.send(empty, made, links.set_message(named, flags=IFF_UP, mask=IFF_UP))
+        except Refused as err:
+            return err.errno == errno.EEXIST  # somebody's link has this VNI at the port
+        finally:
+            links.delete(empty, HOST, _PROBE)  # the namespace ends later, and would hold the port until then
+    return True
+
+
+def _can_bind(family: socket.AddressFamily, port: int) -> bool:
+    """Try it; where there is no IPv6 nobody can have its port."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as tried:
+            if family == socket.AF_INET6:
+                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tried.bind(("", port))
+    except OSError as err:
+        return err.errno != errno.EADDRINUSE
+    return True

@@ -1,0 +1,56 @@
+"""What the kernel package knows of a step: how it is carried out, compared with the kernel, and relied on.
+
+The module of an object lists the steps it serves in `DEEDS`; `dispatch` finds them there.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.steps.step import Step
+
+S = TypeVar("S", bound=Step)
+
+
+class Deed(NamedTuple):
+    """The functions of one step.
+
+    :param carry_out: returns what was there before: ABSENT (or None) if the step created it, UNCHANGED, or
+        the old value.
+    :param differs: returns a sentence if the kernel differs from what the step makes, else an empty string.
+    :param is_relied_on: whether other attachments use what a shared step made, so that it must not be undone.
+    """
+
+    carry_out: Callable[[Session, Any], str | None]
+    differs: Callable[[Session, Any], str]
+    is_relied_on: Callable[[Session, Any], bool]
+
+
+Deeds = dict[type[Step], Deed]
+
+
+class Uncompared:
+    """In the place of a comparison, for a step that leaves nothing to compare; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __call__(self, _session: Session, _step: Step) -> str:
+        return ""
+
+
+REMOVES = Uncompared("removes something, and a plan that CHECK compares has no such step")
+
+
+def _never(_session: Session, _step: Step) -> bool:
+    return False
+
+
+def deed(
+    step: type[S],
+    carry_out: Callable[[Session, S], str | None],
+    differs: Callable[[Session, S], str],
+    is_relied_on: Callable[[Session, S], bool] = _never,
+) -> Deeds:
+    """Return the table with one step; `a | b` joins tables."""
+    return {step: Deed(carry_out, differs, is_relied_on)}

@@ -1,0 +1,87 @@
+"""Finds the function that carries a step out, or compares it with the kernel.
+
+Each family of steps is a module of `cni_plugins.steps`. What serves it is imported when the first step of the
+family appears, as most requests need few of them.
+"""
+
+from cni_plugins.kernel.deed import Deed, Deeds
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.steps.step import ABSENT, Step
+
+_FAMILIES = ("firewall", "ip", "links", "macvlan", "neighbours", "overlay")
+
+_known: Deeds = {}
+
+
+def carry_out(session: Session, step: Step) -> str:
+    """Carry out one step; return what was there before (see steps.step)."""
+    return find(type(step)).carry_out(session, step) or ABSENT
+
+
+def differs(session: Session, step: Step) -> str:
+    """Say how the kernel differs from what the step makes; empty when it does not."""
+    return find(type(step)).differs(session, step)
+
+
+def is_relied_on(session: Session, step: Step) -> bool:
+    """Say whether other attachments use what the step made."""
+    return find(type(step)).is_relied_on(session, step)
+
+
+def load_all() -> None:
+    """Import what serves every family, for a process that stays."""
+    for name in _FAMILIES:
+        enter(_family(name))
+
+
+def enter(deeds: Deeds) -> None:
+    """Add steps that are defined elsewhere, as those of a test."""
+    _known.update(deeds)
+
+
+def find(kind: type[Step]) -> Deed:
+    """Return the functions of a kind of step."""
+    found = _known.get(kind)
+    if found is None:
+        enter(_family(kind.__module__.rpartition(".")[2]))
+        found = _known[kind]
+    return found
+
+
+def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
+    """Spelled out, as strings would hide modules from PyInstaller and mypy."""
+    match name:
+        case "links":
+            from cni_plugins.kernel.links import bridge, links, port_vlans, veth
+
+            return bridge.DEEDS | links.DEEDS | port_vlans.DEEDS | veth.DEEDS
+        case "ip":
+            from cni_plugins.kernel.ip import addresses, routes, sysctl
+
+            return addresses.DEEDS | routes.DEEDS | sysctl.DEEDS
+        case "neighbours":
+            from cni_plugins.kernel.ip import host_routes, neighbours
+
+            return host_routes.DEEDS | neighbours.DEEDS
+        case "firewall":
+            from cni_plugins.kernel.firewall import (
+                attachment_rules,
+                iptables,
+                masquerade,
+                reference_cleanup,
+                source_guard,
+            )
+
+            own = attachment_rules.DEEDS | masquerade.DEEDS | source_guard.DEEDS
+            return own | iptables.DEEDS | reference_cleanup.DEEDS
+        case "macvlan":
+            from cni_plugins.kernel.macvlan import host_access, link, vlan
+
+            return host_access.DEEDS | link.DEEDS | vlan.DEEDS
+        case "overlay":
+            from cni_plugins.kernel.overlay import bridge as overlay_bridge
+            from cni_plugins.kernel.overlay import packet_filter, peers, vxlan
+
+            return overlay_bridge.DEEDS | packet_filter.DEEDS | peers.DEEDS | vxlan.DEEDS
+        case _:
+            raise LookupError(f"no family of steps is called {name}")

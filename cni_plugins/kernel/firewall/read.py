@@ -1,0 +1,157 @@
+"""Reads nf_tables: generation, sets, chains, rules, elements. Nothing here changes anything."""
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
+
+from cni_plugins.kernel.netlink import nf_tables as wire
+from cni_plugins.kernel.netlink.attributes import attributes
+from cni_plugins.kernel.netlink.attributes import read_text as text
+from cni_plugins.kernel.netlink.nf_tables import attr, message
+from cni_plugins.kernel.netlink.socket import NLM_F_DUMP, Refused
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import NFT_TABLE
+from cni_plugins.steps.step import UNCHANGED, Step
+
+S = TypeVar("S", bound=Step)
+
+
+class Hook(NamedTuple):
+    """A base chain as it is: its type, where it hooks in, what becomes of packets that no rule decides on."""
+
+    kind: str
+    number: int
+    priority: int
+    policy: int
+
+
+class FoundRule(NamedTuple):
+    """A rule, and the comment it is known by."""
+
+    chain: str
+    handle: bytes
+    mark: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.chain, self.mark
+
+
+class Element(NamedTuple):
+    """One element of a set of ours, with its owner's comment."""
+
+    set_name: str
+    key: bytes
+    comment: str
+
+
+def usable(session: Session) -> bool:
+    """Say whether this kernel has nf_tables."""
+    try:
+        generation(session)
+    except OSError:
+        return False
+    return True
+
+
+def where_there_are_rules(remove: Callable[[Session, S], None]) -> Callable[[Session, S], str | None]:
+    """Return a removal that does nothing on a kernel without netfilter."""
+
+    def removed(session: Session, step: S) -> str | None:
+        if not has_netfilter(session):
+            return UNCHANGED
+        remove(session, step)
+        return None
+
+    return removed
+
+
+def has_netfilter(session: Session) -> bool:
+    """Say whether this kernel has netfilter, and so may have rules."""
+    try:
+        session.nft()
+    except OSError as err:
+        if err.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+            return False
+        raise
+    return True
+
+
+def generation(session: Session) -> int:
+    answer = session.nft().ask(message(wire.GETGEN, 0, 0))
+    return cast("int", struct.unpack(">I", wire.fields(answer.data)[1])[0])
+
+
+def dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]:
+    """Dump objects; of a table or chain that does not exist there are none."""
+    try:
+        return [answer.data for answer in session.nft().dump(message(kind, family, NLM_F_DUMP, *attrs))]
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return []
+        raise
+
+
+def set_names(session: Session, family: int) -> list[str]:
+    return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, NFT_TABLE))]
+
+
+def has_set(session: Session, family: int, name: str) -> bool:
+    try:
+        session.nft().ask(message(wire.GETSET, family, 0, attr(1, NFT_TABLE), attr(2, name)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def chain_names(session: Session, family: int, table: str = NFT_TABLE) -> list[str]:
+    found = [wire.fields(data) for data in dump(session, wire.GETCHAIN, family)]
+    return [text(item[3]) for item in found if text(item[1]) == table]
+
+
+def rules(session: Session, family: int, chain: str, table: str = NFT_TABLE) -> list[tuple[bytes, str]]:
+    found = [
+        wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+    ]
+    return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def all_rules(session: Session, family: int) -> list[FoundRule]:
+    """Return the rules of all chains of our table."""
+    found = [wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, NFT_TABLE))]
+    return [FoundRule(text(item[2]), item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def hook(session: Session, family: int, chain: str) -> Hook | None:
+    """Return what a chain of our table is, if it is there; one that hooks in nowhere has no kind."""
+    try:
+        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return None
+        raise
+    item = wire.fields(answer.data)
+    if 4 not in item:  # noqa: PLR2004 (NFTA_CHAIN_HOOK)
+        return Hook("", 0, 0, 0)
+    place = dict(attributes(item[4]))
+    numbers = (struct.unpack(">i", value)[0] for value in (place[1], place[2], item[5]))
+    return Hook(text(item[7]), *numbers)
+
+
+def elements(session: Session, family: int, set_name: str) -> list[Element]:
+    listed = dump(session, wire.GETSETELEM, family, attr(1, NFT_TABLE), attr(2, set_name))
+    return [element for data in listed for element in elements_of(data)]
+
+
+def elements_of(data: bytes) -> list[Element]:
+    top = wire.fields(data)
+    set_name = text(top[2])
+    found = []
+    for _, entry in attributes(top.get(3, b"")):
+        item = dict(attributes(entry))
+        key = dict(attributes(item[1]))[1]
+        found.append(Element(set_name, key, wire.comment_text(item.get(6, b""))))
+    return found

@@ -1,0 +1,84 @@
+"""Asks the kernel which route it would take: to given addresses, and by default."""
+
+import errno
+import socket
+from collections.abc import Mapping, Sequence
+from functools import cache
+from ipaddress import ip_address
+
+from cni_plugins.contract.facts import NextHop
+from cni_plugins.kernel.netlink import rtnetlink as wire
+from cni_plugins.kernel.netlink.attributes import attributes
+from cni_plugins.kernel.netlink.rtnetlink import read_number
+from cni_plugins.kernel.netlink.socket import NLM_F_DUMP, Answer, Refused
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.steps.step import HOST, Place
+
+_UNREACHABLE = (wire.RTN_BLACKHOLE, wire.RTN_UNREACHABLE, wire.RTN_PROHIBIT)
+# The errors of routes that drop packets, and of a table without any route that matches.
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
+_VIA_FAMILY = 2  # octets before the address in struct rtvia
+
+
+def routes_to(session: Session, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, NextHop]:
+    """Return the next hop to each address that has a route; the host's own lead to its loopback."""
+    name = cache(_name)
+    found = ((address, _asked(session, address)) for address in dict.fromkeys(addresses))
+    told = ((address, _read(answer)) for address, answer in found if answer is not None)
+    return {
+        address: NextHop(name(index), gateway, source)
+        for address, (index, gateway, source) in told
+        if index and name(index)
+    }
+
+
+def _asked(session: Session, address: IPAddress) -> Answer | None:
+    """Ask for one route; many in one datagram take longer, for the acknowledgements that come besides."""
+    head = wire.RouteHead(wire.FAMILY[address.version], wire.FULL_LENGTH[address.version])
+    question = wire.route(wire.RTM_GETROUTE, 0, head, wire.ip(wire.RTA_DST, address))
+    try:
+        return session.rtnl(HOST).ask(question)
+    except Refused as err:
+        if err.errno in _NO_ROUTE:
+            return None
+        raise
+
+
+def _read(answer: Answer) -> tuple[int, IPAddress | None, IPAddress | None]:
+    """Return the index of the link, 0 where packets are thrown away, the gateway and the source."""
+    head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
+    found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
+    index = 0 if head.kind in _UNREACHABLE else read_number(found.get(wire.RTA_OIF))
+    gateway = found.get(wire.RTA_GATEWAY) or found.get(wire.RTA_VIA, b"")[_VIA_FAMILY:]
+    source = found.get(wire.RTA_PREFSRC)
+    return index, ip_address(gateway) if gateway else None, ip_address(source) if source else None
+
+
+def _name(index: int) -> str:
+    """Return the name of a host link, empty when it is gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
+
+
+def default_route_links(session: Session, where: Place) -> list[int]:
+    """Return the indexes of the links of default routes: IPv4 before IPv6, then by metric."""
+    found = []
+    for family in (4, 6):
+        head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, wire.RT_TABLE_MAIN)
+        answers = session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
+        found += [(family, *route) for answer in answers if (route := _default_route(answer))]
+    return [index for _, _, index in sorted(found)]
+
+
+def _default_route(answer: Answer) -> tuple[int, int] | None:
+    """Return (metric, link index) of a default route, None for any other."""
+    head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
+    if head.dst_len or head.kind != wire.RTN_UNICAST:
+        return None
+    found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
+    hops = found.get(wire.RTA_MULTIPATH)
+    index = wire.RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(found.get(wire.RTA_OIF))
+    return (read_number(found.get(wire.RTA_PRIORITY)), index) if index else None

@@ -1,0 +1,99 @@
+"""Settings under /proc/sys/net of the calling thread's network namespace."""
+
+import errno
+import os
+
+from cni_plugins.kernel.deed import deed
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.steps.ip import REQUIRED, WANTED, EnableForwarding, EnsureSysctl
+from cni_plugins.steps.step import HOST, SANDBOX, UNCHANGED, Place
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_LONGEST = 4096  # bytes
+_FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
+
+
+def ensure(session: Session, step: EnsureSysctl) -> str:
+    """Write the value where it differs; return the old one."""
+    with session.inside(step.where):
+        may_lack = step.need != REQUIRED
+        before = _read(step.key, optional=may_lack)
+        if before is None or before == step.value:
+            return UNCHANGED
+        try:
+            _write(step.key, step.value)
+        except OSError as err:
+            if may_lack and err.errno in _READ_ONLY:
+                return UNCHANGED
+            raise
+        return before
+
+
+def _differs(session: Session, step: EnsureSysctl) -> str:
+    if step.need == WANTED:
+        return ""  # a later plugin of the chain, or the container, may have chosen another value
+    with session.inside(step.where):
+        value = _read(step.key, optional=True)
+    if value is None and step.need == REQUIRED:
+        return f"sysctl net.{'.'.join(step.key)} does not exist in the {step.where}"
+    if value is None or value == step.value:
+        return ""
+    return f"sysctl net.{'.'.join(step.key)} is {value}, not {step.value}"
+
+
+def _enable_forwarding(session: Session, step: EnableForwarding) -> str:
+    for family in step.families:
+        ensure(session, _forwarding(family))
+    return UNCHANGED
+
+
+def _forwarding_differs(session: Session, step: EnableForwarding) -> str:
+    return next(filter(None, (_differs(session, _forwarding(family)) for family in step.families)), "")
+
+
+def has_ipv6(session: Session, link: str) -> bool:
+    """Say whether a link of the sandbox takes IPv6 addresses."""
+    with session.inside(SANDBOX):
+        return _read(("ipv6", "conf", link, "disable_ipv6"), optional=True) == "0"
+
+
+def exists(session: Session, where: Place, key: tuple[str, ...]) -> bool:
+    with session.inside(where):
+        return _read(key, optional=True) is not None
+
+
+def _forwarding(family: int) -> EnsureSysctl:
+    return EnsureSysctl(HOST, _FORWARDING[family], "1")
+
+
+def _path(key: tuple[str, ...]) -> str:
+    return "/proc/sys/net/" + "/".join(key)
+
+
+def _read(key: tuple[str, ...], *, optional: bool) -> str | None:
+    try:
+        return read_file(_path(key))
+    except FileNotFoundError:
+        if optional:
+            return None
+        raise
+
+
+def read_file(path: str) -> str:
+    """Return what a small file of /proc says; a file object would take three times as long."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _LONGEST).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
+
+
+def _write(key: tuple[str, ...], value: str) -> None:
+    fd = os.open(_path(key), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+DEEDS = deed(EnsureSysctl, ensure, _differs) | deed(EnableForwarding, _enable_forwarding, _forwarding_differs)

@@ -1,0 +1,1 @@
+"""Links over rtnetlink: veth pairs, bridges, bridge ports and their VLANs."""

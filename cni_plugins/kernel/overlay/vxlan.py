@@ -1,0 +1,269 @@
+"""VXLAN links (RFC 7348): made for a network, taken again by its next attachment, made anew when they differ.
+
+A link of another network, or of nobody we know, is never touched, whatever its name.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+
+from cni_plugins.errors import KernelRefused, NameTaken, UnsupportedField
+from cni_plugins.kernel import capabilities
+from cni_plugins.kernel.deed import deed
+from cni_plugins.kernel.ip import sysctl
+from cni_plugins.kernel.links import create, links
+from cni_plugins.kernel.links.link import Link, VxlanSettings
+from cni_plugins.kernel.netlink import rtnetlink as wire
+from cni_plugins.kernel.netlink.socket import Refused
+from cni_plugins.kernel.overlay import attachments
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import is_overlay_alias, overlay_alias
+from cni_plugins.steps.ip import IF_PRESENT, EnsureSysctl
+from cni_plugins.steps.overlay import EnsureVxlan
+from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED
+
+_AWAIT_ALIAS = 0.2  # seconds
+_PAUSE = 0.001
+_DF = {"unset": 0, "set": 1, "inherit": 2}  # linux/if_link.h: enum ifla_vxlan_df
+
+
+def is_of(link: Link, network: str) -> bool:
+    return is_overlay_alias(link.alias, network)
+
+
+def settled(session: Session, name: str) -> Link | None:
+    """Return a link, with its alias if it gets one: the kernel lets others see it for a moment without."""
+    deadline = time.monotonic() + _AWAIT_ALIAS
+    while (link := links.find(session, HOST, name)) and not link.alias and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return link
+
+
+def _ensure(session: Session, step: EnsureVxlan) -> str:
+    """Make the link and set it up, or take the one that an earlier ADD made.
+
+    One that has other settings is made anew: most of them cannot be changed.
+
+    :raises NameTaken: when the name, the VNI at this port, or the port is somebody else's.
+    :raises KernelRefused: when the underlay's link has no room for frames of this MTU.
+    """
+    session.share_host()
+    # Looked for first, or a link that works would be taken away for one that cannot be made.
+    lower = links.get(session, HOST, step.link)
+    found = _agreeing(session, step, lower)
+    made = None if found else _make(session, step, lower)
+    link = found or made or _of_the_faster(session, step, lower)
+    try:
+        if made:
+            sysctl.ensure(session, _link_local(step))
+        _correct_mtu(session, step, link, lower)
+        _set_up(session, step, link)
+    except (OSError, KernelRefused, NameTaken):
+        if made:
+            links.delete(session, HOST, step.name)
+        raise
+    return ABSENT if made else UNCHANGED
+
+
+def _link_local(step: EnsureVxlan) -> EnsureSysctl:
+    """Decide about the IPv6 address that the link gives itself when it comes up.
+
+    Where peers are asked for, the kernel asks from it, and not while it is still tentative; else nobody does.
+    """
+    setting = ("accept_dad", "0") if step.learning else ("addr_gen_mode", "1")
+    return EnsureSysctl(HOST, ("ipv6", "conf", step.name, setting[0]), setting[1], IF_PRESENT)
+
+
+def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
+    """Return the link if it is there; one with other settings is deleted.
+
+    That no other ADD is about to use it then cannot always be had. The other fails in the middle, and what
+    it has put into the link is put there again here.
+    """
+    found = settled(session, step.name)
+    if found is None or not _faults(session, _own(step, found), lower, step):
+        return found
+    _require_possible(session, step, found)
+    with session.host_alone():
+        found = settled(session, step.name)
+        if found is not None and _faults(session, _own(step, found), lower, step):
+            links.delete(session, HOST, step.name)
+            found = None
+    session.share_host()
+    return found
+
+
+def _require_possible(session: Session, step: EnsureVxlan, found: Link) -> None:
+    """:raises NameTaken: when a link that works would go for one that the port, or the VNI there, refuses."""
+    if found.vxlan is None or found.vxlan.port == step.port:
+        return
+    if any((it.vni, it.port) == (step.vni, step.port) for _, it in _rivals(session, step)):
+        raise _vni_taken(session, step)
+    if capabilities.is_port_taken(session, step.port):
+        raise NameTaken(f"UDP port {step.port} is in use by another socket", _asked(step))
+
+
+def _of_the_faster(session: Session, step: EnsureVxlan, lower: Link) -> Link:
+    """:raises NameTaken: when what has appeared meanwhile is not the link."""
+    link = _own(step, settled(session, step.name) or links.get(session, HOST, step.name))
+    faults = _faults(session, link, lower, step)
+    if faults:
+        raise NameTaken("; ".join(faults), _asked(step))
+    return link
+
+
+def _own(step: EnsureVxlan, link: Link) -> Link:
+    """:raises NameTaken: when the link is not the network's."""
+    if link.kind == "vxlan" and is_of(link, step.network):
+        return link
+    what = f"the VXLAN link of network {step.network}" if link.kind == "vxlan" else "a VXLAN link"
+    raise NameTaken(
+        f'"{step.name}" already exists but is not {what}',
+        f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}",
+    )
+
+
+def _make(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
+    """Make the link; return None when another ADD was faster."""
+    try:
+        return create.add_named(
+            session,
+            step.name,
+            overlay_alias(step.network),
+            wire.mac(wire.IFLA_ADDRESS, step.mac),
+            wire.number(wire.IFLA_MTU, step.mtu),
+            wire.kind_of_link("vxlan", *_settings(step, lower)),
+        )
+    except Refused as err:
+        if err.errno == errno.EOPNOTSUPP:
+            raise UnsupportedField("this kernel has no VXLAN links", _asked(step)) from err
+        if err.errno != errno.EEXIST:
+            raise
+        if settled(session, step.name) is None:
+            raise _vni_taken(session, step) from err
+        return None
+
+
+def _settings(step: EnsureVxlan, lower: Link) -> Iterator[bytes]:
+    yield wire.number(wire.IFLA_VXLAN_ID, step.vni)
+    yield wire.number(wire.IFLA_VXLAN_LINK, lower.ifindex)
+    yield wire.ip(wire.IFLA_VXLAN_LOCAL[step.local.version], step.local)
+    if step.group is not None:
+        yield wire.ip(wire.IFLA_VXLAN_GROUP[step.group.version], step.group)
+    yield wire.octet(wire.IFLA_VXLAN_TTL, step.ttl)
+    yield wire.octet(wire.IFLA_VXLAN_LEARNING, int(step.learning))
+    yield wire.port(wire.IFLA_VXLAN_PORT, step.port)
+    yield wire.octet(wire.IFLA_VXLAN_DF, _DF[step.df])
+
+
+def _correct_mtu(session: Session, step: EnsureVxlan, link: Link, lower: Link) -> None:
+    """Set the MTU if it is otherwise: of a new link too, whose MTU the kernel cuts without a word."""
+    if link.mtu == step.mtu:
+        return
+    mtu = wire.number(wire.IFLA_MTU, step.mtu)
+    try:
+        links.send(session, links.set_message(mtu, index=link.ifindex))
+    except Refused as err:
+        if err.errno != errno.EINVAL:
+            raise
+        raise KernelRefused(
+            f"VXLAN link {step.name} cannot have mtu {step.mtu}, as {lower.name} has {lower.mtu}",
+            f"errno {err.errno}, network is {step.network}",
+            err.errno,
+        ) from err
+
+
+def _set_up(session: Session, step: EnsureVxlan, link: Link) -> None:
+    """:raises NameTaken: when the UDP port is held by a socket that the link cannot share."""
+    if link.up:
+        return
+    try:
+        links.set_up(session, HOST, step.name, up=True)
+    except Refused as err:
+        if err.errno != errno.EADDRINUSE:
+            raise
+        others = [link.name for link, it in _rivals(session, step) if link.up and it.port == step.port]
+        whose = f"VXLAN link {others[0]}, which does not share it" if others else "another socket"
+        raise NameTaken(f"UDP port {step.port} is in use by {whose}", _asked(step)) from err
+
+
+def _vni_taken(session: Session, step: EnsureVxlan) -> NameTaken:
+    """Return the error for what the kernel refuses: one VNI at one port twice in a network namespace.
+
+    A link that was moved to another namespace, as Docker does, still counts in the one it was made in.
+    """
+    wanted = (step.vni, step.port)
+    holders = [f"link {link.name}" for link, it in _rivals(session, step) if (it.vni, it.port) == wanted]
+    whose = holders[0] if holders else "a link that was moved to another network namespace"
+    return NameTaken(f"VNI {step.vni} at UDP port {step.port} is taken by {whose}", _asked(step))
+
+
+def _rivals(session: Session, step: EnsureVxlan) -> Iterator[tuple[Link, VxlanSettings]]:
+    """Yield the other VXLAN links with sockets in the host that are of the same version of IP."""
+    for link in links.of_kind(session, "vxlan"):
+        it = link.vxlan
+        if it is None or link.name == step.name or link.peer_netns is not None:
+            continue
+        if it.external or it.version == step.local.version:
+            yield link, it
+
+
+def _asked(step: EnsureVxlan) -> str:
+    return f"network is {step.network}, VXLAN link {step.name}"
+
+
+def _differs(session: Session, step: EnsureVxlan) -> str:
+    """Say everything in which the link differs."""
+    link, lower = links.find(session, HOST, step.name), links.find(session, HOST, step.link)
+    if link is None or lower is None:
+        return f"link {step.name if link is None else step.link} is missing in the host"
+    try:
+        faults = _faults(session, _own(step, link), lower, step)
+    except NameTaken as err:
+        return err.msg
+    return "; ".join([*faults, *_otherwise(step, "mtu", link.mtu, step.mtu)])
+
+
+def _faults(session: Session, link: Link, lower: Link, step: EnsureVxlan) -> list[str]:
+    """Say what is otherwise, one by one, but for what can be changed in place."""
+    has = link.vxlan
+    if has is None:
+        return [f"link {step.name} is not a VXLAN link"]
+    compared: tuple[tuple[str, object, object], ...] = (
+        ("VNI", has.vni, step.vni),
+        ("UDP port", has.port, step.port),
+        ("underlay link", _name(session, has.link, lower), lower.name),
+        ("source address", has.local, step.local),
+        ("address", link.mac, step.mac),
+        ("df", _df(has.df), step.df),
+        ("learning", has.learning, step.learning),
+        ("group", has.group, step.group),
+        ("ttl", has.ttl, step.ttl),
+    )
+    return [fault for item in compared for fault in _otherwise(step, *item)]
+
+
+def _otherwise(step: EnsureVxlan, what: str, value: object, wanted: object) -> Iterator[str]:
+    if value != wanted:
+        yield f"VXLAN link {step.name} has {what} {_shown(value)}, not {_shown(wanted)}"
+
+
+def _name(session: Session, index: int, lower: Link) -> str:
+    """Return the name of the link's underlay, empty when it has none."""
+    if index == lower.ifindex:
+        return lower.name
+    other = links.find(session, HOST, index=index) if index else None
+    return other.name if other else ""
+
+
+def _df(value: int) -> str:
+    return next((name for name, number in _DF.items() if number == value), str(value))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value in (None, "") else str(value)
+
+
+DEEDS = deed(EnsureVxlan, _ensure, _differs, lambda session, step: attachments.exist(session, step.network))

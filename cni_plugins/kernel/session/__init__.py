@@ -1,0 +1,1 @@
+"""Access to the kernel for one request: network namespaces, sockets and locks."""

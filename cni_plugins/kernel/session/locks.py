@@ -1,0 +1,107 @@
+"""Locks between processes, held on a setting of the network namespace that only root may open.
+
+So there is no file to create or leave behind, and no unprivileged process can hold them.
+"""
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from cni_plugins.kernel.session import netns
+from cni_plugins.ownership import Attachment, digest
+
+_LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
+_HOST_TIMEOUT = 2.0  # seconds
+_ATTACHMENT_TIMEOUT = 5.0  # seconds
+_PAUSE = 0.005
+
+
+def lock_attachment(attachment: Attachment) -> int | None:
+    """Make other requests for the same attachment wait until the returned descriptor is closed.
+
+    A runtime that kills its plugin in the middle of ADD sends DEL at once; an ADD that continues in an agent
+    must not finish after that DEL. After a timeout the request goes on without the lock.
+    """
+    offset = int(digest("\0".join(attachment), 15), 16)
+    lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
+    try:
+        fd = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # a kernel without IPv4, or a root who may not write there
+        return None
+    try:
+        _try_until(partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock), _ATTACHMENT_TIMEOUT)
+    except OSError:  # a kernel without such locks
+        os.close(fd)
+        return None
+    return fd
+
+
+class HostLock:
+    """Protects shared objects of the host, such as idle bridges, from removal while an ADD needs them."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        self._is_exclusive = False
+
+    def share(self) -> None:
+        """Hold the lock together with others until it is released."""
+        if self._fd is None:
+            self._fd = _open()
+        _take(self._fd, fcntl.LOCK_SH)
+
+    def unshare(self) -> None:
+        """Release the shared lock early, before a long wait."""
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Yield whether the lock was acquired: no other ADD is under way, and none starts meanwhile."""
+        if self._is_exclusive:  # the enclosing block releases it
+            yield True
+            return
+        held = self._fd
+        fd = _open() if held is None else held
+        try:
+            self._is_exclusive = _take(fd, fcntl.LOCK_EX)
+            yield self._is_exclusive
+        finally:
+            self._is_exclusive = False
+            if held is None:
+                os.close(fd)
+            else:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open() -> int:
+    try:
+        return os.open(_LOCKED, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a kernel without IPv4
+        return netns.open_own()
+
+
+def _take(fd: int, kind: int) -> bool:
+    """Take a lock before the timeout; say whether that worked."""
+    return _try_until(partial(fcntl.flock, fd, kind | fcntl.LOCK_NB), _HOST_TIMEOUT)
+
+
+def _try_until(take: Callable[[], object], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            take()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE)
+        else:
+            return True

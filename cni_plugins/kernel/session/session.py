@@ -1,0 +1,135 @@
+"""Holds what one request needs of the kernel: both namespaces, sockets opened on first use, and locks."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from cni_plugins.errors import InvalidNetns, TryAgainLater
+from cni_plugins.kernel.netlink.socket import Socket
+from cni_plugins.kernel.session import netns
+from cni_plugins.kernel.session.locks import HostLock, lock_attachment
+from cni_plugins.ownership import Attachment
+from cni_plugins.steps.step import HOST, SANDBOX, Place
+
+_NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
+_MOST_THREADS = 64  # of one request: GC may find thousands of links
+_RTMGRP_LINK = 1  # linux/rtnetlink.h
+
+
+class Residence(NamedTuple):
+    """What a process that answers many requests provides to each of them.
+
+    :param nft: see nft_socket.
+    :param is_wanted: whether the caller still waits for the answer. A caller that is killed wants its changes
+        undone, as no other process does that for it.
+    """
+
+    nft: Socket
+    is_wanted: Callable[[], bool]
+
+
+def nft_socket() -> Socket:
+    """Return a socket for all requests of a process that stays in its namespace.
+
+    Closing one after a removal takes 10 ms, and blocks the transactions of others meanwhile: the kernel waits
+    for its own clean-up first, under commit_mutex (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
+    """
+    return Socket(_NETLINK_NETFILTER)
+
+
+class Session:
+    """Holds descriptors for one request; a context manager, so that none outlives it.
+
+    :param sandbox: an open namespace, or None where there is none (any more).
+    """
+
+    def __init__(self, sandbox: int | None, path: str = "", residence: Residence | None = None) -> None:
+        self.host = netns.open_own()
+        self.sandbox = sandbox
+        self.path = path
+        # Of links seen in this request, by place and name; see links.on_index.
+        self.indexes: dict[tuple[Place, str], int] = {}
+        self._residence = residence
+        self._attachment: int | None = None
+        self._threads = 0
+        self._sockets: dict[tuple[int, Place], Socket] = {}
+        self._host_lock = HostLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for item in self._sockets.values():
+            item.close()
+        self._host_lock.close()
+        for fd in (self.host, self.sandbox, self._attachment):
+            if fd is not None:
+                os.close(fd)
+
+    def inside(self, where: Place) -> AbstractContextManager[None]:
+        """Return a block that runs in the place's network namespace."""
+        return netns.entered(self._sandbox(), self.host) if where == SANDBOX else nullcontext()
+
+    def fd(self, where: Place) -> int:
+        """Return the descriptor of the place's network namespace."""
+        return self._sandbox() if where == SANDBOX else self.host
+
+    def rtnl(self, where: Place) -> Socket:
+        """Return the rtnetlink socket of a place."""
+        return self._socket(_NETLINK_ROUTE, where)
+
+    def nft(self) -> Socket:
+        """Return the nf_tables socket of the host."""
+        return self._residence.nft if self._residence else self._socket(_NETLINK_NETFILTER, HOST)
+
+    def may_leave_threads(self) -> bool:
+        """Say whether one more thread may wait for a slow system call while the request goes on.
+
+        A process that ends after this request would have to wait for the thread at its end.
+        """
+        self._threads += 1
+        return self._residence is not None and self._threads <= _MOST_THREADS
+
+    def link_listener(self, where: Place) -> Socket:
+        """Return a new socket that is notified of every change to a link; the caller closes it."""
+        with self.inside(where):
+            return Socket(_NETLINK_ROUTE, _RTMGRP_LINK)
+
+    def _socket(self, protocol: int, where: Place) -> Socket:
+        found = self._sockets.get((protocol, where))
+        if found is None:
+            with self.inside(where):
+                found = self._sockets[protocol, where] = Socket(protocol)
+        return found
+
+    def _sandbox(self) -> int:
+        if self.sandbox is None:
+            raise InvalidNetns(
+                "this needs a network namespace, and there is none", f"CNI_NETNS is {self.path!r}"
+            )
+        return self.sandbox
+
+    def require_caller(self) -> None:
+        """:raises TryAgainLater: when the caller does not wait for the answer any more."""
+        if self._residence and not self._residence.is_wanted():
+            raise TryAgainLater("the caller of this request is gone", "all that was done is undone")
+
+    def hold_attachment(self, attachment: Attachment) -> None:
+        """Make other requests for the same attachment wait until the session ends."""
+        self._attachment = lock_attachment(attachment)
+
+    def share_host(self) -> None:
+        """Protect shared objects from removal until the session ends; see locks.HostLock."""
+        self._host_lock.share()
+
+    def unshare_host(self) -> None:
+        """Release that protection before the session ends, as there may be a long wait."""
+        self._host_lock.unshare()
+
+    def host_alone(self) -> AbstractContextManager[bool]:
+        """Return a block that yields whether no other ADD is under way, and keeps others waiting."""
+        return self._host_lock.exclusive()

@@ -1,0 +1,217 @@
+"""The one place that says how the suite recognises its own objects: names, aliases, marks, tags and comments.
+
+Everything made for an attachment has a name or tag computed here from (network, container id, ifname), so
+DEL, CHECK and GC find it without a state file and without the sandbox. What belongs to a network, or to the
+host, has one too. Formats are part of the contract between releases: what an older one made must still be
+found.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+# Linux: IFNAMSIZ is 16 with the NUL; "veth" and 8 hexadecimal digits is also the form the reference uses.
+HOST_END_PREFIX = "veth"
+HOST_LINK_PREFIX = "mvhost"  # of the host's own macvlan link, followed by 8 digits
+
+# Aliases of links. Those of attachments begin with the first, followed by the attachment's comment.
+ALIAS_PREFIX = "cni-plugins:"
+BRIDGE_ALIAS = (
+    "cni-plugins bridge"  # bridges and gateway ports; only links with this alias are removed when idle
+)
+VLAN_ALIAS = "cni-plugins VLAN"  # VLAN links, likewise
+HOST_LINK_ALIAS = "cni-plugins host access "  # followed by the network's tag
+OVERLAY_ALIAS = "cni-plugins overlay "  # followed by the network's tag and name
+ALIAS_LIMIT = 255  # bytes
+
+# Routes: above RTPROT_STATIC (4), and used by no daemon of /etc/iproute2/rt_protos.
+ROUTE_PROTOCOL = 217
+
+# nf_tables: one table for each family, in which objects of whole networks have names of their own.
+NFT_TABLE = "cni_plugins"
+RULE_MARK = "cni-plugins "  # what the comments of rules begin with
+OF_NETWORKS = "overlay_"  # what the names of sets and chains of overlays begin with
+NETWORK_OWNER = "overlay:"  # what comments of elements and rules of overlays begin with, before the tag
+NO_LINK = "-"  # in the comment of an element that no link of the host goes with
+
+# Before a macvlan link has its alias it is in a group of its network, above the numbers that people choose.
+_NURSERIES = 1 << 30  # a group is a signed number of 32 bits
+
+_CHAINED = "+"  # before the name of a plugin that changes an interface another plugin made
+
+
+def digest(text: str, length: int = 16) -> str:
+    """Return the first `length` hexadecimal digits of SHA-512, as the reference abbreviates names."""
+    return hashlib.sha512(text.encode()).hexdigest()[:length]
+
+
+# --------------------------------------------------------------------------------------------- attachments
+
+
+class Attachment(NamedTuple):
+    """What one ADD makes and the matching DEL removes."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    @property
+    def tag(self) -> str:
+        """33 characters: digest of the network, dash, digest of interface and container."""
+        return f"{network_tag(self.network)}-{digest(f'{self.ifname}:{self.container_id}')}"
+
+    @property
+    def names(self) -> str:
+        """Network, interface and container, for people to read behind the tag."""
+        return f"net: {self.network}, if: {self.ifname}, id: {self.container_id}"
+
+    @property
+    def alias(self) -> str:
+        """The alias of the attachment's link."""
+        return f"{ALIAS_PREFIX}{self.tag} {self.names}"[:ALIAS_LIMIT]
+
+    @property
+    def host_end(self) -> str:
+        """Name of the veth end that stays in the host."""
+        return HOST_END_PREFIX + digest("\0".join(self), 8)
+
+    @property
+    def mark(self) -> int:
+        """A number from 1 to 2³²-1, for objects of the kernel that have no text."""
+        return mark_of(self.tag)
+
+    def mac(self, end: str) -> str:
+        """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet)."""
+        return mac_from("\0".join((*self, end)))
+
+
+def tag_of(alias: str) -> str:
+    """Return the tag in an alias of an attachment's link, empty for any other alias."""
+    return alias.removeprefix(ALIAS_PREFIX).partition(" ")[0] if alias.startswith(ALIAS_PREFIX) else ""
+
+
+def owner_of(alias: str) -> str:
+    """Return the readable part of an alias of an attachment's link, empty for any other alias."""
+    return alias.removeprefix(ALIAS_PREFIX).partition(" ")[2] if alias.startswith(ALIAS_PREFIX) else ""
+
+
+def mark_of(tag: str) -> int:
+    """Return the mark of the attachment with this tag."""
+    return int(digest(tag, 8), 16) or 1
+
+
+def mac_from(seed: str) -> str:
+    """Return a locally administered unicast address that follows from a text."""
+    raw = bytearray.fromhex(digest(seed, 12))
+    raw[0] = (raw[0] & 0xFC) | 0x02
+    return raw.hex(":")
+
+
+# ------------------------------------------------------------------------------------------ owners of rules
+
+
+class Owner(NamedTuple):
+    """Who a rule belongs to: an attachment, and the plugin of it that made the rule.
+
+    An interface is made by one plugin, which owns every rule of its attachment that no chained plugin made:
+    those of older releases, which name no plugin, and those of another type that the network had before.
+
+    :param plugin: as `plugin_word` has it.
+    """
+
+    attachment: Attachment
+    plugin: str = ""
+
+    def comment(self, link: str = "") -> str:
+        """Return the comment of an nf_tables element: tag, link, plugin, and the names for people to read.
+
+        :param link: the host link whose absence shows that the attachment is gone, if there is one.
+        """
+        attachment = self.attachment
+        return " ".join(filter(None, (attachment.tag, link or NO_LINK, self.plugin, attachment.names)))
+
+    def owns(self, comment: str) -> bool:
+        """Say whether an element with this comment is the owner's."""
+        return _first_word(comment) == self.attachment.tag and is_by(comment, self.plugin)
+
+
+def plugin_word(name: str, *, is_chained: bool) -> str:
+    """Return the word for a plugin in comments of rules."""
+    return f"{_CHAINED}{name}" if is_chained else name
+
+
+def is_by(comment: str, plugin: str) -> bool:
+    """Say whether an element was made by a plugin, or belongs to it as that which makes the interface."""
+    word = (comment.split(" ", 3)[2:] or [""])[0]
+    return word == plugin if plugin.startswith(_CHAINED) else not word.startswith(_CHAINED)
+
+
+def link_of(comment: str) -> str:
+    """Return the host link that an element goes with, NO_LINK if there is none."""
+    return (comment.split(" ", 2)[1:] or [NO_LINK])[0]
+
+
+def is_stale(comment: str, network: str, plugin: str, valid_tags: frozenset[str]) -> bool:
+    """Say whether an element is of a network, by a plugin, and of no valid attachment."""
+    is_of_network = comment.startswith(network_tag(network))
+    return is_of_network and is_by(comment, plugin) and _first_word(comment) not in valid_tags
+
+
+def _first_word(comment: str) -> str:
+    return comment.split(" ", 1)[0]
+
+
+# ------------------------------------------------------------------------------------------ whole networks
+
+
+def network_tag(network: str) -> str:
+    """Return 16 hexadecimal digits."""
+    return digest(network)
+
+
+def network_mark(network: str) -> int:
+    """Return a number for objects of the kernel that belong to a whole network and have no text.
+
+    As the metric of a route it comes after those that the kernel chooses (256, 1024).
+    """
+    return mark_of(network_tag(network)) | 1 << 31
+
+
+def overlay_alias(network: str) -> str:
+    """Return the alias of an overlay's links; only the tag in it identifies the network."""
+    return f"{_overlay_prefix(network)}net: {network}"[:ALIAS_LIMIT]
+
+
+def is_overlay_alias(alias: str, network: str) -> bool:
+    return alias.startswith(_overlay_prefix(network))
+
+
+def _overlay_prefix(network: str) -> str:
+    return f"{OVERLAY_ALIAS}{network_tag(network)} "
+
+
+def host_link(network: str, master: str) -> str:
+    """Return the name of the host's own macvlan link of a network on a master."""
+    return HOST_LINK_PREFIX + digest(f"{network}\0{master}", 8)
+
+
+def host_link_alias(network: str) -> str:
+    """Return the alias of that link; only the tag in it identifies the network."""
+    return f"{_host_link_prefix(network)}net: {network}"[:ALIAS_LIMIT]
+
+
+def is_host_link_alias(alias: str, network: str) -> bool:
+    return alias.startswith(_host_link_prefix(network))
+
+
+def _host_link_prefix(network: str) -> str:
+    return f"{HOST_LINK_ALIAS}{network_tag(network)} "
+
+
+def nursery(network: str) -> int:
+    """Return the number of the group in which macvlan links of a network are created."""
+    return _NURSERIES | int(network_tag(network)[:7], 16)
+
+
+def gateway_port(bridge: str, vlan: int) -> str:
+    """Return the name of the port through which a bridge's gateway of a VLAN is attached."""
+    return HOST_END_PREFIX + digest(f"{bridge}.{vlan}", 8)

@@ -1,0 +1,281 @@
+"""One call of a plugin: environment and stdin, checked whole before anything is changed.
+
+The order of the checks and the texts follow the reference (`skel`), so runtimes and people find what they
+know; the codes follow SPEC.md.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, NoReturn, cast, get_args
+
+from cni_plugins.errors import (
+    BadEnvironment,
+    DecodingFailed,
+    IncompatibleVersion,
+    InvalidNetworkConfig,
+    IoFailed,
+)
+from cni_plugins.ownership import Attachment, Owner
+from cni_plugins.protocol import versions
+from cni_plugins.protocol.decode import parse_result
+from cni_plugins.protocol.fields import Conf, get, shown
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.result import NOTHING, Result
+
+STDIN_LIMIT = 1 << 20  # bytes; a conflist with its prevResult is a few kilobytes
+
+Command = Literal["ADD", "DEL", "CHECK", "GC", "STATUS"]  # VERSION is answered without a request
+_REQUIRED = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
+}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
+# A name becomes a directory and a container id becomes an nf_tables comment and a file's content: bounded.
+_NAME_LIMIT = 255
+
+
+class Request(NamedTuple):
+    """Everything a plugin may know about the call; nothing in it has been acted upon yet.
+
+    :param plugin: who carries it out, as the owner of rules; see ownership.plugin_word.
+    """
+
+    command: Command
+    network: str
+    container_id: str = ""
+    netns: str = ""
+    ifname: str = ""
+    args: str = ""
+    path: tuple[str, ...] = ()
+    cni_version: str = versions.LATEST
+    conf: Conf = NOTHING
+    stdin: bytes = b""
+    prev_result: Result | None = None
+    valid_attachments: tuple[tuple[str, str], ...] = ()
+    lists_attachments: bool = False
+    plugin: str = ""
+    environment: Mapping[str, str] = NOTHING
+
+    @property
+    def attachment(self) -> Attachment:
+        return Attachment(self.network, self.container_id, self.ifname)
+
+    @property
+    def owner(self) -> Owner:
+        """The owner of the rules that the plugin makes for the attachment."""
+        return Owner(self.attachment, self.plugin)
+
+    @property
+    def ipam_type(self) -> str:
+        """The type of the `ipam` section, as far as it can be told: DEL and GC take broken configs too."""
+        section = get(self.conf, "ipam")
+        name = get(section, "type") if isinstance(section, dict) else None
+        return name if isinstance(name, str) else ""
+
+    @property
+    def valid_tags(self) -> frozenset[str]:
+        """Tags of the attachments that GC must leave alone."""
+        return frozenset(Attachment(self.network, *pair).tag for pair in self.valid_attachments)
+
+
+def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) -> Request:
+    """Check environment and stdin of any command but VERSION.
+
+    :param read_stdin: called once, with the number of bytes wanted at most.
+    :raises CniError: the first fault found, before anything was done.
+    """
+    command = environment.get("CNI_COMMAND", "")
+    _check_environment(command, environment)
+    stdin = _read(read_stdin)
+    conf = _decode(stdin)
+    network = _network_name(conf)
+    version = versions.require_supported(_string(conf, "cniVersion"))
+    _check_command_allowed(command, version)
+    return Request(
+        command=cast("Command", command),
+        network=network,
+        container_id=environment.get("CNI_CONTAINERID", ""),
+        netns=environment.get("CNI_NETNS", ""),
+        ifname=environment.get("CNI_IFNAME", ""),
+        args=environment.get("CNI_ARGS", ""),
+        path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
+        cni_version=version,
+        conf=conf,
+        stdin=stdin,
+        prev_result=_prev_result(command, conf, version),
+        valid_attachments=_valid_attachments(conf) if command == "GC" else (),
+        lists_attachments=any(_has_key(conf, key) for key in _ATTACHMENT_KEYS),
+        environment=environment,
+    )
+
+
+def reported_version(stdin: bytes) -> str:
+    """Return the version an error document should bear: the config's if it can be told, else the newest."""
+    try:
+        version = _string(_decode(stdin), "cniVersion") or versions.SUPPORTED[0]
+    except (DecodingFailed, InvalidNetworkConfig):
+        return versions.LATEST
+    return version if version in versions.SUPPORTED else versions.LATEST
+
+
+def _check_environment(command: str, environment: Mapping[str, str]) -> None:
+    if not command:
+        raise BadEnvironment("required env variables [CNI_COMMAND] missing", "CNI_COMMAND is empty")
+    if command not in _REQUIRED:
+        raise BadEnvironment(
+            f"unknown CNI_COMMAND: {command}",
+            f"CNI_COMMAND is none of {', '.join(get_args(Command))}, VERSION",
+        )
+    _check_texts(environment)
+    required = _REQUIRED[command]
+    missing = [name for name in required if not environment.get(name)]
+    if missing:
+        raise BadEnvironment(
+            f"required env variables [{','.join(missing)}] missing", f"CNI_COMMAND is {command}"
+        )
+    if "CNI_CONTAINERID" in required:
+        _check_container_id(environment["CNI_CONTAINERID"])
+        _check_ifname(environment["CNI_IFNAME"])
+
+
+def _check_texts(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        if name.startswith("CNI_") and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadEnvironment(f"{name} is not UTF-8", f"{name} is {shown(value)}") from None
+
+
+def _check_container_id(text: str) -> None:
+    if not NAME.match(text):
+        raise BadEnvironment("invalid characters in containerID", f"CNI_CONTAINERID is {shown(text)}")
+    if len(text) > _NAME_LIMIT:
+        raise BadEnvironment(
+            f"containerID is longer than {_NAME_LIMIT} characters", f"CNI_CONTAINERID is {shown(text)}"
+        )
+
+
+def _check_ifname(name: str) -> None:
+    fault = ifname_fault(name)
+    if fault:
+        raise BadEnvironment(f"interface name {fault}", f"CNI_IFNAME is {shown(name)}")
+
+
+def _read(read_stdin: Callable[[int], bytes]) -> bytes:
+    try:
+        stdin = read_stdin(STDIN_LIMIT + 1)
+    except OSError as err:
+        raise IoFailed("error reading from stdin", str(err)) from err
+    if len(stdin) > STDIN_LIMIT:
+        raise DecodingFailed(
+            "the network configuration on stdin is too large", f"more than {STDIN_LIMIT} bytes"
+        )
+    return stdin
+
+
+def _decode(stdin: bytes) -> dict[str, Any]:
+    try:
+        conf = json.loads(stdin.decode(), parse_constant=_no_constant, parse_float=_finite)
+        if b"\\u" in stdin:  # half a surrogate pair is legal JSON and no text; Go reads it as U+FFFD
+            conf = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(conf, ensure_ascii=False)))
+    except (ValueError, RecursionError) as err:
+        raise DecodingFailed(
+            f"error unmarshall network config: {str(err) or 'nested too deeply'}",
+            f"stdin begins {shown(stdin[:40])}",
+        ) from err
+    if not isinstance(conf, dict):
+        raise DecodingFailed(
+            "error unmarshall network config: not an object", f"stdin begins {shown(stdin[:40])}"
+        )
+    return conf
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+def _network_name(conf: Conf) -> str:
+    name = _string(conf, "name")
+    if not name:
+        raise InvalidNetworkConfig("missing network name", "name is empty")
+    if not NAME.match(name):
+        raise InvalidNetworkConfig("invalid characters found in network name", f"name is {shown(name)}")
+    if len(name) > _NAME_LIMIT:
+        raise InvalidNetworkConfig(
+            f"network name is longer than {_NAME_LIMIT} characters", f"name is {shown(name)}"
+        )
+    return name
+
+
+def _check_command_allowed(command: str, version: str) -> None:
+    oldest = {"CHECK": versions.CHECK, "GC": versions.GC_AND_STATUS, "STATUS": versions.GC_AND_STATUS}.get(
+        command
+    )
+    if oldest and not versions.at_least(version, oldest):
+        raise IncompatibleVersion(
+            f"config version does not allow {command}",
+            f'cniVersion is "{version}", {command} came with {oldest}',
+        )
+
+
+def _prev_result(command: str, conf: Conf, version: str) -> Result | None:
+    raw = get(conf, "prevResult")
+    if raw is None or command in ("GC", "STATUS"):
+        return None
+    own = raw.get("cniVersion") if isinstance(raw, dict) else None
+    try:
+        return parse_result(raw, own if own in versions.SUPPORTED else version)
+    except DecodingFailed:
+        # DEL must reach its end whatever is left of the cached result; ADD and CHECK need to know.
+        if command == "DEL":
+            return None
+        raise
+
+
+def _valid_attachments(conf: Conf) -> tuple[tuple[str, str], ...]:
+    """Read the list GC is given, under its name in SPEC.md or the older one some runtimes send.
+
+    :raises InvalidNetworkConfig: when it is malformed; guessing here would delete what is in use.
+    """
+    listed: object = next((value for key in _ATTACHMENT_KEYS if (value := get(conf, key)) is not None), [])
+    if not isinstance(listed, list):
+        raise InvalidNetworkConfig(
+            "GC needs a list of valid attachments", f"{_ATTACHMENT_KEYS[0]} is {shown(listed)}"
+        )
+    return tuple(_valid_attachment(entry) for entry in listed)
+
+
+def _has_key(conf: Conf, key: str) -> bool:
+    return any(name.lower() == key for name in conf)
+
+
+def _valid_attachment(entry: object) -> tuple[str, str]:
+    pair = (get(entry, "containerID"), get(entry, "ifname")) if isinstance(entry, dict) else ("", "")
+    if not all(isinstance(part, str) and part for part in pair):
+        raise InvalidNetworkConfig(
+            "GC needs a list of valid attachments", f"cni.dev/valid-attachments has {shown(entry)}"
+        )
+    return pair
+
+
+def _string(conf: Conf, key: str) -> str:
+    value = get(conf, key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidNetworkConfig(f"{key} is not a string", f"{key} is {shown(value)}")
+    return value

@@ -1,0 +1,1 @@
+"""Maintenance of a host outside any request: compares, repairs and measures what the plugins created."""

@@ -1,0 +1,221 @@
+"""An overlay on this host apart from any container: what it should be, is, and was measured to be.
+
+The plans are those of ADD and CHECK, without the part of a container. Nothing is made for a network that no
+container of this host is in, unless that is asked for.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from cni_plugins.contract.facts import Facts
+from cni_plugins.kernel import apply, observe
+from cni_plugins.kernel.overlay import peers as peer_tables
+from cni_plugins.kernel.overlay.peers import OverlayRoute
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import network_tag, tag_of
+from cni_plugins.protocol.fields import Conf, IPAddress, IPNetwork
+from cni_plugins.protocol.request import Request
+from cni_plugins.steps.links import AttachPort
+from cni_plugins.steps.overlay import EnsurePeers
+from cni_plugins.steps.step import Plan
+from cni_plugins.vxlan import local_host
+from cni_plugins.vxlan.addressing import node_address
+from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
+from cni_plugins.vxlan.identity import vxlan_name
+from cni_plugins.vxlan.local_host import OVERHEAD, LocalHost
+from cni_plugins.vxlan.peer_entries import peer_entries
+from cni_plugins.vxlan.plugin import asks_of_host
+from cni_plugins.vxlan.records import Record
+
+_ECHO_PATIENCE = 1.0  # seconds
+_LEAST_PATIENCE = 0.2  # seconds; for those who answered before, and then some times what they took
+_TIMES = 10
+NO_ROUTES: Mapping[IPNetwork, OverlayRoute] = {}
+
+
+class State(StrEnum):
+    """How a host stands to an overlay."""
+
+    IDLE = "idle"  # no container of this host is in it
+    IN_SYNC = "in sync"
+    DRIFTED = "drifted"
+    REPAIRED = "repaired"
+    CREATED = "created"
+
+
+class View(NamedTuple):
+    """A network as this host sees it.
+
+    :param entries: what the kernel should be told of the peers.
+    :param differences: a sentence for everything in the kernel that is not as it should be.
+    :param routes: those of the network that the kernel has.
+    """
+
+    overlay: Overlay
+    host: LocalHost
+    entries: EnsurePeers
+    state: State
+    differences: tuple[str, ...] = ()
+    routes: Mapping[IPNetwork, OverlayRoute] = NO_ROUTES
+
+    def routes_to(self, peer: Record) -> tuple[IPNetwork, ...]:
+        """Return the destinations of the routes that a peer's packets take; in mode l2 there is none."""
+        listed = {route.dst for route in self.entries.routes if route.link}
+        return tuple(dst for dst in peer.subnets or self.overlay.config.within if dst in listed)
+
+
+class Probe(NamedTuple):
+    """What was measured of one peer; None where it did not answer. Times are in seconds.
+
+    :param mtu: of the underlay's path, the largest packet that was answered without being cut.
+    :param inside: the time to the peer's own address in the overlay, and back.
+    """
+
+    peer: Record
+    rtt: float | None
+    mtu: int | None
+    inside: float | None
+
+
+def view(network: str, conf: Conf) -> View:
+    """Look, and change nothing.
+
+    :raises CniError: when the config or the peers are at fault.
+    """
+    with Session(None) as session:
+        return _view(session, *_facts(session, network, conf))
+
+
+def sync(network: str, conf: Conf, *, create: bool = False) -> View:
+    """Bring the host in line, where a container is in the network, or else if asked to.
+
+    :raises CniError: as `view`, and when the kernel refuses; then nothing is changed.
+    """
+    with Session(None) as session:
+        session.share_host()  # or the network's last container leaves between our look and our repair
+        overlay, facts = _facts(session, network, conf)
+        seen = _view(session, overlay, facts)
+        if seen.state == State.IN_SYNC or (seen.state == State.IDLE and not create):
+            return seen
+        require_no_clash(overlay, facts)
+        apply.apply(session, _plan(overlay, facts))
+        rest = _differences(session, overlay, facts)
+        if rest:  # what others have put in the way, which is theirs
+            return seen._replace(state=State.DRIFTED, differences=rest)
+        return seen._replace(state=State.CREATED if seen.state == State.IDLE else State.REPAIRED)
+
+
+def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple[Probe, ...]]:
+    """Measure the way to every peer, and give routes the MTUs that were found, if asked to.
+
+    :raises CniError: as `view`.
+    """
+    from cni_plugins.kernel import echo
+
+    with Session(None) as session:
+        seen = _view(session, *_facts(session, network, conf))
+        peers, source = seen.host.others, seen.host.local
+        times = echo.echo([peer.vtep for peer in peers], timeout=_ECHO_PATIENCE, source=source)
+        patience = min(_ECHO_PATIENCE, max(_LEAST_PATIENCE, _TIMES * max(times.values(), default=0.0)))
+        mtus = echo.path_mtu(list(times), seen.host.mtu, patience, source=source)
+        ends = {} if seen.state == State.IDLE else inner_ends(seen)
+        inside = echo.echo(list(ends.values()), timeout=_ECHO_PATIENCE)
+        if write:
+            peer_tables.set_measured(session, network, route_mtus(seen, mtus))
+            seen = seen._replace(routes=_routes(session, network))
+    found = ((peer, ends.get(peer.vtep)) for peer in peers)
+    return seen, tuple(
+        Probe(peer, times.get(peer.vtep), mtus.get(peer.vtep), None if end is None else inside.get(end))
+        for peer, end in found
+    )
+
+
+def inner_ends(seen: View) -> dict[IPAddress, IPAddress]:
+    """Return the peers' own addresses in the overlay by their VTEPs, as far as they are known."""
+    found = ((peer.vtep, _inner_end(seen.overlay, peer)) for peer in seen.host.others)
+    return {vtep: end for vtep, end in found if end is not None}
+
+
+def _inner_end(overlay: Overlay, peer: Record) -> IPAddress | None:
+    """Without a VXLAN link a host's address in its subnet is the gateway's only."""
+    if overlay.config.mode == "l3":
+        first = next(iter(peer.subnets), None)
+        if first is None:
+            return None
+        return first.network_address if overlay.vxlan else overlay.gateway(first)
+    node = node_address(overlay, peer.blocks, overlay.config.within[0])
+    return None if node is None else node.ip
+
+
+def route_mtus(seen: View, mtus: Mapping[IPAddress, int | None]) -> dict[IPNetwork, int]:
+    """Return the MTU of every route whose peers' paths were measured; one to several gets the smallest."""
+    tunnelled = {route.dst for route in seen.entries.routes if route.link == seen.overlay.vxlan}
+    wanted: dict[IPNetwork, int] = {}
+    for peer in seen.host.others:
+        path = mtus.get(peer.vtep)
+        for dst in seen.routes_to(peer) if path else ():
+            largest = (path or 0) - (OVERHEAD[seen.host.local.version] if dst in tunnelled else 0)
+            wanted[dst] = min(wanted.get(dst, largest), largest)
+    return wanted
+
+
+def _facts(session: Session, network: str, conf: Conf) -> tuple[Overlay, Facts]:
+    overlay = parse(Request(command="STATUS", network=network, conf=conf))
+    asks = asks_of_host(overlay)._replace(host=(overlay.bridge, vxlan_name(overlay.vni)), owned=True)
+    return overlay, observe.observe(session, asks)
+
+
+def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
+    host = local_host.find(overlay, facts)
+    seen = View(overlay, host, peer_entries(overlay, host, facts.routes_to), State.IDLE)
+    former = tuple(_former_links(overlay, facts))
+    if former:
+        return seen._replace(state=State.DRIFTED, differences=former)
+    if overlay.bridge not in facts.host and not any(_stray_ends(overlay, facts)):
+        return seen
+    found = _differences(session, overlay, facts)
+    return seen._replace(
+        state=State.DRIFTED if found else State.IN_SYNC,
+        differences=found,
+        routes=_routes(session, overlay.network),
+    )
+
+
+def _differences(session: Session, overlay: Overlay, facts: Facts) -> tuple[str, ...]:
+    found = apply.compare(session, _plan(overlay, facts))
+    return tuple(dict.fromkeys(phrase for text in found for phrase in text.split("; ")))
+
+
+def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:
+    """Yield what the network has under another VNI: containers stay with it, and keep it, until they go."""
+    for link in facts.addressed:
+        if local_host.is_of(link, overlay.network) and link.name not in (
+            overlay.bridge,
+            vxlan_name(overlay.vni),
+        ):
+            yield f"link {link.name} is of the network's former VNI: its containers have to go first"
+
+
+def _routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
+    return {route.dst: route for route in peer_tables.routes_of(session, network)}
+
+
+def _plan(overlay: Overlay, facts: Facts) -> Plan:
+    stray = _stray_ends(overlay, facts)
+    ports = (AttachPort(name, overlay.bridge, overlay.config.hairpin_mode, isolated=False) for name in stray)
+    return (*host_plan(overlay, facts), *ports)
+
+
+def _stray_ends(overlay: Overlay, facts: Facts) -> Iterator[str]:
+    """Yield the host ends of the network's containers that are in no bridge, as when it was deleted.
+
+    One with an address of its own is what another plugin made when the network was of its type.
+    """
+    routed = {link.name for link in facts.addressed if not all(it.is_link_local for it in link.addresses)}
+    tag = f"{network_tag(overlay.network)}-"
+    for link in facts.owned:
+        is_stray = link.kind == "veth" and not link.master and link.name not in routed
+        if is_stray and tag_of(link.alias).startswith(tag):
+            yield link.name

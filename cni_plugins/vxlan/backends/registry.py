@@ -1,0 +1,33 @@
+"""Which backends there are. Spelled out, as strings would hide modules from PyInstaller and mypy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cni_plugins.contract.model import load
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.fields import get, shown
+from cni_plugins.vxlan.backends.roster import Backend
+
+_AT = ("backend",)
+
+
+def backend(conf: Mapping[str, Any]) -> Backend:
+    """Return the backend that a config names.
+
+    :raises InvalidNetworkConfig: when there is none of this type, naming every fault of its keys else.
+    """
+    kind = get(conf, "type")
+    match kind:
+        case "static":
+            from cni_plugins.vxlan.backends.static import StaticBackend
+
+            return load(StaticBackend, conf, at=_AT)
+        case "multicast":
+            from cni_plugins.vxlan.backends.multicast import MulticastBackend
+
+            return load(MulticastBackend, conf, at=_AT)
+        case _:
+            raise InvalidNetworkConfig(
+                f"invalid network config: backend.type: there is no backend {shown(kind)}",
+                "backends are static and multicast",
+            )

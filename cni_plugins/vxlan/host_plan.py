@@ -1,0 +1,221 @@
+"""What it takes a host to be in an overlay, apart from any container: rules, links, addresses, peers.
+
+The first container of a host brings it, every further one finds it, and sync keeps it.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+
+from cni_plugins.contract import plan_parts
+from cni_plugins.contract.config_fields import IPV4, IPV6
+from cni_plugins.contract.facts import Facts
+from cni_plugins.errors import NameTaken
+from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
+from cni_plugins.steps.ip import IF_PRESENT, EnableForwarding, EnsureAddress, EnsureSysctl
+from cni_plugins.steps.links import DelLink, EnsureUp
+from cni_plugins.steps.overlay import (
+    AttachVxlan,
+    EnsureOverlayBridge,
+    EnsureOverlayRules,
+    EnsureProxied,
+    EnsureVxlan,
+)
+from cni_plugins.steps.step import HOST, Plan, Step
+from cni_plugins.vxlan.addressing import node_address, own_networks
+from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.identity import ContainerMacs, vxlan_name
+from cni_plugins.vxlan.local_host import LocalHost, clashes, find, is_of
+from cni_plugins.vxlan.peer_entries import peer_entries
+
+_SINGLE = {IPV4: 32, IPV6: 128}
+
+
+def require_no_clash(overlay: Overlay, facts: Facts) -> None:
+    """:raises NameTaken: when a link of the host has addresses that cannot be beside the overlay's."""
+    names = frozenset({overlay.bridge, vxlan_name(overlay.vni)})
+    clash = clashes(overlay, facts, names)
+    if clash:
+        raise NameTaken(clash, f"network {overlay.network}: the host could not tell the two apart")
+    host = find(overlay, facts)
+    wanted = {
+        address for network in own_networks(overlay, host) for address in _addresses(overlay, host, network)
+    }
+    for link in (link for link in facts.addressed if link.name in names):
+        if not is_of(link, overlay.network):
+            # Before any rule names the link, and its removal takes the other network's rule along.
+            raise NameTaken(
+                f'"{link.name}" already exists but is not of network {overlay.network}',
+                f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}",
+            )
+        former = [item for item in link.addresses if not item.ip.is_link_local and item not in wanted]
+        if former and link.name in (overlay.bridge, overlay.vxlan):
+            raise NameTaken(
+                f"link {link.name} has {former[0]}, which is not this host's any more",
+                f"network {overlay.network}: containers with such addresses have to go first, then GC",
+            )
+
+
+def _addresses(overlay: Overlay, host: LocalHost, network: IPNetwork) -> Iterator[IPInterface]:
+    """Yield what the bridge, and in mode l3 the VXLAN link, have of one of the host's networks."""
+    yield from _host_addresses(overlay, host, network)
+    yield _single(network.network_address)
+
+
+def host_plan(overlay: Overlay, facts: Facts) -> Plan:
+    """Return the steps by which this host takes part, without any container.
+
+    :raises InvalidNetworkConfig: as `add`.
+    """
+    host = find(overlay, facts)
+    return (*network_steps(overlay, host, facts), *host_settings(overlay, host))
+
+
+def network_steps(overlay: Overlay, host: LocalHost, facts: Facts) -> Iterator[Step]:
+    """Yield rules before links, so that nothing passes by them; links before what refers to them.
+
+    Unless a link is to leave its UDP port: it must not do so without rules when the new one is taken.
+    """
+    moves = _moves(overlay, facts)
+    if not moves:
+        yield _rules(overlay, host)
+    if overlay.vxlan:
+        yield from _vxlan(overlay, host)
+    if moves:
+        yield _rules(overlay, host)
+    if _has_tunnel(overlay, facts):
+        yield DelLink(HOST, vxlan_name(overlay.vni))
+    yield from _bridge(overlay, host)
+    if overlay.vxlan and overlay.config.mode == "l2":
+        yield AttachVxlan(overlay.vxlan, overlay.bridge, overlay.programmed)
+    gateways = (overlay.gateway(network) for network in own_networks(overlay, host))
+    yield from proxied(overlay, tuple(gateway for gateway in gateways if gateway.version == IPV6))
+    yield peer_entries(overlay, host, facts.routes_to)
+
+
+def _moves(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link is there with another UDP port than it is to have."""
+    link = facts.host.get(overlay.vxlan)
+    return link is not None and link.vxlan not in ((0, 0), (overlay.vni, overlay.config.port))
+
+
+def _has_tunnel(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link is there, from a time when it was needed."""
+    name = vxlan_name(overlay.vni)
+    return not overlay.vxlan and any(
+        link.name == name and is_of(link, overlay.network) for link in facts.addressed
+    )
+
+
+def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
+    known = overlay.restricted and bool(overlay.vxlan)
+    return EnsureOverlayRules(
+        overlay.network,
+        overlay.vni,
+        overlay.config.port,
+        host.local.version,
+        overlay.bridge,
+        overlay.vxlan,
+        sources=tuple(peer.vtep for peer in host.others) if known else None,
+        in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
+        # Or a container makes others answer to whom it likes, in other overlays too.
+        inside=() if overlay.config.restrict_sources is False else host.own.subnets,
+    )
+
+
+def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
+    link = overlay.vxlan
+    yield EnsureVxlan(
+        link,
+        overlay.vni,
+        overlay.config.port,
+        overlay.network,
+        host.link,
+        host.local,
+        host.mac,
+        host.inner_mtu,
+        overlay.df,
+        learning=not overlay.programmed,
+        group=overlay.roster.group,
+        ttl=overlay.roster.ttl,
+    )
+    yield plan_parts.no_router_advertisements(link)
+    if overlay.config.mode == "l3":
+        if not overlay.programmed:
+            yield from _answering(link)
+        for subnet in host.own.subnets:
+            if subnet.version == IPV6:
+                yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
+            # What the host itself sends to peers' containers comes from it; so they find back.
+            yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
+    yield EnsureUp(HOST, link)
+
+
+def _answering(link: str) -> Iterator[Step]:
+    """Let the host answer for its containers when other hosts ask who has their addresses."""
+    yield EnsureSysctl(HOST, ("ipv4", "conf", link, "proxy_arp"), "1")
+    yield EnsureSysctl(HOST, ("ipv4", "neigh", link, "proxy_delay"), "0")
+    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "proxy_ndp"), "1", IF_PRESENT)
+    yield EnsureSysctl(HOST, ("ipv6", "neigh", link, "proxy_delay"), "0", IF_PRESENT)
+
+
+def proxied(overlay: Overlay, addresses: tuple[IPAddress, ...]) -> Iterator[Step]:
+    """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for.
+
+    Those that are known already are meant, too: a VXLAN link that was made anew has none.
+    """
+    has_v6 = any(network.version == IPV6 for network in overlay.config.within)
+    if has_v6 and overlay.config.mode == "l3" and not overlay.programmed:
+        yield EnsureProxied(overlay.vxlan, addresses, overlay.bridge)
+
+
+def _bridge(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
+    link = overlay.bridge
+    yield EnsureOverlayBridge(link, overlay.network, bridge_mac(overlay, host), host.inner_mtu)
+    yield plan_parts.no_router_advertisements(link)
+    # The kernel asks for IPv6 neighbours from its link-local address, and not while that is tentative.
+    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
+    for network in own_networks(overlay, host):
+        if network.version == IPV6:
+            yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
+        node, *gateway = _host_addresses(overlay, host, network)
+        yield EnsureAddress(HOST, link, node, skip_dad=True)
+        for address in gateway:
+            # What is sent from the address of every host is answered to any of them.
+            yield EnsureAddress(HOST, link, address, skip_dad=True, deprecated=network.version == IPV6)
+    yield EnsureUp(HOST, link)
+
+
+def _host_addresses(overlay: Overlay, host: LocalHost, network: IPNetwork) -> Iterator[IPInterface]:
+    """Yield the host's addresses in one network of its own; in a stretched one the gateway is every host."""
+    gateway = overlay.gateway(network)
+    if overlay.config.mode == "l3":
+        yield ip_interface(f"{gateway}/{network.prefixlen}")
+        return
+    node = node_address(overlay, host.own.blocks, network)
+    if node is not None:
+        yield node
+        yield _single(gateway)
+    else:
+        yield ip_interface(f"{gateway}/{network.prefixlen}")
+
+
+def bridge_mac(overlay: Overlay, host: LocalHost) -> str:
+    """In a stretched subnet the bridge has one of the addresses, and the MAC address that goes with it."""
+    macs = ContainerMacs(overlay.vni)
+    node = (
+        node_address(overlay, host.own.blocks, overlay.config.within[0])
+        if overlay.config.mode == "l2"
+        else None
+    )
+    return macs.of(node.ip if node is not None else host.local)
+
+
+def _single(address: IPAddress) -> IPInterface:
+    return ip_interface(f"{address}/{_SINGLE[address.version]}")
+
+
+def host_settings(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
+    if overlay.vxlan and overlay.config.mode == "l3" and overlay.config.sysctls:
+        # Or the host forwards what does not fit through the tunnel for ever, and tells nobody.
+        yield EnsureSysctl(HOST, ("ipv4", "ip_forward_use_pmtu"), "1", IF_PRESENT)
+    yield EnableForwarding(tuple(sorted({network.version for network in own_networks(overlay, host)})))

@@ -1,0 +1,149 @@
+"""The one place where peers become entries: a pure function from all hosts to what the kernel of one holds.
+
+ADD, CHECK and sync all use it, whatever backend the peers came from.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from cni_plugins.contract.facts import NextHop
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.protocol.fields import IPAddress, IPNetwork
+from cni_plugins.steps.overlay import FLOOD, EnsurePeers, PeerRoute
+from cni_plugins.vxlan.addressing import addresses_of, twin
+from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.identity import ContainerMacs, vtep_mac
+from cni_plugins.vxlan.local_host import OVERHEAD, LocalHost
+from cni_plugins.vxlan.records import Record
+
+
+def peer_entries(overlay: Overlay, host: LocalHost, routes_to: Mapping[IPAddress, NextHop]) -> EnsurePeers:
+    """Return everything that the kernel of this host holds because of its peers.
+
+    :param routes_to: how the host would send to its peers' VTEPs, where that matters.
+    :raises InvalidNetworkConfig: when a peer cannot be reached as the config demands.
+    """
+    if overlay.config.mode == "l2":
+        return _stretched(overlay, host)
+    return _routed(overlay, host, routes_to) if overlay.programmed else _asking(overlay, host)
+
+
+# ---------------------------------------------------------------------------------------------- l3
+
+
+class _Hop(NamedTuple):
+    """One subnet of a peer, and the way to it; `neighbour` where that leads through the tunnel."""
+
+    route: PeerRoute
+    peer: Record
+    neighbour: IPAddress | None = None
+
+
+def _routed(overlay: Overlay, host: LocalHost, routes_to: Mapping[IPAddress, NextHop]) -> EnsurePeers:
+    hops = [_hop(overlay, host, peer, subnet, routes_to) for peer in host.others for subnet in peer.subnets]
+    tunnelled = [(hop.neighbour, _mac(hop.peer), hop.peer.vtep) for hop in hops if hop.neighbour is not None]
+    return EnsurePeers(
+        overlay.network,
+        overlay.vxlan,
+        fdb=tuple(dict.fromkeys((mac, vtep) for _, mac, vtep in tunnelled)),
+        at=overlay.vxlan,
+        neighbours=tuple((address, mac) for address, mac, _ in tunnelled),
+        routes=(*(hop.route for hop in hops), *_dead_ends(overlay, host, hops)),
+    )
+
+
+def _hop(
+    overlay: Overlay, host: LocalHost, peer: Record, subnet: IPNetwork, routes_to: Mapping[IPAddress, NextHop]
+) -> _Hop:
+    hop = _direct(overlay, peer, subnet, routes_to.get(peer.vtep))
+    if hop is not None:
+        return _Hop(PeerRoute(subnet, hop.link, peer.vtep), peer)
+    gateway = subnet.network_address
+    mtu = min(host.inner_mtu, _mtu(peer, host) - OVERHEAD[host.local.version])
+    return _Hop(PeerRoute(subnet, overlay.vxlan, gateway, mtu, onlink=True), peer, gateway)
+
+
+def _direct(overlay: Overlay, peer: Record, subnet: IPNetwork, hop: NextHop | None) -> NextHop | None:
+    """Return the way to a peer without encapsulation, None when its packets go through the tunnel.
+
+    :raises InvalidNetworkConfig: when there is to be no tunnel, and no such way either.
+    """
+    chosen = overlay.config.direct_routing
+    reason = ""
+    if chosen == "off":
+        return None
+    if hop is None:
+        reason = "is not reachable"
+    elif hop.gateway is not None:
+        reason = f"is behind gateway {hop.gateway}"
+    elif subnet.version != peer.vtep.version:
+        reason = f"has an IPv{peer.vtep.version} address, and its subnet {subnet} is of IPv{subnet.version}"
+    if not reason:
+        return hop
+    if chosen == "always":
+        raise InvalidNetworkConfig(
+            f"peer {peer.node} ({peer.vtep}) {reason}: nothing can be sent to it without encapsulation",
+            "directRouting is always; with same-subnet it is encapsulated",
+        )
+    return None
+
+
+def _asking(overlay: Overlay, host: LocalHost) -> EnsurePeers:
+    """Return the entries of a host that knows its peers' VTEPs only: it asks all of them, by ARP and ND."""
+    return EnsurePeers(
+        overlay.network,
+        overlay.vxlan,
+        fdb=_flood(host),
+        at=overlay.vxlan,
+        routes=(
+            *(PeerRoute(network, overlay.vxlan, mtu=host.inner_mtu) for network in overlay.config.within),
+            *map(PeerRoute, host.own.subnets),
+        ),
+    )
+
+
+def _dead_ends(overlay: Overlay, host: LocalHost, hops: list[_Hop]) -> Iterator[PeerRoute]:
+    """Yield what keeps packets to addresses that no host has from leaving by the default route, in clear."""
+    taken = {hop.route.dst for hop in hops}
+    for network in dict.fromkeys((*host.own.subnets, *overlay.config.within)):
+        if network not in taken:
+            yield PeerRoute(network)
+
+
+# ---------------------------------------------------------------------------------------------- l2
+
+
+def _stretched(overlay: Overlay, host: LocalHost) -> EnsurePeers:
+    if not overlay.programmed:
+        return EnsurePeers(overlay.network, overlay.vxlan, fdb=_flood(host), at=overlay.bridge)
+    macs = ContainerMacs(overlay.vni)
+    known = [
+        (address, macs.of(address), peer.vtep)
+        for peer in host.others
+        for block in peer.blocks
+        for address in addresses_of(overlay, block)
+    ]
+    twins = ((twin(overlay, address), mac) for address, mac, _ in known)
+    return EnsurePeers(
+        overlay.network,
+        overlay.vxlan,
+        fdb=tuple((mac, vtep) for _, mac, vtep in known),
+        behind=tuple(mac for _, mac, _ in known),
+        at=overlay.bridge,
+        neighbours=(
+            *((address, mac) for address, mac, _ in known),
+            *((other, mac) for other, mac in twins if other is not None),
+        ),
+    )
+
+
+def _flood(host: LocalHost) -> tuple[tuple[str, IPAddress], ...]:
+    return tuple((FLOOD, peer.vtep) for peer in host.others)
+
+
+def _mac(peer: Record) -> str:
+    return peer.mac or vtep_mac(peer.vtep)
+
+
+def _mtu(peer: Record, host: LocalHost) -> int:
+    return min(peer.mtu or host.mtu, host.mtu)

@@ -1,0 +1,45 @@
+"""The words with which `cnictl agent` starts itself again."""
+
+import inspect
+
+import pytest
+
+from cni_plugins.agent.serve import Options
+from cni_plugins.cli.agent import command, process
+
+OPTIONS = Options(workers=3, socket="/run/a b.sock", recycle_after=5, request_timeout=2.5, metrics="unix:/m")
+
+
+def test_words_are_understood_again() -> None:
+    assert process.understood(process.words(OPTIONS)) == OPTIONS
+
+
+def test_words_are_options_of_the_command_so_that_another_build_can_parse_them() -> None:
+    assert process.words(OPTIONS) == [
+        "--workers=3",
+        "--socket=/run/a b.sock",
+        "--recycle-after=5",
+        "--request-timeout=2.5",
+        "--metrics=unix:/m",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--workers=3"],
+        ["--workers=x", "--socket=/s", "--recycle-after=5", "--request-timeout=2.5", "--metrics="],
+        [*process.words(OPTIONS), "--new=1"],
+    ],
+)
+def test_words_of_another_build_are_left_to_the_parser(words: list[str]) -> None:
+    assert process.understood(words) is None
+
+
+def test_the_help_names_the_defaults_that_the_agent_has() -> None:
+    told = inspect.getsource(command)
+    defaults = Options._field_defaults
+    assert f"Default: {defaults['socket']}." in told
+    assert f"Default: {defaults['recycle_after']}." in told
+    assert f"Default: {defaults['request_timeout']:.0f}." in told
