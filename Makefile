@@ -10,7 +10,7 @@ SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -na
 ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-e2e demo demo-overlay freeze install bench clean
+.PHONY: help check test test-unit test-integration test-e2e demo demo-overlay freeze install bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,9 +27,13 @@ check: $(VENV)/.stamp ## lint, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: $(VENV)/.stamp ## unit and integration tests
-	$(BIN)/python -m pytest -q -n auto tests/unit
-	$(ASROOT) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration
+test: test-unit test-integration ## unit and integration tests
+
+test-unit: $(VENV)/.stamp
+	$(BIN)/python -m pytest -q -n auto --durations=30 tests/unit
+
+test-integration: $(VENV)/.stamp
+	$(ASROOT) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=30 tests/integration
 
 $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 	$(BIN)/python packaging/freeze.py
@@ -37,7 +41,7 @@ $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 freeze: $(DIST)/bridge $(DIST)/cnictl ## build the single-file executables in dist/
 
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e tests/differential tests/bench
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=30 tests/e2e tests/differential tests/bench
 
 demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
 	$(ASROOT) $(BIN)/python packaging/demo.py

@@ -1,18 +1,18 @@
-"""Every failure a caller can see, one class per CNI error code.
+"""Defines the errors that a caller can see, one class for each CNI error code.
 
-CniError                      999  anything nobody foresaw
-├── IncompatibleVersion         1  cniVersion not spoken, or too old for the command
+CniError                      999  an unexpected failure
+├── IncompatibleVersion         1  cniVersion not supported, or too old for the command
 ├── UnsupportedField            2  a key this kernel or build cannot serve; details name key and value
 ├── BadEnvironment              4  CNI_* variables missing or malformed
 ├── IoFailed                    5  stdin, or a file of ours, could not be read or written
 ├── DecodingFailed              6  not JSON, or not an object
-├── InvalidNetworkConfig        7  a value in the config that can never work
-├── InvalidNetns                8  CNI_NETNS is no network namespace, or is the plugin's own
+├── InvalidNetworkConfig        7  an invalid value in the config
+├── InvalidNetns                8  CNI_NETNS is not a network namespace, or is the plugin's own
 ├── TryAgainLater              11  the same call may succeed later
 ├── NotAvailable               50  STATUS: an ADD would fail now
 ├── LimitedConnectivity        51  STATUS: attached containers may lose their network
-├── KernelRefused             100  the kernel said no; details carry the errno text
-├── NameTaken                 101  an object of that name exists and is not ours to use
+├── KernelRefused             100  the kernel refused a change; details contain the errno text
+├── NameTaken                 101  an object of that name exists and must not be used
 ├── PoolExhausted             102  no address left, or the requested one is taken
 ├── StateDrifted              103  CHECK found a difference
 ├── DelegateBroken            104  another plugin could not be run, or printed neither result nor error
@@ -23,7 +23,7 @@ Codes 1 to 99 are the specification's (SPEC.md, section "Error"), 100 and above 
 
 
 class CniError(Exception):
-    """Something a runtime is told in an error document: one sentence, and details that name key and value."""
+    """An error document for the runtime: a message of one sentence, and details that name key and value."""
 
     code = 999
 
@@ -33,12 +33,12 @@ class CniError(Exception):
         self.details = details
 
     def full_details(self) -> str:
-        """Return the details together with the notes that were added on the way up."""
+        """Return the details and the notes that were added while the error propagated."""
         return "; ".join(part for part in (self.details, *getattr(self, "__notes__", ())) if part)
 
 
 def foreseen(err: Exception) -> CniError:
-    """Return the error itself if it is one of ours, else one that says what nobody foresaw."""
+    """Return a CniError unchanged, any other exception as an internal error."""
     return err if isinstance(err, CniError) else CniError(f"internal error: {err}", type(err).__name__)
 
 
@@ -112,7 +112,7 @@ class DelegateBroken(CniError):
 
 
 class DelegateFailed(CniError):
-    """An IPAM executable failed; its code, message and details are passed on as they came."""
+    """An IPAM executable failed; its code, message and details are passed on unchanged."""
 
     def __init__(self, msg: str, details: str = "", code: int = 999) -> None:
         super().__init__(msg, details)

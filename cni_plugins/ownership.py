@@ -1,4 +1,4 @@
-"""The one place that says how the suite recognises its own objects: names, aliases, marks, tags and comments.
+"""Computes how the suite recognises its own objects: names, aliases, marks, tags and comments.
 
 Everything made for an attachment has a name or tag computed here from (network, container id, ifname), so
 DEL, CHECK and GC find it without a state file and without the sandbox. What belongs to a network, or to the
@@ -132,6 +132,10 @@ class Owner(NamedTuple):
     def owns(self, comment: str) -> bool:
         """Say whether an element with this comment is the owner's."""
         return _first_word(comment) == self.attachment.tag and is_by(comment, self.plugin)
+
+    def shares_attachment_with(self, comment: str) -> bool:
+        """Say whether an element with this comment belongs to another plugin of the same attachment."""
+        return _first_word(comment) == self.attachment.tag and not is_by(comment, self.plugin)
 
 
 def plugin_word(name: str, *, is_chained: bool) -> str:

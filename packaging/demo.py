@@ -1,13 +1,12 @@
-"""Two containers, the executables, a real conflist: what `make demo` shows.
+"""Runs `make demo`: attaches two containers with the executables and a real conflist, and detaches them.
 
-The chain is run here as a runtime runs it; no runtime is needed, nor any tool but nsenter and unshare
-of util-linux. Everything happens between network namespaces that end with this program; the exit code says
-whether what the plugins made was gone before that.
+It calls the plugins of the chain like a runtime; no runtime is needed, nor any tool except nsenter and
+unshare of util-linux. Everything happens in network namespaces that end with this program; the exit code says
+whether the plugins had removed everything before that.
 """
 
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -22,7 +21,7 @@ DIST = ROOT / "dist"
 
 
 class Namespace:
-    """A network namespace, held by a process that ends with it."""
+    """A network namespace, kept alive by a child process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,7 +31,7 @@ class Namespace:
             stdout=subprocess.PIPE,
         )
         if self._holder.stdout is None or not self._holder.stdout.readline():
-            sys.exit("make demo: this machine does not let us make a network namespace")
+            sys.exit("make demo: this machine does not permit network namespaces")
         self.path = f"/proc/{self._holder.pid}/ns/net"
 
     def command(self, *words: str) -> list[str]:
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> int:
         case ["--ping", address]:
             return ping(address)
     if os.geteuid() != 0:
-        print("make demo: network namespaces need root, or unshare -rmn", file=sys.stderr)
+        print("make demo: must be run as root, or under unshare -rmn", file=sys.stderr)
         return 2
     spaces = [Namespace(name) for name in ("the host", "container a", "container b")]
     try:
@@ -69,7 +68,7 @@ def demonstrate(host: Namespace, containers: list[Namespace], network: dict[str,
     results = [chain("ADD", host, network, container) for container in containers]
     print(json.dumps(results[0], indent=2))
 
-    title("what that made in the host")
+    title("what the plugins created on the host")
     print(state(host, leases))
 
     title("from container a, ping container b and the gateway")
@@ -77,7 +76,7 @@ def demonstrate(host: Namespace, containers: list[Namespace], network: dict[str,
     for address in (other["address"].split("/")[0], other["gateway"]):
         inside(containers[0], "--ping", address)
 
-    title("CHECK, then detach both, twice as runtimes do")
+    title("CHECK, then detach both, each twice, as runtimes do")
     for container, result in zip(containers, results, strict=True):
         chain("CHECK", host, network, container, result)
         chain("DEL", host, network, container, result)
@@ -104,7 +103,7 @@ def chain(
     container: Namespace,
     result: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run every plugin of the list, each with its predecessor's result."""
+    """Call every plugin of the list, each with the result of the previous one."""
     plugins = network["plugins"] if command != "DEL" else list(reversed(network["plugins"]))
     for plugin in plugins:
         conf = {**plugin, "name": network["name"], "cniVersion": network["cniVersion"]}
@@ -139,22 +138,20 @@ def call(command: str, host: Namespace, container: Namespace, conf: dict[str, An
 
 
 def state(host: Namespace, leases: Path) -> str:
-    """Return what plugins may leave: links, addresses, rules, leases."""
+    """Return everything that plugins might leave: links, addresses, rules, leases."""
     links = subprocess.run(
         host.command(sys.executable, __file__, "--show"), capture_output=True, text=True, check=True
     ).stdout
-    rules = "(nft is not installed, so rules are not shown)"
-    if shutil.which("nft"):
-        listed = subprocess.run(
-            host.command("nft", "list", "ruleset"), capture_output=True, text=True, check=True
-        )
-        rules = listed.stdout.strip() or "no nf_tables rules"
+    show_rules = Path(__file__).with_name("show_rules.py")
+    rules = subprocess.run(
+        host.command(sys.executable, str(show_rules)), capture_output=True, text=True, check=True
+    ).stdout.strip()
     held = sorted(path.name for path in leases.glob("*/*.*.*.*"))
     return f"{links.strip()}\n{rules}\nleases: {', '.join(held) or 'none'}"
 
 
 def shown() -> str:
-    """List the links of the namespace this runs in, as the suite's own kernel room sees them."""
+    """List the links of this network namespace, with the suite's own `kernel` package."""
     from cni_plugins.kernel.ip import addresses
     from cni_plugins.kernel.links import links
     from cni_plugins.kernel.session.session import Session
@@ -173,14 +170,14 @@ def shown() -> str:
 
 
 def ping(address: str, count: int = 3) -> int:
-    """Send ICMP echo requests (RFC 792) and wait for each answer."""
+    """Send ICMP echo requests (RFC 792), and wait for each reply."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as echo:
         echo.settimeout(2)
         for sequence in range(count):
             head = struct.pack(">BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, sequence)
             began = time.perf_counter()
             echo.sendto(head[:2] + struct.pack(">H", checksum(head)) + head[4:], (address, 0))
-            while echo.recv(256)[20] != 0:  # past the IP header: type 0 is the answer
+            while echo.recv(256)[20] != 0:  # after the IP header: type 0 is the echo reply
                 pass
             print(f"answer from {address}: {(time.perf_counter() - began) * 1000:.3f} ms")
     return 0

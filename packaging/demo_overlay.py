@@ -1,8 +1,8 @@
-"""Three hosts, an overlay between them, once routed and once stretched: what `make demo-overlay` shows.
+"""Runs `make demo-overlay`: an overlay between three hosts, first routed, then stretched.
 
-All of it is `cnictl lab`; in between one host is looked into with `ip` and `bridge` of iproute2, and `nft`
-where it is installed. Hosts are network namespaces of this machine. The exit code says whether everybody was
-reached, and whether nothing was left, on the hosts and of them.
+It uses `cnictl lab`, and shows the objects on one host with `ip` and `bridge` of iproute2. Hosts are network
+namespaces of this machine. The exit code says whether all pings were answered, and whether nothing was left,
+on the hosts and of the hosts.
 """
 
 import ctypes
@@ -21,16 +21,16 @@ NAMESPACES, FILES = Path("/run/netns"), Path("/run/cni-plugins-lab")
 OURS = "217"  # the protocol number of the suite's routes
 MODES = {
     "l3": "routed: a subnet for each host",
-    "l2": "stretched: one subnet, of which each host has a block; no frame is ever flooded",
+    "l2": "stretched: one subnet, with a block for each host; no frame is ever flooded",
 }
 
 
 def main() -> int:
     if os.geteuid() != 0:
-        print("make demo-overlay: network namespaces need root, or unshare -rmn", file=sys.stderr)
+        print("make demo-overlay: must be run as root, or under unshare -rmn", file=sys.stderr)
         return 2
     if not shutil.which("ip"):
-        print("make demo-overlay: ip is not installed: it is in the package iproute2", file=sys.stderr)
+        print("make demo-overlay: ip is not installed (package iproute2)", file=sys.stderr)
         return 2
     own_run()
     before = state()
@@ -42,14 +42,14 @@ def main() -> int:
 
 
 def demonstrate(mode: str) -> int:
-    """Return whether anything went wrong."""
+    """Return a non-zero exit code if anything failed."""
     title(MODES[mode])
     try:
         built = lab("up", "--mode", mode, "--hosts", "3", "--containers", "2")
         if built == 0:
             look(mode)
     finally:
-        title("take it down: DEL of every container, then a look at what the hosts kept")
+        title("take it down: DEL of every container, then check what is left on the hosts")
         removed = lab("down")
     return built or removed
 
@@ -59,22 +59,21 @@ def lab(command: str, *options: str) -> int:
 
 
 def look(mode: str) -> None:
-    """Show what the plugin made on one host."""
+    """Show what the plugin created on one host."""
     bridge = next(name for name in links() if name.startswith("vxbr"))
     link = bridge.replace("vxbr", "vx", 1)
-    title(f"what that made on the first host: the link {link} into the overlay, and a bridge for containers")
+    title(f"created on the first host: the link {link} into the overlay, and a bridge for containers")
     inside("ip", "-brief", "address", "show")
     inside("ip", "-details", "link", "show", "dev", link)
-    title("which host has which MAC address")
+    title("forwarding entries: the host of each MAC address")
     inside("bridge", "fdb", "show", "dev", link)
-    title("which IP address has which MAC address, without asking anybody")
+    title("permanent neighbours: the MAC address of each IP address, without any query")
     inside("ip", "neigh", "show", "dev", link if mode == "l3" else bridge, "nud", "permanent")
     if mode == "l3":
-        title("which way to the containers of other hosts")
+        title("routes to the containers of other hosts")
         inside("ip", "route", "show", "proto", OURS)
-    if shutil.which("nft"):
-        title("who may send into the overlay")
-        inside("nft", "list", "ruleset")
+    title("rules: which packets may enter the overlay")
+    inside(sys.executable, str(ROOT / "packaging" / "show_rules.py"))
 
 
 def links() -> Iterator[str]:
@@ -90,16 +89,16 @@ def inside(*command: str) -> None:
 
 
 def own_run() -> None:
-    """In a user namespace /run is somebody else's: put one of our own over it, which ends with the demo."""
+    """Mount a tmpfs over /run if it is not writable, as in a user namespace; it ends with the demo."""
     if os.access("/run", os.W_OK):
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755") != 0:
-        sys.exit(f"make demo-overlay: a /run of our own: {os.strerror(ctypes.get_errno())}")
+        sys.exit(f"make demo-overlay: cannot mount a tmpfs on /run: {os.strerror(ctypes.get_errno())}")
 
 
 def state() -> list[str]:
-    """Return what there is of labs on this machine, and its own links."""
+    """Return the namespaces and files of the demo's labs, and the machine's own links."""
     names = [path.name for place in (NAMESPACES, FILES) if place.is_dir() for path in place.iterdir()]
     of_ours = sorted(name for name in names if name.split("-")[0] == NAME)
     own = subprocess.run(["ip", "-brief", "link", "show"], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
-"""Start the program inside the executable, and end it without taking the interpreter apart.
+"""Starts the program in the executable, and exits without finalising the interpreter.
 
-Which program that is, suite.spec says: it writes the module `program`.
+suite.spec generates the module `program`, which determines the program.
 """
 
 import gc
@@ -9,11 +9,11 @@ import sys
 
 import importer
 
-# The process is gone before a collection could pay for itself; importing pydantic alone would run dozens.
+# The process ends before garbage collection would be worth it; importing pydantic alone would run dozens.
 gc.disable()
 importer.install()
-# What the bootloader told itself must not reach the IPAM plugins and iptables we start. launch.c sets no
-# LD_LIBRARY_PATH; PyInstaller's own bootloader does, and keeps the caller's value aside.
+# IPAM plugins and iptables must not inherit the bootloader's variables. launch.c sets no LD_LIBRARY_PATH, but
+# PyInstaller's own bootloader does, and saves the caller's value.
 for name in [name for name in os.environ if name.startswith("_PYI_")]:
     del os.environ[name]
 if hasattr(sys, "_MEIPASS") and os.environ.get("LD_LIBRARY_PATH", "").startswith(sys._MEIPASS):  # noqa: SLF001
@@ -33,7 +33,7 @@ def run() -> int:
             sys.stderr.write(f"{end.code}\n")
             return 1
         return end.code or 0
-    except BaseException:  # noqa: BLE001 - the interpreter's last resort, which os._exit() below leaves out
+    except BaseException:  # noqa: BLE001 - what the interpreter would do, without the os._exit() below
         sys.excepthook(*sys.exc_info())
         return 1
     return 0

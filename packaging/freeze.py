@@ -1,13 +1,13 @@
-"""Build the plugins as one executable under every plugin's name, and cnictl as another: `freeze.py`.
+"""Builds the plugins as one executable under every plugin's name, and cnictl as another: `freeze.py`.
 
-Two halves. The bootloader is PyInstaller's own, compiled from the sdist of exactly the installed version
-with the C files of this directory added (launch.c says why). The rest is PyInstaller as usual, run on
-suite.spec. Each half is skipped when nothing it is made from has changed. The installed PyInstaller is not
-touched: suite.spec is told which bootloader to use.
+There are two steps. The first compiles PyInstaller's bootloader from the sdist of exactly the installed
+version, with the C files of this directory added (launch.c says why). The second runs PyInstaller on
+suite.spec. Each step is skipped if its inputs have not changed. The installed PyInstaller is not modified:
+suite.spec gets the path of the bootloader as an option.
 
-Without a C compiler, or without a way to get the sdist, PyInstaller's ready-made bootloader does: same
-program, but it unpacks into /tmp whether that allows execution or not, and leaves a directory behind when
-killed.
+Without a C compiler, or if the sdist cannot be downloaded, PyInstaller's prebuilt bootloader is used. The
+program is the same, but it always unpacks into /tmp, even if that is mounted noexec, and leaves a directory
+behind when it is killed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ BUNDLED = (
 
 
 class Failed(Exception):
-    """A tool is missing or gave up; the message says which."""
+    """A tool is missing or has failed; the message says which."""
 
 
 def digest(files: Iterable[Path], *words: str) -> str:
@@ -59,23 +59,23 @@ def digest(files: Iterable[Path], *words: str) -> str:
 
 
 def run(command: Sequence[str | Path], log: Path, cwd: Path = ROOT, **env: str) -> None:
-    """:raises Failed: naming the log that holds everything the command said"""
-    with log.open("w") as said:
+    """:raises Failed: naming the log with the output of the command"""
+    with log.open("w") as output:
         done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **env}, stdout=said, stderr=said, check=False
+            command, cwd=cwd, env={**os.environ, **env}, stdout=output, stderr=output, check=False
         )
     if done.returncode:
         raise Failed(f"{' '.join(map(str, command[:4]))} … failed, see {log}")
 
 
 def sdist(work: Path) -> Path:
-    """The source of the very PyInstaller that is installed, unpacked."""
+    """Download and unpack the source of the installed PyInstaller; return its bootloader directory."""
     version = PyInstaller.__version__
     tree = work / f"pyinstaller-{version}"
     if not tree.exists():
         archive = work / f"{tree.name}.tar.gz"
         if not archive.exists():
-            # To learn the name of what it got, pip builds it: hence the zlib choice, which is the one below.
+            # pip builds the metadata, and with it the bootloader: hence the same zlib option as below.
             pip: list[str | Path] = [
                 sys.executable,
                 "-m",
@@ -92,7 +92,7 @@ def sdist(work: Path) -> Path:
 
 
 def bootloader(work: Path) -> Path:
-    """PyInstaller's bootloader with our constructors in it."""
+    """Compile PyInstaller's bootloader with our constructors in it."""
     sources = sorted(HERE.glob("*.c"))
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "")
     if not compiler:
@@ -102,7 +102,7 @@ def bootloader(work: Path) -> Path:
         tree = sdist(work)
         for source in sources:
             shutil.copy(source, tree / "src")
-        # The sdist brings a zlib of its own: no development package is needed, and a node needs no libz.
+        # The sdist contains a zlib: no development package is needed to build, and no libz on the node.
         waf: list[str | Path] = [sys.executable, "waf", "distclean", "configure", "build_release"]
         run(waf, work / "waf.log", cwd=tree, CC=compiler, PYI_STATIC_ZLIB="1")
         shutil.copy(tree / "build" / "release" / "run", work / "bootloader.new")
@@ -111,7 +111,7 @@ def bootloader(work: Path) -> Path:
 
 
 def identity(loader: Path) -> str:
-    """Name all that both programs are made from: an agent serves only programs of its own build."""
+    """Return a digest of all inputs of both programs: an agent serves only programs of its own build."""
     sources = [path for pattern in SOURCES for path in ROOT.glob(pattern)]
     versions = [f"{name} {metadata.version(name)}" for name in BUNDLED]
     tools = (sys.version, PyInstaller.__version__, f"strip {bool(shutil.which('strip'))}")
@@ -125,7 +125,7 @@ def freeze(name: str, main: str, build: str, loader: Path, work: Path) -> Path:
         for old in work.glob(f"{name}-*"):
             old.unlink()
         own = work / f"pyinstaller-of-{name}"
-        # PyInstaller compares its own lists of inputs, and what suite.spec does beside them is not on those.
+        # PyInstaller's cache compares its own inputs only, which do not include all those of suite.spec.
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
         command: list[str | Path] = [
@@ -159,7 +159,7 @@ def main() -> None:
         loader = Path(PyInstaller.__file__).parent / "bootloader" / PyInstaller.PLATFORM / "run"
     build = identity(loader)
     try:
-        # Two processes, as most of it is one processor's work.
+        # In parallel, as each build uses mostly one processor.
         with ThreadPoolExecutor() as pool:
             plugins, cnictl = pool.map(lambda program: freeze(*program, build, loader, work), PROGRAMS)
     except Failed as why:
@@ -171,10 +171,10 @@ def main() -> None:
         f"{options.dist}: {' '.join(NAMES)}, one file of {size:.1f} MB; cnictl, {more:.1f} MB; build {build}"
     )
     if identity(loader) != build:
-        # The two may differ and yet trust each other: not to be taken for this build a second time.
+        # The programs may be of different sources but have the same build id: do not reuse them.
         plugins.unlink()
         cnictl.unlink()
-        print("freeze: sources have changed meanwhile, freeze again", file=sys.stderr)
+        print("freeze: sources have changed during the build: run make freeze again", file=sys.stderr)
 
 
 if __name__ == "__main__":

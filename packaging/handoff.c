@@ -1,19 +1,20 @@
 /*
- * Hand a call to the resident agent (cnictl agent), before Python starts.
+ * Hands a call to the resident agent (cnictl agent), before Python starts.
  *
- * Compiled into the bootloader beside launch.c, and run before it. The agent's workers have imported everything: they
- * answer in a fraction of the time that starting an interpreter takes. Whatever is wrong before a worker has taken the
- * call and been told to go on (no socket, another build, another namespace, nobody there in time), this function
- * returns, and the program goes on by itself as if it had never asked: stdin was kept, and is put back. After that
- * there is no way back: a worker that dies then leaves a CNI error document, never silence.
+ * Compiled into the bootloader together with launch.c, and run before it. The agent's workers have imported all
+ * modules: they answer in a fraction of the time that an interpreter needs to start. If anything fails before a worker
+ * has accepted the call and has been sent the go (no socket, another build, another namespace, no answer in time), this
+ * function returns, and the program runs the request itself: stdin was saved, and is restored. After the go there is no
+ * fallback: if the worker dies then, a CNI error document is written.
  *
  * The agent's side is cni_plugins/agent/worker.py. One SOCK_SEQPACKET connection per call:
- *   > the call: texts, each ended by a NUL: protocol, build, places, umask, name, environment...; with it the
- *     descriptors of stdin (a sealed memfd), of this program's file and of the working directory
+ *   > the call: texts, each terminated by a NUL: protocol, build, places (namespaces and root directory), umask, name,
+ *     environment...; with it the descriptors of stdin (a sealed memfd), of this program's file and of the working
+ *     directory
  *   < "T"  taken: the worker can serve it, and has not begun
- *   > "G"  go: from here on only the worker acts; with it the descriptor of stderr, which must not lie with an agent
- *     that hangs, as the runtime reads it to its end
- *   < struct answer, then its bytes for stdout and stderr, in as many packets as it takes
+ *   > "G"  go: from here on only the worker acts; with it the descriptor of stderr, which is not sent earlier because
+ *     the runtime reads stderr to its end, and a hung agent must not hold it open
+ *   < struct answer, then its bytes for stdout and stderr, in any number of packets
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,12 +35,12 @@
 #define HANDOFF_PRIORITY 150 /* before launch.c, which unpacks */
 #define PROTOCOL "cni-handoff 1"
 #define SOCKET "/run/cni-plugins/agent.sock"
-#define SOCKET_VARIABLE "CNI_PLUGINS_AGENT" /* another path, or empty: no agent */
-#define OPERATORS "cnictl"                  /* has the same bootloader */
+#define SOCKET_VARIABLE "CNI_PLUGINS_AGENT" /* another path; empty: no agent */
+#define OPERATORS "cnictl"                  /* cnictl has the same bootloader */
 #define PATIENCE 5                          /* seconds until a worker must have taken the call */
 #define MOST_DESCRIPTORS 3
 #define CALL_LIMIT (64 << 10)
-#define STDIN_LIMIT ((1 << 20) + 1)   /* what spec/request.py reads at most, to find that it is too much */
+#define STDIN_LIMIT ((1 << 20) + 1)   /* protocol/request.py's limit, plus one byte to detect that it is exceeded */
 #define ANSWER_LIMIT (64 << 20)
 #define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 
@@ -47,7 +48,7 @@ struct answer {
     uint32_t code, out, err; /* exit code, bytes for stdout, bytes for stderr */
 };
 
-/* freeze.py writes the build's digest over the zeros; volatile, or the compiler would spread the text over its code. */
+/* freeze.py writes the build's digest over the zeros; volatile, so that the compiler keeps the text in one piece. */
 static const volatile char build[] = "@build-id:0000000000000000";
 
 static int write_all(int fd, const char *data, size_t length)
@@ -63,7 +64,7 @@ static int write_all(int fd, const char *data, size_t length)
     return 0;
 }
 
-/* Where an agent may be. 0 when there is none. */
+/* Sets the address of the agent's socket. Returns 0 if there is none. */
 static int find_agent(struct sockaddr_un *address)
 {
     const char *path = getenv(SOCKET_VARIABLE);
@@ -76,7 +77,7 @@ static int find_agent(struct sockaddr_un *address)
     return 1;
 }
 
-/* A connection to a process of our own user, or -1. A socket that somebody else listens on is as good as none. */
+/* Connects to the agent. Returns -1 on failure, also if the process that listens runs as another user. */
 static int connect_agent(const struct sockaddr_un *address)
 {
     struct timeval patience = {.tv_sec = PATIENCE};
@@ -94,7 +95,7 @@ static int connect_agent(const struct sockaddr_un *address)
     return -1;
 }
 
-/* Reads stdin to its end into a memfd. The caller's half of it is used up then: see put_back. */
+/* Reads stdin to its end into a memfd. Nothing is left to read from stdin then: put_back() replaces it by the memfd. */
 static int keep_stdin(void)
 {
     int fd = memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -108,7 +109,7 @@ static int keep_stdin(void)
             continue;
         if (n < 0 || write_all(fd, buffer, (size_t)n) < 0) {
             if (total > 0)
-                break; /* the text is broken off, and whoever parses it says so */
+                break; /* the text is truncated, which its parser will report */
             close(fd);
             return -1;
         }
@@ -123,7 +124,7 @@ static void put_back(int kept)
         dup2(kept, 0);
 }
 
-/* Writes what decides whether a worker stands where we stand: namespaces and root directory. NULL when unknown. */
+/* Writes the identity of our namespaces and root directory, which must be the worker's too. Returns NULL on failure. */
 static char *add_places(char *to, size_t room)
 {
     static const char *const places[] = {"/proc/self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user", "/"};
@@ -149,7 +150,7 @@ static char *add_text(char *to, const char *end, const char *text)
     return to && length <= (size_t)(end - to) ? (char *)memcpy(to, text, length) + length : NULL;
 }
 
-/* Composes the call. 0 when there is something it cannot hold. */
+/* Composes the call. Returns its length, 0 if it does not fit. */
 static size_t compose(char *call, const char *name, char **environment)
 {
     char *const end = call + CALL_LIMIT, *at = add_text(call, end, PROTOCOL);
@@ -187,7 +188,7 @@ static int pass(int agent, char *text, size_t length, const int *fds, size_t cou
     return sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
-/* Sends the call and waits until a worker has taken it. Not 0: it has not, and will not. */
+/* Sends the call and waits until a worker has taken it. Returns 0 if so; otherwise no worker will serve it. */
 static int offer(int agent, int kept, char *call, size_t length)
 {
     const int fds[] = {kept, open("/proc/self/exe", O_PATH | O_CLOEXEC), open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
@@ -203,7 +204,7 @@ static int offer(int agent, int kept, char *call, size_t length)
     return rc;
 }
 
-/* Receives exactly so many bytes, however they are packed. */
+/* Receives exactly this many bytes, in any number of packets. */
 static int receive(int agent, char *data, size_t length)
 {
     while (length > 0) {
@@ -217,7 +218,7 @@ static int receive(int agent, char *data, size_t length)
     return 0;
 }
 
-/* Waits for the answer, however long it takes: the runtime has its own patience. Never returns. */
+/* Waits for the answer without a timeout, as the runtime has its own, and exits. */
 static void conclude(int agent)
 {
     static const char lost[] = "{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"the agent ended in the middle of this "
@@ -248,12 +249,12 @@ __attribute__((constructor(HANDOFF_PRIORITY))) static void hand_over(int argc, c
     char *call;
 
     if (!command || !*command || !strcmp(command, "VERSION") || !strcmp(name, OPERATORS))
-        return; /* answered faster than by asking anybody, or no plugin */
+        return; /* VERSION is answered faster without the agent; cnictl is not a plugin */
     if (fcntl(0, F_GETFD) < 0 || fcntl(1, F_GETFD) < 0 || fcntl(2, F_GETFD) < 0)
-        return; /* what we open would take the place of a closed stdin, stdout or stderr */
+        return; /* a file that we open would get the number of a closed stdin, stdout or stderr */
     if (!find_agent(&address) || !(call = malloc(CALL_LIMIT)) || !(length = compose(call, name, environment)))
         return;
-    kept = keep_stdin(); /* before a worker is asked: stdin may take its time, and the worker has none */
+    kept = keep_stdin(); /* before connecting: stdin may be slow, and would block a worker */
     if (kept >= 0 && lseek(kept, 0, SEEK_END) < STDIN_LIMIT && (agent = connect_agent(&address)) >= 0 && offer(agent, kept, call, length) == 0)
         conclude(agent);
     put_back(kept);

@@ -1,13 +1,13 @@
-"""Find and load the frozen modules: PyInstaller's bootstrap, cut down to what this program needs.
+"""Finds and loads the frozen modules: PyInstaller's bootstrap, reduced to what this program needs.
 
-The bootloader runs this before the entry script. It replaces PyInstaller's own import hooks, which pull in
-struct, zlib, zipimport and a path-based search: a quarter of the start-up of a program that lives twenty
+The bootloader runs this before the entry script. It replaces PyInstaller's own import hooks, which import
+struct, zlib and zipimport and search paths: a quarter of the start-up of a program that runs for twenty
 milliseconds. Here a module name is looked up in one dict, its code is read from the executable with one
-pread, and nothing is searched on disk: a module that is not in the executable cannot be slipped in from
-elsewhere. Extension modules are unpacked one by one when they are imported: writing out pydantic's five
-megabytes is not for VERSION to pay.
+pread, and no directory is searched: a module that is not in the executable cannot be injected from elsewhere.
+Extension modules are unpacked one by one when they are imported, so that VERSION does not write the five
+megabytes of pydantic.
 
-What dataclasses and namedtuple would compile at every start was compiled when the program was frozen:
+Code that dataclasses and namedtuple would compile at every start is compiled when the program is frozen: see
 rehearse.py.
 
 The archive is `size of the index (8 bytes) | index | code`; see suite.spec for the writer.
@@ -36,7 +36,7 @@ REHEARSED = "the table rehearse.py made"
 
 
 class Archive(Loader):
-    """Finder and loader in one. The archive stays open, so that an upgrade in place cannot mix versions."""
+    """Finds and loads all modules. The file stays open, so that an upgrade in place cannot mix versions."""
 
     def __init__(self, path: str, offset: int, home: str) -> None:
         self._fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
@@ -65,12 +65,12 @@ class Archive(Loader):
         file = f"{self._home}/{name}.so"
         try:
             target = posix.open(file, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o700)
-        except FileExistsError:  # find_spec() asked before, the module not imported since
+        except FileExistsError:  # unpacked by an earlier find_spec()
             return file
         try:
             self._copy(target, entry)
             return file
-        except OSError:  # the place filled up since we chose it; memory has no name to leave behind
+        except OSError:  # the disk is full by now; a memfd leaves no file behind
             posix.unlink(file)
             memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
             self._copy(memory, entry)
@@ -87,7 +87,7 @@ class Archive(Loader):
             offset, left = offset + sent, left - sent
 
     def create_module(self, _spec: ModuleSpec) -> None:
-        """Let the import system make an ordinary module object."""
+        """Let the import system create an ordinary module object."""
 
     def exec_module(self, module: "ModuleType") -> None:
         _exec(self.get_code(module.__name__), module.__dict__)  # noqa: S102 - that is what a loader is
@@ -102,26 +102,26 @@ class Archive(Loader):
         return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # type: ignore[no-any-return] # noqa: S302
 
     def get_source(self, _name: str) -> None:
-        """There is none: inspect and traceback ask, and take no for an answer."""
+        """Return None, which inspect and traceback accept: there is no source."""
 
     def is_package(self, name: str) -> bool:
         return self._index[name][0] == PACKAGE
 
     def directory(self, path: str) -> "Directory":
-        """The path hook: pkgutil lists packages with it, and pyroute2 its link kinds with pkgutil."""
+        """Path hook: pkgutil uses it to list packages, and pyroute2 uses pkgutil to find its link kinds."""
         if not path.startswith(self._home):
             raise ImportError(path)
         return Directory(self._index, path[len(self._home) + 1 :].replace("/", "."))
 
 
 class Directory:
-    """What pkgutil.iter_modules wants to know of one package."""
+    """Lists the modules of one package, for pkgutil.iter_modules()."""
 
     def __init__(self, index: "dict[str, Entry]", package: str) -> None:
         self._index, self._package = index, package
 
     def find_spec(self, _name: str, _target: object = None) -> None:
-        """Nothing is imported by path; the archive is asked by name before."""
+        """Return None: modules are found by name, in sys.meta_path, and never by path."""
 
     def iter_modules(self, prefix: str = "") -> "Iterator[tuple[str, bool]]":
         for name, entry in self._index.items():
@@ -140,24 +140,24 @@ def _compiled(mode: str, text: str) -> "str | CodeType":
 
 
 def execute(text: str, *spaces: "dict[str, object]") -> None:
-    """The exec() of dataclasses."""
+    """Replace exec() in dataclasses."""
     _exec(_compiled("exec", text), *spaces)  # noqa: S102 - dataclasses would
 
 
 def evaluate(text: str, *spaces: "dict[str, object]") -> object:
-    """The eval() of collections."""
+    """Replace eval() in collections."""
     return _eval(_compiled("eval", text), *spaces)  # noqa: S307 - namedtuple would
 
 
 class NoSignature:
-    """The inspect of dataclasses: without docstrings every dataclass would compute one from its signature."""
+    """Replaces inspect in dataclasses, which would generate a docstring from the signature of every class."""
 
     @staticmethod
     def signature(_class: type, **_options: object) -> str:
         return "()"
 
     def __getattr__(self, name: str) -> object:
-        """Leave the rest to the real one: Python 3.13 unwraps methods of classes with slots."""
+        """Return attributes of the real module: Python 3.13 unwraps methods of classes with slots."""
         import inspect
 
         return getattr(inspect, name)
@@ -167,7 +167,7 @@ no_signature = NoSignature()
 
 
 def install() -> None:
-    path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - the bootloader's gift
+    path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - set by the bootloader
     archive = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, archive]
     sys.path_hooks[:] = [archive.directory]

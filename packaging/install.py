@@ -1,6 +1,6 @@
-"""Put the plugins into a directory that a running node uses: `install.py SRC DESTDIR`.
+"""Installs the plugins into a directory that a running node uses: `install.py SRC DESTDIR`.
 
-Only the plugins, and without a word written down about it: `cnictl install` does the rest.
+It installs only the plugins, and writes no record: see `cnictl install` for the rest.
 """
 
 import argparse
@@ -13,7 +13,10 @@ from cni_plugins.engine.registry import NAMES
 
 
 def install(source: Path, directory: Path) -> list[str]:
-    """:return: the names installed; files that are one file in `source` are one in `directory`"""
+    """Copy the plugins; hard links of one file in `source` are hard links in `directory`.
+
+    :return: the names installed
+    """
     programs: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(source / name for name in NAMES):
         if path.is_file() and os.access(path, os.X_OK):

@@ -1,16 +1,16 @@
 /*
- * Unpack where it is allowed, clean up after the dead, and stay one process.
+ * Unpacks into a directory that allows execution, removes leftovers of killed processes, and avoids a second process.
  *
- * PyInstaller's one-file bootloader unpacks into $TMPDIR or /tmp, forks, and runs Python in the child. That is wrong
- * for a CNI plugin three times over: /tmp may be mounted noexec; a runtime that loses patience SIGKILLs the only pid
- * it knows, so the parent dies and the child goes on changing the kernel; and nobody removes the directory. This file
- * is compiled into the bootloader (freeze.py puts every C file of packaging/ beside its sources). Its constructor
- * runs before main(), unpacks by itself and sets the bootloader's own variables so that main() takes this process for
- * the child already started. There is no parent: signals and the exit code need no forwarding, SIGKILL leaves nobody
- * behind, TMPDIR stays as it was, and a start saves a fork, an exec and LD_LIBRARY_PATH.
+ * PyInstaller's one-file bootloader unpacks into $TMPDIR or /tmp, forks, and runs Python in the child. For a CNI plugin
+ * that is wrong in three ways: /tmp may be mounted noexec; a runtime that times out SIGKILLs the only pid it knows, so
+ * the parent dies and the child goes on changing the kernel; and the directory is never removed. This file is compiled
+ * into the bootloader (freeze.py copies every C file of packaging/ to its sources). Its constructor runs before main(),
+ * unpacks by itself and sets the bootloader's own variables so that main() takes this process for the child. There is
+ * no parent: signals and the exit code need not be forwarded, SIGKILL leaves no process behind, TMPDIR is unchanged,
+ * and a start saves a fork, an exec and LD_LIBRARY_PATH.
  *
- * The directory is <place>/cni-plugins/_MEI<pid><random>, 0700, and holds a flock as long as we live. Every start
- * removes what it finds there unlocked: the leftovers of the killed. exit() and _exit() remove our own.
+ * The directory is <place>/cni-plugins/_MEI<pid><random>, mode 0700, locked with flock() as long as the process lives.
+ * Every start removes unlocked directories there, which killed processes have left. exit() and _exit() remove our own.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,13 +29,13 @@
 #include <unistd.h>
 #include "pyi_archive.h"
 
-#define LAUNCH_PRIORITY 200 /* a constructor that can answer without Python belongs before this one */
-#define SWEEP_LIMIT 64      /* entries looked at per start: one start must not pay for a thousand dead ones */
+#define LAUNCH_PRIORITY 200 /* constructors that can answer without Python must run before this one */
+#define SWEEP_LIMIT 64      /* entries checked per start: one start must not be slowed by a thousand leftovers */
 #define LAUNCHED "_PYI_LAUNCHED"
 #define NAME_LENGTH 18      /* "_MEI", eight digits, six letters: main() refuses any other name */
 #define ROOM (32 << 20)     /* the interpreter now, extension modules as they are imported (importer.py) */
 
-static pid_t owner;   /* who made the directory: a forked child must not remove it */
+static pid_t owner;   /* the process that created the directory: a forked child must not remove it */
 static int base = -1; /* <place>/cni-plugins */
 static char name[NAME_LENGTH + 1];
 static char exe[PATH_MAX]; /* /proc/self/fd/N, or without /proc a path */
@@ -62,7 +62,7 @@ static void remove_tree(int at, const char *path)
     }
 }
 
-/* A directory nobody holds the lock of belongs to a process that was killed. */
+/* Removes a directory if it is not locked, because then its process was killed. */
 static void sweep(int at, const char *path)
 {
     int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -81,7 +81,7 @@ __attribute__((destructor)) static void leave(void)
     }
 }
 
-/* Python's os._exit() ends here instead of in libc: taking an interpreter apart costs more than a whole VERSION. */
+/* Python's os._exit() calls this instead of libc's: finalising the interpreter takes longer than a whole VERSION. */
 void _exit(int status)
 {
     leave();
@@ -90,9 +90,9 @@ void _exit(int status)
 }
 
 /*
- * The file that is running may be renamed over at any moment, so it is opened once and named by that descriptor to
- * everybody: to main(), which asks realpath() for /proc/self/exe and would be told of the file's successor, or of
- * none, and to importer.py. A program read from two builds does not start.
+ * The running file may be replaced by rename at any moment, so it is opened once, and both main() and importer.py get
+ * the path of that descriptor. Otherwise main(), which calls realpath() for /proc/self/exe, would get the new file or
+ * none. A program that is read from two builds does not start.
  */
 char *realpath(const char *path, char *resolved)
 {
@@ -105,13 +105,13 @@ char *realpath(const char *path, char *resolved)
     return real(path, resolved);
 }
 
-/* What a bootloader compiled with _FORTIFY_SOURCE calls instead. */
+/* Called instead of realpath() by a bootloader that was compiled with _FORTIFY_SOURCE. */
 char *__realpath_chk(const char *path, char *resolved, size_t size)
 {
     return size < PATH_MAX ? NULL : realpath(path, resolved);
 }
 
-/* Sweeps a place that earlier starts may have used when this one was full. */
+/* Sweeps another place, which earlier starts may have used when the first one was full. */
 static void sweep_place(const char *place)
 {
     char path[PATH_MAX];
@@ -133,7 +133,7 @@ static int is_plain(const char *path)
     return 1;
 }
 
-/* Opens <place>/cni-plugins if nobody else can write there, and puts its path into home. NULL, or why not. */
+/* Opens <place>/cni-plugins if no other user can write there, and sets home to its path. Returns NULL or the reason. */
 static const char *open_base(const char *place, char *home)
 {
     struct statvfs fs;
@@ -148,7 +148,7 @@ static const char *open_base(const char *place, char *home)
         return fs.f_flag & ST_NOEXEC ? "mounted noexec" : "mounted read-only";
     if ((unsigned long long)fs.f_bavail * fs.f_frsize < ROOM)
         return "no space left";
-    /* Whoever owns the place or writes there could swap our directory. 65534 is root seen from a user namespace. */
+    /* A user who owns the place or can write there could replace our directory. 65534: root as seen from a userns. */
     if ((st.st_uid != 0 && st.st_uid != 65534 && st.st_uid != geteuid()) ||
         ((st.st_mode & 022) && !(st.st_mode & S_ISVTX)))
         return "writable by others";
@@ -159,14 +159,14 @@ static const char *open_base(const char *place, char *home)
         if (base >= 0 && fstat(base, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 077))
             return NULL;
         close(base);
-        /* Another user was first. A name per user and user namespace does not collide by accident. */
+        /* Another user has created it. A name with the user and user namespace does not collide by accident. */
         if (stat("/proc/self/ns/user", &st) == 0)
             sprintf(home, "%s/cni-plugins-%lu-%u", place, (unsigned long)st.st_ino, (unsigned)geteuid());
     }
     return "not writable";
 }
 
-/* Makes and locks a directory of our own. A sweep that sees it before the lock does may win: then make another. */
+/* Creates and locks a directory. A concurrent sweep may remove it before it is locked: then another is created. */
 static int make_home(char *home)
 {
     struct stat mine, found;
@@ -177,7 +177,7 @@ static int make_home(char *home)
         sprintf(home + length, "/_MEI%08xXXXXXX", (unsigned)getpid());
         if (!mkdtemp(home))
             break;
-        lock = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open for as long as we live */
+        lock = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open until the process ends */
         if (lock >= 0 && flock(lock, LOCK_EX) == 0 && fstat(lock, &mine) == 0 &&
             fstatat(base, home + length + 1, &found, 0) == 0 && mine.st_ino == found.st_ino) {
             memcpy(name, home + length + 1, sizeof(name));
@@ -192,7 +192,7 @@ static int make_home(char *home)
     return -1;
 }
 
-/* Writes out the files; the bootloader's own way costs twice as much, in writes of a page each. */
+/* Unpacks the files with sendfile(); the bootloader writes page by page, which takes twice as long. */
 static int unpack(const struct ARCHIVE *archive, const char *home)
 {
     int in = open(archive->filename, O_RDONLY | O_CLOEXEC), out, rc = in < 0 ? -1 : 0;
@@ -211,7 +211,7 @@ static int unpack(const struct ARCHIVE *archive, const char *home)
         while (out >= 0 && from < end && sendfile(out, in, &from, (size_t)(end - from)) > 0) {}
         rc = out < 0 || from < end ? -1 : 0;
         close(out);
-        /* What our extension modules are linked with must be there before them: no LD_LIBRARY_PATH is set. */
+        /* Libraries must be loaded before the extension modules that need them, as LD_LIBRARY_PATH is not set. */
         if (rc == 0 && entry->typecode == ARCHIVE_ITEM_BINARY && strcmp(entry->name, archive->python_libname))
             dlopen(path, RTLD_LAZY | RTLD_LOCAL);
     }
@@ -228,14 +228,14 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
     int self;
 
     if (getenv(LAUNCHED))
-        return; /* main() did not take our word and started a child in its own way: let it, or it goes on for ever */
-    for (i = 0; i < 3; i++) { /* a file of ours in the place of a closed stdout would receive the Result */
+        return; /* main() has started a child after all, which is this process: do nothing, or it starts another */
+    for (i = 0; i < 3; i++) { /* a file opened in place of a closed stdout would receive the Result */
         if (fcntl((int)i, F_GETFD) < 0)
             open("/dev/null", O_RDWR);
         else if (fstat((int)i, &st) == 0 && S_ISDIR(st.st_mode) && (self = open("/dev/null", O_RDWR)) >= 0)
-            dup2(self, (int)i), close(self); /* Python does not start with a directory there */
+            dup2(self, (int)i), close(self); /* Python does not start if one of them is a directory */
     }
-    self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* stays open for as long as we live */
+    self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* stays open until the process ends */
     if (self >= 0)
         sprintf(exe, "/proc/self/fd/%d", self);
     else if (!realpath((const char *)getauxval(AT_EXECFN), exe))
@@ -243,7 +243,7 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
     if (exe[0])
         archive = pyi_archive_open(exe);
     if (!archive)
-        return; /* main() has further ways to find itself, and then starts as PyInstaller does */
+        return; /* main() has other ways to find its archive, and then starts in PyInstaller's way */
     for (i = 0, owner = getpid(); i < sizeof(places) / sizeof(*places); i++) {
         if (!places[i] || !*places[i])
             continue;
@@ -253,7 +253,7 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
                 setenv(LAUNCHED, "1", 1);
                 setenv("_PYI_ARCHIVE_FILE", exe, 1);
                 setenv("_PYI_APPLICATION_HOME_DIR", home, 1);
-                setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* "your parent has unpacked" */
+                setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* means: the parent has unpacked */
                 unsetenv("_PYI_LINUX_PROCESS_NAME");
                 unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
                 for (other = 1; other < sizeof(places) / sizeof(*places); other++)

@@ -1,9 +1,8 @@
-"""Record what the program compiles while it imports: `rehearse.py FILE MODULE...`, run by suite.spec.
+"""Records the code that modules compile during import: `rehearse.py FILE MODULE...`, run by suite.spec.
 
-dataclasses and namedtuple write source text and compile it, for every class and at every start: a fifth of
-what importing pydantic costs, and our steps are dataclasses too. What they compile depends on nothing but
-the classes, so it is compiled here once. importer.py looks texts up in the table and compiles what is not
-in it, as ever.
+dataclasses and namedtuple generate source text and compile it, for every class and at every start: a fifth of
+the time to import pydantic, and our steps are dataclasses too. The text depends only on the classes, so it is
+compiled here once. importer.py looks each text up in the table, and compiles it as usual if it is missing.
 """
 
 import builtins
@@ -30,7 +29,7 @@ def record(mode: str) -> Callable[..., object]:
     return recording
 
 
-# A module looks for exec and eval among its own globals before it asks builtins.
+# A module's global names exec and eval take precedence over the builtins.
 dataclasses.exec = record("exec")  # type: ignore[attr-defined]
 collections.eval = record("eval")  # type: ignore[attr-defined]
 target, *names = sys.argv[1:]

@@ -1,1 +1,1 @@
-"""The resident half: workers that have imported everything answer what executables hand over to them."""
+"""Serves CNI calls that the executables hand over, in resident workers with all modules imported."""

@@ -1,3 +1,3 @@
-"""Which build this is: freezing puts the digest of all it froze here, the same as in the executables."""
+"""Names the build: freezing replaces the constant by a digest of its inputs, as in the executables."""
 
 BUILD = "unfrozen"

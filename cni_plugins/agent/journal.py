@@ -1,4 +1,4 @@
-"""What is known of a request when it is over: the line for the journal, the text for the status page."""
+"""Formats a finished request as a line for the journal and the status, and writes journal lines to stderr."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from cni_plugins.engine.run import Outcome
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-+@")
 _LINE = 4000  # bytes; a pipe that is ready for writing takes PIPE_BUF, 4096, without waiting
-_LONGEST = 128  # characters of one value: names come from outside
+_LONGEST = 128  # characters of one value: names come from callers
 
 
 class ServedRequest(NamedTuple):
@@ -26,7 +26,7 @@ class ServedRequest(NamedTuple):
     seconds: float
 
     def line(self) -> str:
-        """Return the request as one line of key=value, whatever is in the values."""
+        """Return the request as one line of key=value pairs; values that could break the line are quoted."""
         pairs = {
             "network": self.network,
             "container": self.container,
@@ -41,7 +41,7 @@ class ServedRequest(NamedTuple):
 
 
 def record(call: Call, outcome: Outcome, seconds: float) -> ServedRequest:
-    """Return what happened; the code is the error document's, 0 for success."""
+    """Return the record of a finished request; the code is that of the error document, 0 for success."""
     document = _object(outcome.stdout) if outcome.code else {}
     code = document.get("code")
     environment = call.environment
@@ -75,7 +75,7 @@ def _quoted(value: str) -> str:
 
 
 class Journal:
-    """Lines for whoever reads stderr. A reader that has stopped reading costs lines, not time."""
+    """Writes log lines to stderr; when the reader has stopped reading, it drops lines and never blocks."""
 
     def __init__(self, fd: int, *, prioritised: bool) -> None:
         self._fd = fd
@@ -90,12 +90,12 @@ class Journal:
         self._write("<4>", text)
 
     def _write(self, priority: str, text: str) -> None:
-        """The priorities are those of sd-daemon(3), which only the journal wants to see."""
+        """Write each line, with a priority prefix of sd-daemon(3) if stderr is connected to the journal."""
         head = priority if self._prioritised else ""
         try:
             for line in text.splitlines():
                 if not self._poll.poll(0):
                     return
                 os.write(self._fd, f"{head}{line}"[:_LINE].encode(errors="backslashreplace")[:_LINE] + b"\n")
-        except OSError:  # it is gone
+        except OSError:  # the reader is gone
             pass

@@ -1,11 +1,11 @@
-"""Imports all that a request may need before the first one comes, so that no caller waits for it."""
+"""Imports every module that a request may need, before the first one arrives, so that no caller waits."""
 
 import gc
 import importlib
 
 from cni_plugins.engine import registry
 
-# Imported by functions on their first call. A test compares this list with the modules there are.
+# Imported by functions on their first call. A test compares this list with the modules that exist.
 _LATE = (
     "cni_plugins.engine.lifecycle",
     "cni_plugins.ipam_hostlocal.config",
@@ -24,7 +24,7 @@ _LATE = (
 
 
 def preload() -> None:
-    """Import every plugin, and keep what was imported from being copied into each worker."""
+    """Import every plugin, and freeze the heap so that forked workers go on sharing its pages."""
     for name in registry.IPAM_PLUGINS:
         registry.ipam(name)
     for name in registry.PLUGINS:
@@ -36,4 +36,4 @@ def preload() -> None:
     dispatch.load_all()
     gc.collect()
     gc.freeze()
-    gc.enable()  # a plugin does without; a worker lives on
+    gc.enable()  # executables run without garbage collection; a worker lives on

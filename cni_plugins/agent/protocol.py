@@ -1,8 +1,8 @@
-"""What crosses the agent's socket; everything received is hostile until it has been through here.
+"""Receives, validates and answers messages on the agent's socket; input is untrusted until validated here.
 
-A call is one SOCK_SEQPACKET message of texts, each ended by a NUL: protocol, build, places, umask, plugin
-name, and the environment; with it come three descriptors. `packaging/handoff.c` is the other side, and says
-when what is sent.
+A call is one SOCK_SEQPACKET message of texts, each terminated by a NUL: protocol, build, places (namespaces
+and root directory), umask, plugin name, and the environment; three descriptors come with it. The other side
+is `packaging/handoff.c`, which documents the order of messages.
 """
 
 import fcntl
@@ -30,21 +30,21 @@ _PLACES = ("/proc/thread-self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user"
 _SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
-class Unfit(Exception):
-    """A call that is left to the caller itself; `reason` is one of REASONS."""
+class CallRefused(Exception):
+    """The agent does not serve the call, so the caller runs it itself; `reason` is one of REASONS."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-# Why a call was not served: the caller is another build, or stands in other namespaces; the message or its
-# descriptors are not what a caller of ours sends; it is not our user; it left before it was told to go on.
+# Why a call was not served: the caller is of another build, or runs in other namespaces; the message or its
+# descriptors are malformed; it runs as another user; it disconnected before the request began.
 REASONS = ("build", "place", "message", "descriptors", "user", "left")
 
 
 class Descriptors(NamedTuple):
-    """What a call passes; closed by whoever received it."""
+    """Descriptors passed with a call; the receiver closes them."""
 
     stdin: int
     program: int
@@ -52,7 +52,7 @@ class Descriptors(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a plugin, as its executable would have begun it."""
+    """One call of a plugin, with everything its executable would have started from."""
 
     name: str
     environment: dict[str, str]
@@ -72,8 +72,8 @@ class Call(NamedTuple):
 def receive(connection: socket.socket, owned: ExitStack) -> tuple[bytes, tuple[int, ...]]:
     """Return one message and its descriptors, which the stack closes.
 
-    :raises Unfit: when it is too large, has too many descriptors, or somebody else's user sent it.
-    :raises OSError: when nothing comes in time.
+    :raises CallRefused: when it is too large, has too many descriptors, or the caller has disconnected.
+    :raises OSError: when no message arrives before the timeout.
     """
     data, control, flags, _ = connection.recvmsg(
         LIMIT, socket.CMSG_SPACE(_MOST_DESCRIPTORS * _INT.size), socket.MSG_CMSG_CLOEXEC
@@ -82,9 +82,9 @@ def receive(connection: socket.socket, owned: ExitStack) -> tuple[bytes, tuple[i
     for fd in fds:
         owned.callback(os.close, fd)
     if not data:
-        raise Unfit("left")
+        raise CallRefused("left")
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise Unfit("message")
+        raise CallRefused("message")
     return data, fds
 
 
@@ -96,15 +96,15 @@ def _passed(control: list[tuple[int, int, bytes]]) -> Iterator[int]:
 
 
 def require_own_user(connection: socket.socket) -> None:
-    """:raises Unfit: when the caller is not of our own user, which is root."""
+    """:raises CallRefused: when the caller runs as another user than the agent, which runs as root."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, uid, _ = struct.unpack("=iII", credentials)
     if uid != os.geteuid():
-        raise Unfit("user")
+        raise CallRefused("user")
 
 
 def places() -> str:
-    """Return what tells where this process stands: its namespaces and its root directory."""
+    """Return device and inode numbers that identify the namespaces and the root directory of this process."""
     stats = [os.stat(path) for path in _PLACES]
     return " ".join(f"{item.st_dev}:{item.st_ino}" for item in stats)
 
@@ -112,64 +112,64 @@ def places() -> str:
 def parse(data: bytes, fds: tuple[int, ...], build: str, here: str) -> Call:
     """Return the call in a message.
 
-    :param here: what `places` says of this process.
-    :raises Unfit: when it is not one, or not one for us.
+    :param here: what `places` returns in this process.
+    :raises CallRefused: when the message is malformed, or this agent cannot serve the call.
     """
     texts = data.split(b"\0")
     if len(texts) < 6 or texts[0] != CALL or texts[-1]:  # noqa: PLR2004 (five texts, and what follows the last NUL)
-        raise Unfit("message")
+        raise CallRefused("message")
     _, own_build, own_places, umask, name, *variables = map(os.fsdecode, texts[:-1])
     if own_build != _BUILD_MARK + build:
-        raise Unfit("build")
+        raise CallRefused("build")
     environment = _environment(variables)
     if own_places != here or not _means_the_same(environment.get("CNI_NETNS", "")):
-        raise Unfit("place")
+        raise CallRefused("place")
     if not _UMASK.fullmatch(umask):
-        raise Unfit("message")
+        raise CallRefused("message")
     return Call(name, environment, int(umask, 8), _checked(fds))
 
 
 def _environment(variables: list[str]) -> dict[str, str]:
-    """Of a variable that is there twice the first counts, as for getenv(3)."""
+    """If a variable occurs twice the first one counts, as for getenv(3)."""
     found: dict[str, str] = {}
     for variable in variables:
         name, equals, value = variable.partition("=")
         if not name:
-            raise Unfit("message")  # legal, but no process of ours can be given it
+            raise CallRefused("message")  # legal, but os.environ cannot hold it
         if equals:
             found.setdefault(name, value)
     return found
 
 
 def _means_the_same(path: str) -> bool:
-    """Say whether a path means in this process what it means in its caller."""
+    """Say whether a path resolves to the same file in this process as in the caller."""
     if not path:
         return True
     places = (os.path.realpath(path), os.path.realpath(os.path.dirname(path)) + "/")
-    own = (f"/proc/{os.getpid()}/", "/dev/")  # /dev has links to what a process has open
+    own = (f"/proc/{os.getpid()}/", "/dev/")  # /dev has links to the descriptors of the process
     return path.startswith("/") and not any(place.startswith(own) for place in places)
 
 
 def receive_go(connection: socket.socket, owned: ExitStack) -> int:
-    """Wait until the caller says go; return its stderr.
+    """Wait for the caller's go message; return the descriptor of its stderr.
 
-    :raises Unfit: when it leaves instead.
+    :raises CallRefused: when it disconnects instead.
     """
     data, fds = receive(connection, owned)
     if data != GO or len(fds) != 1:
-        raise Unfit("message")
+        raise CallRefused("message")
     return fds[0]
 
 
 def _checked(fds: tuple[int, ...]) -> Descriptors:
     if len(fds) != len(Descriptors._fields):
-        raise Unfit("descriptors")
+        raise CallRefused("descriptors")
     found = Descriptors(*fds)
     kept, program, directory = (os.fstat(fd) for fd in found)
     fit = stat.S_ISREG(kept.st_mode) and stat.S_ISREG(program.st_mode) and stat.S_ISDIR(directory.st_mode)
-    # Read at once and never changed behind our back: only a sealed memfd promises that.
+    # Only a sealed memfd can be read without blocking and cannot be changed by the caller meanwhile.
     if not fit or kept.st_size > STDIN_LIMIT + 1 or not _is_sealed(found.stdin):
-        raise Unfit("descriptors")
+        raise CallRefused("descriptors")
     return found
 
 
@@ -181,7 +181,7 @@ def _is_sealed(fd: int) -> bool:
 
 
 def answer(connection: socket.socket, code: int, stdout: bytes, stderr: bytes) -> None:
-    """:raises OSError: when the caller is gone, or does not take it in time."""
+    """:raises OSError: when the caller is gone, or does not read the answer before the timeout."""
     connection.send(ANSWER.pack(code, len(stdout), len(stderr)))
     text = stdout + stderr
     for start in range(0, len(text), _CHUNK):

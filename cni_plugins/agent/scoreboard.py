@@ -1,7 +1,7 @@
-"""What the agent's processes know of each other: one page of shared memory for each worker.
+"""Shares each worker's state with the other processes of the agent: one page of shared memory per worker.
 
-Only the worker writes into its slot (and its parent, while no worker holds it), anybody reads. Nothing is
-locked: a reader may see a count and the next one an instant apart, which a status page can bear.
+Only the worker writes to its slot (and its parent, while no worker uses it); all processes read. There are no
+locks: counters read one after the other may be an instant apart, which is accurate enough for a status.
 """
 
 import mmap
@@ -30,14 +30,14 @@ class Error(NamedTuple):
 
 
 class Slot:
-    """One worker's page."""
+    """The counters and latest errors of one worker, in its page of shared memory."""
 
     def __init__(self, table: mmap.mmap, number: int) -> None:
         self._table = table
         self._at = number * _SLOT
 
     def begin(self, pid: int) -> None:
-        """A worker starts; what its predecessors served stays."""
+        """Mark the start of a worker; the counts of its predecessors are kept."""
         self._set(0, pid)
         self._write(_STARTED, time.time())
         self._write(_BUSY, 0.0)
@@ -58,7 +58,7 @@ class Slot:
         self._add(_REFUSED_AT + REASONS.index(reason) * _COUNT.size)
 
     def failed(self, text: str) -> None:
-        """Keep the text, in the place of the oldest one."""
+        """Store the text of an error, in place of the oldest one."""
         data = text.encode(errors="replace")[:_TEXT]
         places = (self._at + _ERRORS_AT + number * _ERROR.size for number in range(_ERRORS))
         oldest = min(places, key=lambda at: _ERROR.unpack_from(self._table, at)[0])
@@ -70,7 +70,7 @@ class Slot:
 
     @property
     def busy_since(self) -> float:
-        """Return the monotonic clock at the begin of the request under way; 0 when there is none."""
+        """Return the monotonic clock at the start of the current request, in seconds; 0 when idle."""
         return self._head()[4]
 
     def refusals(self) -> dict[str, int]:
@@ -86,8 +86,8 @@ class Slot:
         )
         return [Error(when, text[:length].decode(errors="replace")) for when, length, text in found if when]
 
-    def page(self) -> dict[str, Any]:
-        """Return what the status shows of this worker; times in seconds."""
+    def status(self) -> dict[str, Any]:
+        """Return this worker's entry in the status document; times in seconds."""
         pid, started, served, recycled, busy = self._head()
         return {
             "pid": pid,
@@ -113,7 +113,7 @@ class Slot:
 
 
 class Scoreboard:
-    """All slots, in memory that forked workers share."""
+    """The slots of all workers, in memory that forked processes share."""
 
     def __init__(self, workers: int) -> None:
         memory = mmap.mmap(-1, workers * _SLOT)
@@ -124,10 +124,10 @@ class Scoreboard:
         each = [slot.refusals() for slot in self.slots]
         return {reason: sum(counts[reason] for counts in each) for reason in REASONS}
 
-    def page(self, build: str, pid: int) -> dict[str, Any]:
-        """Return the status as JSON takes it; the newest error is the last."""
+    def status(self, build: str, pid: int) -> dict[str, Any]:
+        """Return the status document, ready for JSON; the newest error is the last."""
         errors = sorted(error for slot in self.slots for error in slot.errors())
-        workers = [slot.page() for slot in self.slots]
+        workers = [slot.status() for slot in self.slots]
         return {
             "build": build,
             "pid": pid,

@@ -1,8 +1,8 @@
-"""The agent's parent process: keeps the socket and the workers, and never touches a request.
+"""Runs the agent's parent process: holds the socket, supervises the workers, and never handles a request.
 
-A worker that ends is replaced, one that hangs is killed first. SIGTERM: finish what was begun, then end.
-SIGHUP, or the discovery that our executable has been replaced: become the new executable at once, with the
-same socket, while the old workers finish what they have begun; callers wait a moment and none is lost.
+A worker that exits is replaced; one that hangs is killed first. On SIGTERM the agent finishes the requests
+under way, then exits. On SIGHUP, or when its executable has been replaced on disk, it executes the new one in
+the same process, with the same socket, while the old workers finish; callers wait a moment, and none fails.
 """
 
 import os
@@ -18,23 +18,23 @@ from typing import NamedTuple
 from cni_plugins.agent import preload
 from cni_plugins.agent.build import BUILD
 from cni_plugins.agent.journal import Journal, ServedRequest
-from cni_plugins.agent.listener import OWN, Listener, Unusable, in_its_place, open_listener
+from cni_plugins.agent.listener import OWN, CannotListen, Listener, duplicated_to_fd_3, open_listener
 from cni_plugins.agent.metrics import address as metrics_address
 from cni_plugins.agent.metrics.channel import Channel
 from cni_plugins.agent.protocol import Call
 from cni_plugins.agent.scoreboard import Scoreboard, Slot
 from cni_plugins.agent.systemd import Supervisor
-from cni_plugins.agent.worker import Surroundings, work
+from cni_plugins.agent.worker import WorkerContext, work
 
-SOCKET = "/run/cni-plugins/agent.sock"  # where the executables look
+SOCKET = "/run/cni-plugins/agent.sock"  # the executables' default
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_TICK = 1.0  # seconds between looks at the workers
-_SHORTEST_LIFE = 1.0  # seconds; a process that ends sooner is not replaced at once
-_DRAIN = 20.0  # seconds for requests under way when the agent ends
+_TICK = 1.0  # seconds between two checks of the workers
+_SHORTEST_LIFE = 1.0  # seconds; a process that exits sooner is not replaced at once
+_DRAIN = 20.0  # seconds that requests under way have to finish when the agent ends
 
 
 class Options(NamedTuple):
-    """How the agent is to run; seconds, and an empty text for no metrics."""
+    """Options of `cnictl agent`; times in seconds, `metrics` empty for none."""
 
     workers: int
     socket: str = SOCKET
@@ -48,7 +48,7 @@ def default_workers() -> int:
 
 
 def serve(options: Options) -> int:
-    """Run until told to end; return the exit code."""
+    """Run until SIGTERM or SIGINT; return the exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     journal = Journal(os.dup(2), prioritised="JOURNAL_STREAM" in os.environ)
     program = _Program()
@@ -57,7 +57,7 @@ def serve(options: Options) -> int:
         if options.metrics:
             metrics_address.parse(options.metrics)
         listener = open_listener(options.socket, os.environ)
-    except Unusable as err:
+    except CannotListen as err:
         journal.warn(f"agent: {err}")
         return 1
     preload.preload()
@@ -66,7 +66,7 @@ def serve(options: Options) -> int:
 
 
 class _Program:
-    """The executable this process was started from, which an upgrade replaces."""
+    """The executable that this process was started from, and whether an upgrade has replaced it."""
 
     def __init__(self) -> None:
         frozen = getattr(sys, "frozen", False)
@@ -77,7 +77,7 @@ class _Program:
     def _identity(self) -> tuple[int, int, int]:
         try:
             status = os.stat(self.path)
-        except OSError:  # between two steps of somebody's upgrade
+        except OSError:  # an upgrade has removed it and not yet written the new one
             return (0, 0, 0)
         return status.st_dev, status.st_ino, status.st_mtime_ns
 
@@ -86,19 +86,19 @@ class _Program:
         return any(now) and now != self._started
 
     def become(self, listener: Listener, environment: dict[str, str]) -> str:
-        """Start the executable anew in this process, as a supervisor would; return why that failed."""
+        """Execute the program again in this process, with socket activation; return why that failed."""
         name = {"LISTEN_FDNAMES": OWN} if listener.own else {}
         handed = {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), **name, **environment}
-        with in_its_place(listener.socket):
+        with duplicated_to_fd_3(listener.socket):
             try:
                 os.execve(self.path, self._words, {**os.environ, **handed})  # noqa: S606 (no shell is wanted)
             except OSError as err:
-                self._started = self._identity()  # once is enough, until there is another
+                self._started = self._identity()  # try again only when it is replaced again
                 return err.strerror or str(err)
 
 
 class _Child(NamedTuple):
-    """A process of ours: what it does, and since when."""
+    """A child process: the function it runs, its slot if it is a worker, and its start time."""
 
     body: Callable[[], None]
     slot: Slot | None
@@ -119,56 +119,56 @@ class _Agent:
         self._journal = journal
         self._supervisor = supervisor
         self._program = program
-        self._lifeline, self._hold = os.pipe()
-        self._table = Scoreboard(options.workers)
+        self._lifeline, self._lifeline_writer = os.pipe()
+        self._scoreboard = Scoreboard(options.workers)
         channel = Channel() if options.metrics else None
-        around = Surroundings(
+        context = WorkerContext(
             listener=listener.socket,
             lifeline=self._lifeline,
-            table=self._table,
+            scoreboard=self._scoreboard,
             build=BUILD,
             recycle_after=options.recycle_after,
             journal=journal,
-            tell=channel.tell if channel else _tell_nobody,
+            report=channel.report if channel else _no_report,
         )
-        self._waiting = [_Child(partial(work, around, slot), slot) for slot in self._table.slots]
+        self._waiting = [_Child(partial(work, context, slot), slot) for slot in self._scoreboard.slots]
         if channel:
-            export = partial(_export, channel, options.metrics, self._table, self._lifeline)
+            export = partial(_export, channel, options.metrics, self._scoreboard, self._lifeline)
             self._waiting.append(_Child(export, None))
         self._children: dict[int, _Child] = {}
-        self._strangers = 0
+        self._build_mismatches = 0
 
     def run(self) -> None:
-        """Serve until told to end."""
+        """Supervise the children until SIGTERM or SIGINT."""
         self._start_waiting()
-        self._supervisor.tell("READY=1", f"STATUS={self._options.workers} workers")
+        self._supervisor.notify("READY=1", f"STATUS={self._options.workers} workers")
         self._journal.note(f"agent {BUILD}: {self._options.workers} workers at {self._options.socket}")
         number = 0
         while number not in (signal.SIGTERM, signal.SIGINT):
-            number = self._look_after()
+            number = self._supervise()
             if number == signal.SIGHUP:
-                self._renew()
-        self._supervisor.tell("STOPPING=1")
-        self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing what was begun")
+                self._reexec()
+        self._supervisor.notify("STOPPING=1")
+        self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing the requests under way")
         self._drain()
 
-    def _renew(self) -> None:
-        """Become the executable that is there now. Our workers see the lifeline end, and finish."""
-        self._supervisor.tell("RELOADING=1")
+    def _reexec(self) -> None:
+        """Execute the installed program; the old workers see the lifeline close, and finish."""
+        self._supervisor.notify("RELOADING=1")
         self._journal.note(f"agent {BUILD}: becoming {self._program.path}")
         failure = self._program.become(self._listener, self._supervisor.environment())
         self._journal.warn(f"agent: cannot become {self._program.path}: {failure}; going on as before")
-        self._supervisor.tell("READY=1")
+        self._supervisor.notify("READY=1")
 
-    def _look_after(self) -> int:
-        """Wait for a signal or a tick, see to the workers, return what should be obeyed: a signal, or 0."""
+    def _supervise(self) -> int:
+        """Wait for a signal or a tick, check the workers, and return the signal to act on, or 0."""
         info = signal.sigtimedwait(_SIGNALS, _TICK)
         self._reap()
         self._kill_hung()
         if self._supervisor.watchdog:
-            self._supervisor.tell("WATCHDOG=1")
-        strangers, self._strangers = self._strangers, self._table.refusals()["build"]
-        if strangers != self._strangers and self._program.is_replaced():
+            self._supervisor.notify("WATCHDOG=1")
+        mismatches, self._build_mismatches = self._build_mismatches, self._scoreboard.refusals()["build"]
+        if mismatches != self._build_mismatches and self._program.is_replaced():
             return signal.SIGHUP
         if info is None:
             self._start_waiting()
@@ -181,49 +181,49 @@ class _Agent:
             self._start(child)
 
     def _start(self, child: _Child) -> None:
-        """Start a child, or have it wait for the next tick where there is no room for it."""
+        """Fork a child; when the kernel refuses, try again at the next tick."""
         try:
             pid = os.fork()
         except OSError as err:
-            self._journal.warn(f"cannot start a worker: {err.strerror}")
+            self._journal.warn(f"cannot start a process: {err.strerror}")
             self._waiting.append(child)
             return
         if pid == 0:
-            os.setpgid(0, 0)  # what a request starts ends with its worker
-            self._live(child.body)
-        with suppress(OSError):  # whoever is first: nobody is signalled before
+            os.setpgid(0, 0)  # programs started by a request are killed together with the worker
+            self._run_child(child.body)
+        with suppress(OSError):  # in both processes, so that the group exists before it is signalled
             os.setpgid(pid, pid)
         self._children[pid] = child._replace(begun=time.monotonic())
 
-    def _live(self, body: Callable[[], None]) -> None:
-        """Be a child: never return into what the parent was doing."""
+    def _run_child(self, body: Callable[[], None]) -> None:
+        """Run a child's function and exit; never return into the parent's code."""
         code = 1
         try:
-            os.close(self._hold)
+            os.close(self._lifeline_writer)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             body()
             code = 0
-        except BaseException:  # noqa: BLE001 (the end of this process; the parent starts another)
+        except BaseException:  # noqa: BLE001 (this process ends; the parent starts another)
             self._journal.warn(traceback.format_exc())
         finally:
             os._exit(code)
 
     def _reap(self) -> None:
         while self._children:
-            over = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if over is None:
+            exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if exited is None:
                 return
-            if over.si_pid in self._children:
-                with suppress(ProcessLookupError):  # what it had started must not run on
-                    os.killpg(over.si_pid, signal.SIGKILL)
-            pid, status = os.waitpid(over.si_pid, 0)
+            if exited.si_pid in self._children:
+                with suppress(ProcessLookupError):  # programs it started must not go on running
+                    os.killpg(exited.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(exited.si_pid, 0)
             child = self._children.pop(pid, None)
-            if child is None:  # a worker of our predecessor, or somebody's orphan
+            if child is None:  # a worker of the previous agent, or an adopted orphan
                 continue
             if status:
-                self._journal.warn(f"worker {pid} ended: {_ending(status)}")
+                self._journal.warn(f"worker {pid} ended: {_describe_exit(status)}")
             if child.slot:
-                child.slot.idle()  # or its successor would be taken to hang
+                child.slot.idle()  # otherwise its successor would count as hung
                 child.slot.recycled()
             if time.monotonic() - child.begun < _SHORTEST_LIFE:
                 self._waiting.append(child)
@@ -235,39 +235,39 @@ class _Agent:
         for pid, child in self._children.items():
             busy = child.slot.busy_since if child.slot else 0.0
             if busy and now - busy > self._options.request_timeout:
-                self._journal.warn(f"worker {pid} hangs in a request, and is killed")
+                self._journal.warn(f"worker {pid} is hung in a request: killing it")
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
 
     def _drain(self) -> None:
-        """Let the workers finish, for as long as a supervisor will wait; who still calls is sent away."""
+        """Let the workers finish, for at most _DRAIN seconds; new connections are closed at once."""
         self._listener.remove()
-        os.close(self._hold)
+        os.close(self._lifeline_writer)
         deadline = time.monotonic() + _DRAIN
         while self._children and time.monotonic() < deadline:
-            self._listener.send_away()
+            self._listener.reject_waiting()
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid:
                 self._children.pop(pid, None)
             else:
                 signal.sigtimedwait({signal.SIGCHLD}, 0.1)
         for pid in self._children:
-            self._journal.warn(f"worker {pid} did not finish, and is killed")
+            self._journal.warn(f"worker {pid} did not finish in time: killing it")
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
 
 def _export(channel: Channel, address: str, scoreboard: Scoreboard, lifeline: int) -> None:
-    """Count what is reported and serve it; return at the lifeline's end of file."""
+    """Run the metrics exporter; return when the lifeline is closed."""
     from cni_plugins.agent.metrics import exporter
 
     exporter.run(channel, metrics_address.parse(address), scoreboard, lifeline)
 
 
-def _tell_nobody(_record: ServedRequest, _call: Call) -> None:
+def _no_report(_record: ServedRequest, _call: Call) -> None:
     pass
 
 
-def _ending(status: int) -> str:
+def _describe_exit(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""Asks a running agent how it is."""
+"""Requests the status document from a running agent."""
 
 import json
 import socket
@@ -6,30 +6,30 @@ from typing import Any
 
 from cni_plugins.agent import protocol
 
-_PATIENCE = 5.0  # seconds
-_LIMIT = 1 << 22  # bytes; a thousand workers have less to say
+_TIMEOUT = 5.0  # seconds
+_LIMIT = 1 << 22  # bytes; the status of a thousand workers is shorter
 
 
 class NoAgent(Exception):
-    """Nobody answers; the message says what was tried."""
+    """No agent has answered; the message says what was tried."""
 
 
 def ask(path: str) -> dict[str, Any]:
-    """Return what the agent says of itself; `Scoreboard.page` lists the keys.
+    """Return the status document of the agent; `Scoreboard.status` lists the keys.
 
-    :raises NoAgent: when there is none, or all its workers are busy for too long.
+    :raises NoAgent: when no agent listens there, or none of its workers answers in time.
     """
     try:
-        return _object(_asked(path), path)
+        return _object(_request(path), path)
     except TimeoutError as err:
-        raise NoAgent(f"the agent at {path} did not answer within {_PATIENCE:.0f} s") from err
+        raise NoAgent(f"the agent at {path} did not answer within {_TIMEOUT:.0f} s") from err
     except OSError as err:
         raise NoAgent(f"no agent at {path}: {err.strerror or err}") from err
 
 
-def _asked(path: str) -> bytes:
+def _request(path: str) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
-        agent.settimeout(_PATIENCE)
+        agent.settimeout(_TIMEOUT)
         agent.connect(path)
         agent.send(protocol.STATUS + b"\0")
         head = agent.recv(protocol.LIMIT)
@@ -38,7 +38,7 @@ def _asked(path: str) -> bytes:
         while len(text) < length < _LIMIT and (part := agent.recv(protocol.LIMIT)):
             text += part
         if len(text) != length:
-            raise _stranger(path)
+            raise _not_our_agent(path)
         return text
 
 
@@ -48,9 +48,9 @@ def _object(text: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise _stranger(path)
+        raise _not_our_agent(path)
     return found
 
 
-def _stranger(path: str) -> NoAgent:
-    return NoAgent(f"what listens at {path} is no agent of ours")
+def _not_our_agent(path: str) -> NoAgent:
+    return NoAgent(f"the process that listens at {path} is not an agent of these plugins")

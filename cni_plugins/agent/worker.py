@@ -1,7 +1,7 @@
-"""One worker: takes calls off the socket, one after another, and answers each by the engine's only road.
+"""Serves calls in one worker process: accepts them one after another, and runs each with `engine.run`.
 
-A call changes nothing in the worker that the next one could notice: namespace, descriptors, directory and
-environment are as before, or the worker ends and another takes its place.
+A call must leave the worker as it found it: after each one, namespaces, descriptors, directory and umask are
+as before, or the worker exits and is replaced.
 """
 
 import os
@@ -15,89 +15,89 @@ from typing import NamedTuple
 
 from cni_plugins.agent import protocol
 from cni_plugins.agent.journal import Journal, ServedRequest, record
-from cni_plugins.agent.protocol import Call, Unfit
+from cni_plugins.agent.protocol import Call, CallRefused
 from cni_plugins.agent.scoreboard import Scoreboard, Slot
 from cni_plugins.engine.program import Program
 from cni_plugins.engine.run import Outcome, run
 from cni_plugins.kernel.session.session import Residence, nft_socket
 
-_PATIENCE = 2.0  # seconds for a caller to send its call, to say go, and to take the answer
-_UMASK = 0o077  # between requests, where nothing is written
-_AGENT_VARIABLE = "CNI_PLUGINS_AGENT"  # as packaging/handoff.c has it
+_TIMEOUT = 2.0  # seconds for a caller to send its call, to send the go, and to read the answer
+_UMASK = 0o077  # between requests, when no file is created
+_AGENT_VARIABLE = "CNI_PLUGINS_AGENT"  # also in packaging/handoff.c
 
 
-class Surroundings(NamedTuple):
-    """What all workers of one agent have in common.
+class WorkerContext(NamedTuple):
+    """Values shared by all workers of one agent.
 
-    :param lifeline: its end of file says that the agent wants no more work done.
-    :param tell: told of every request that was served, after its answer.
+    :param lifeline: a pipe; its end of file tells the workers to finish.
+    :param report: called after the answer of every request that was served.
     """
 
     listener: socket.socket
     lifeline: int
-    table: Scoreboard
+    scoreboard: Scoreboard
     build: str
     recycle_after: int
     journal: Journal
-    tell: Callable[[ServedRequest, Call], None]
+    report: Callable[[ServedRequest, Call], None]
 
 
-def work(around: Surroundings, slot: Slot) -> None:
-    """Serve until the agent ends, enough was served, or something is not as it was."""
-    worker = _Worker(around, slot)
+def work(context: WorkerContext, slot: Slot) -> None:
+    """Serve until the agent ends, `recycle_after` calls were served, or a call has left something behind."""
+    worker = _Worker(context, slot)
     slot.begin(os.getpid())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _not_for_us)
+        signal.signal(number, _ignore_signal)
     with select.epoll() as events:
         # One caller wakes one worker.
-        events.register(around.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        events.register(around.lifeline, select.EPOLLHUP)
-        worker.settle()
-        for _ in range(around.recycle_after):
+        events.register(context.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        events.register(context.lifeline, select.EPOLLHUP)
+        worker.remember_state()
+        for _ in range(context.recycle_after):
             if not worker.next_call(events):
                 return
             if not worker.is_unchanged():
-                around.journal.warn(f"worker {os.getpid()}: a request left something behind")
+                context.journal.warn(f"worker {os.getpid()}: a request left something behind")
                 return
 
 
-def _not_for_us(_number: int, _frame: object) -> None:
-    """Signals to the whole group, a terminal's or a supervisor's, are the parent's to act upon."""
+def _ignore_signal(_number: int, _frame: object) -> None:
+    """Ignore signals sent to the whole group by a terminal or supervisor: the parent acts on them."""
 
 
 class _Worker:
-    def __init__(self, around: Surroundings, slot: Slot) -> None:
-        self._around = around
+    def __init__(self, context: WorkerContext, slot: Slot) -> None:
+        self._context = context
         self._slot = slot
-        self._here = protocol.places()
+        self._places = protocol.places()
         self._stderr = os.dup(2)
         self._nft = nft_socket()
-        self._free = 0
-        self._is_sound = True
+        self._lowest_free = 0
+        self._is_intact = True
 
-    def settle(self) -> None:
-        """Remember what must be the same after every request."""
-        self._free = _lowest_free()
+    def remember_state(self) -> None:
+        """Remember the state that must be the same after every request."""
+        self._lowest_free = _lowest_free()
 
     def is_unchanged(self) -> bool:
-        return self._is_sound and _lowest_free() == self._free and protocol.places() == self._here
+        return self._is_intact and _lowest_free() == self._lowest_free and protocol.places() == self._places
 
     def next_call(self, events: select.epoll) -> bool:
-        """Wait for a call and answer it; say whether to go on."""
+        """Wait for a call and serve it; return False when the agent ends."""
         while True:
             ready = {fd for fd, _ in events.poll()}
-            if self._around.lifeline in ready:
+            if self._context.lifeline in ready:
                 return False
             try:
-                connection, _ = self._around.listener.accept()
-            except OSError:  # another worker was faster, or the caller has left again
+                connection, _ = self._context.listener.accept()
+            except OSError:  # another worker was faster, or the caller has disconnected
                 continue
             break
         with connection, ExitStack() as owned:
             self._slot.busy()
             try:
-                self._attend(connection, owned)
-            except Unfit as err:
+                self._serve_call(connection, owned)
+            except CallRefused as err:
                 self._slot.refused(err.reason)
             except OSError:
                 self._slot.refused("left")
@@ -105,32 +105,32 @@ class _Worker:
                 self._slot.idle()
         return True
 
-    def _attend(self, connection: socket.socket, owned: ExitStack) -> None:
+    def _serve_call(self, connection: socket.socket, owned: ExitStack) -> None:
         begun = time.monotonic()
-        connection.settimeout(_PATIENCE)
+        connection.settimeout(_TIMEOUT)
         protocol.require_own_user(connection)
         data, fds = protocol.receive(connection, owned)
         if data.startswith(protocol.STATUS):
             self._show_status(connection)
             return
-        call = protocol.parse(data, fds, self._around.build, self._here)
-        environment = _for_children(call)
-        owned.callback(self._return)
-        self._stand_in(call, environment)
+        call = protocol.parse(data, fds, self._context.build, self._places)
+        environment = _without_agent(call)
+        owned.callback(self._restore_environment)
+        self._adopt_environment(call, environment)
         connection.send(protocol.TAKEN)
         os.dup2(protocol.receive_go(connection, owned), 2)
-        outcome = self._run(call, environment, Residence(self._nft, _presence(connection)))
+        outcome = self._run(call, environment, Residence(self._nft, _connection_check(connection)))
         _deliver(connection, outcome)
-        self._close_books(call, outcome, time.monotonic() - begun)
+        self._record_outcome(call, outcome, time.monotonic() - begun)
 
-    def _stand_in(self, call: Call, environment: dict[str, str]) -> None:
-        """Take the caller's place: what a program it starts would have from it."""
+    def _adopt_environment(self, call: Call, environment: dict[str, str]) -> None:
+        """Adopt the caller's environment, directory and umask, which programs run by the request inherit."""
         os.environ.clear()
         os.environ.update(environment)
         os.fchdir(call.descriptors.directory)
         os.umask(call.umask)
 
-    def _return(self) -> None:
+    def _restore_environment(self) -> None:
         os.dup2(self._stderr, 2)
         os.umask(_UMASK)
         os.chdir("/")
@@ -139,38 +139,37 @@ class _Worker:
         file = os.fstat(call.descriptors.program)
         return run(call.name, environment, call.read, Program(file.st_dev, file.st_ino, residence))
 
-    def _close_books(self, call: Call, outcome: Outcome, seconds: float) -> None:
-        told = record(call, outcome, seconds)
+    def _record_outcome(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        served = record(call, outcome, seconds)
         self._slot.served()
-        self._around.journal.note(told.line())
+        self._context.journal.note(served.line())
         if outcome.code:
-            self._slot.failed(told.line())
+            self._slot.failed(served.line())
         if outcome.trace:
-            self._is_sound = False  # a fault of ours; nobody knows what it left half done
-            self._around.journal.warn(outcome.trace)
-        self._around.tell(told, call)
+            self._is_intact = False  # an unexpected exception: the state of this process is unknown
+            self._context.journal.warn(outcome.trace)
+        self._context.report(served, call)
 
     def _show_status(self, connection: socket.socket) -> None:
         import json
 
-        page = self._around.table.page(self._around.build, os.getppid())
-        text = json.dumps(page).encode()
-        protocol.answer(connection, 0, text, b"")
+        status = self._context.scoreboard.status(self._context.build, os.getppid())
+        protocol.answer(connection, 0, json.dumps(status).encode(), b"")
 
 
-def _for_children(call: Call) -> dict[str, str]:
-    """An executable of ours run as IPAM plugin must not wait for a worker: all may be waiting for it."""
+def _without_agent(call: Call) -> dict[str, str]:
+    """Keep IPAM executables from calling the agent: all workers may be waiting for such a child."""
     return {**call.environment, _AGENT_VARIABLE: ""}
 
 
 def _deliver(connection: socket.socket, outcome: Outcome) -> None:
-    """Answer. Nobody may be there any more: then the runtime's DEL comes after all that was done."""
+    """Send the answer; if the caller is gone, the runtime sends a DEL that removes what was done."""
     with suppress(OSError):
         protocol.answer(connection, outcome.code, outcome.stdout, outcome.trace.encode(errors="replace"))
 
 
-def _presence(connection: socket.socket) -> Callable[[], bool]:
-    """Return what tells whether the caller still lives; it has nothing more to say."""
+def _connection_check(connection: socket.socket) -> Callable[[], bool]:
+    """Return a function that says whether the caller is still connected; it sends no further message."""
     poll = select.poll()
     poll.register(connection, select.POLLIN | select.POLLRDHUP)
     return lambda: not poll.poll(0)

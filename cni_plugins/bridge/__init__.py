@@ -1,1 +1,1 @@
-"""The bridge plugin: a veth pair into a Linux bridge. Decides; never touches the kernel itself."""
+"""The bridge plugin: connects a container to a Linux bridge by a veth pair. Never calls the kernel itself."""

@@ -1,4 +1,4 @@
-"""The bridge plugin's config: every key of the reference, and a few more (docs/bridge.md)."""
+"""Validates the bridge plugin's config: every key of the reference, and a few more (docs/bridge.md)."""
 
 from typing import Annotated, Self
 
@@ -53,7 +53,7 @@ class Trunk(ConfigModel):
 
 
 class BridgeConfig(ConfigModel):
-    """The network config; `mac` is filled from its three sources by `parse`."""
+    """The network config; `parse` sets `mac` from its three sources."""
 
     bridge: LinkName = DEFAULT_BRIDGE
     is_gateway: bool = False
@@ -88,7 +88,7 @@ class BridgeConfig(ConfigModel):
 
     @property
     def gateway_link(self) -> str:
-        """The link that bears gateway addresses: the bridge, or with a VLAN a port of it."""
+        """The link that has the gateway addresses: the bridge, or with a VLAN a port of it."""
         return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Gateways of a bridge network: which addresses the bridge bears, and which routes lead there."""
+"""Computes gateways and routes of a bridge network, and the steps that give the bridge its addresses."""
 
 from collections.abc import Iterator
 from ipaddress import ip_interface
@@ -17,23 +17,24 @@ from cni_plugins.steps.step import HOST, Step
 
 
 def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
-    """Return the addresses with their gateways: a gateway network without one takes its first address."""
+    """Return the addresses with gateways; with isGateway, a missing one is the subnet's first address."""
     if not config.is_gw:
         return ips
     return with_gateways(ips)
 
 
 def routes(config: BridgeConfig, ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
-    """Return the routes of the result: the IPAM's, and those that isDefaultGateway adds."""
+    """Return the routes of the result: the IPAM's, plus the default routes of isDefaultGateway."""
     return default_routes(ips, given) if config.is_default_gateway else given
 
 
 def gateway_addresses(
     config: BridgeConfig, mac: str, ips: tuple[IPConfig, ...], facts: Facts, *, checking: bool
 ) -> Iterator[Step]:
-    """Give the bridge a gateway address for each subnet; when checking, other addresses are nobody's fault.
+    """Yield the steps that give the bridge a gateway address for each subnet.
 
-    :raises NameTaken: when one of its addresses overlaps without being the same, unless `forceAddress`.
+    :param checking: True for CHECK, which accepts other addresses on the bridge.
+    :raises NameTaken: when a present address conflicts with a gateway's and `forceAddress` is off.
     """
     link = config.gateway_link
     named = ((ip.gateway.packed, ip.address.network.prefixlen) for ip in ips if ip.gateway)
@@ -44,7 +45,7 @@ def gateway_addresses(
             link, mac, gateway_port(config.bridge, config.vlan), config.bridge, config.vlan
         )
     for address in wanted:
-        # Last first: with the first address of a subnet the kernel would remove the others.
+        # In reverse: with the first address of a subnet, the kernel deletes its secondary ones.
         for other in reversed(_conflicts(address, present, wanted)):
             if not config.force_address:
                 raise NameTaken(
@@ -58,9 +59,9 @@ def gateway_addresses(
 def _conflicts(
     address: IPInterface, present: tuple[IPInterface, ...], wanted: list[IPInterface]
 ) -> list[IPInterface]:
-    """Return addresses that cannot stay beside a gateway: any other IPv4, IPv6 of overlapping subnets.
+    """Return the addresses that conflict with a gateway's: any other IPv4, and IPv6 of overlapping subnets.
 
-    IPv4 follows the reference, which takes a second address for a mistake; one plan may have several.
+    IPv4 follows the reference, which treats a second address as an error. Those of one plan never conflict.
     """
     if address in present:
         return []

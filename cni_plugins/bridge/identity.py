@@ -1,4 +1,4 @@
-"""Names and MAC addresses of an attachment: decided for ADD, read from prevResult for CHECK."""
+"""Determines names and MAC addresses of an attachment: computed for ADD, read from prevResult for CHECK."""
 
 from typing import NamedTuple
 
@@ -11,23 +11,26 @@ from cni_plugins.protocol.request import Request
 
 
 class BridgeIdentity(NamedTuple):
-    """The veth pair, and MAC addresses.
+    """The veth pair and the MAC addresses of an attachment.
 
-    :param bridge_mac: of the bridge.
-    :param gateway_mac: of the link with the gateway addresses.
-    :param guarded_mac: the source address that `macspoofchk` admits: the one that ADD gives the container,
-        whatever a later plugin of the chain made of it.
+    :param bridge_mac: MAC address of the bridge.
+    :param gateway_mac: MAC address of the link with the gateway addresses.
+    :param guarded_mac: the source address that `macspoofchk` admits: the one that ADD sets, even if a later
+        plugin of the chain changed the container's.
+    :param recorded_mac: the container's in prevResult of CHECK. ADD may have been asked for it in a way that
+        CHECK is not told: capabilities are arguments of each call.
     """
 
     pair: veth.Pair
     bridge_mac: str
     gateway_mac: str
     guarded_mac: str
+    recorded_mac: str
 
 
 def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIdentity:
-    """:raises InvalidNetworkConfig: when CHECK finds no such interface in prevResult."""
-    # `auto` follows the bridge, or where that is yet to be made, the way out.
+    """:raises InvalidNetworkConfig: when prevResult of CHECK does not list the interface."""
+    # `auto` takes the MTU of the bridge, or if that does not exist yet, of the default route's link.
     mtu = veth.mtu(config.mtu, facts.host.get(config.bridge) or facts.default_route)
     pair = veth.identify(request, config.mac, mtu, facts)
     if request.command == "CHECK":
@@ -35,10 +38,11 @@ def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIden
         own = recorded.get(config.bridge, ""), recorded.get(config.gateway_link, "")
     else:
         own = _host_mac(config.bridge, facts), _host_mac(config.gateway_link, facts)
-    return BridgeIdentity(pair, *own, config.mac or request.attachment.mac("sandbox"))
+    guarded = config.mac or request.attachment.mac("sandbox")
+    return BridgeIdentity(pair, *own, guarded, pair.mac if request.command == "CHECK" else "")
 
 
 def _host_mac(link: str, facts: Facts) -> str:
-    """Two ADDs that both find no bridge must decide alike, two hosts on one segment must not."""
+    """Return a link's MAC address; a new one is equal in concurrent ADDs and differs between hosts."""
     existing = facts.host.get(link)
     return existing.mac if existing else mac_from(f"{facts.host_seed}:{link}")

@@ -1,4 +1,4 @@
-"""What the bridge plugin decides: pure functions from request, config, lease and facts to a plan."""
+"""Plans ADD and CHECK of the bridge plugin: pure functions from request, config, lease and facts."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -29,19 +29,19 @@ from cni_plugins.steps.links import (
 )
 from cni_plugins.steps.step import HOST, SANDBOX, Step
 
-_SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
+_SANDBOX_INTERFACE = 2  # its index in the result: after the bridge and the host end
 
 
 def admit(request: Request, config: BridgeConfig, facts: Facts) -> None:
-    """:raises NameTaken: when the bridge is none, or the names of the veth pair are in use."""
+    """:raises NameTaken: when the link `bridge` is not a bridge, or a name of the veth pair is in use."""
     _existing_bridge(config, facts)
     veth.admit(request, facts)
 
 
 def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) -> Decision:
-    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+    """Return steps and result of ADD, host-wide sysctls last; CHECK compares the same steps with the kernel.
 
-    :raises NameTaken: when the bridge is none, or has a gateway address that may not be replaced.
+    :raises NameTaken: when the link `bridge` is not a bridge, or has an address conflicting with a gateway.
     """
     identity = identify(request, config, facts)
     ips = gateways(config, lease.ips)
@@ -55,7 +55,7 @@ def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) 
         *_source_guard(request, config, identity),
         *_sandbox(request, config, identity, lease),
         *_masquerade(request, config, identity.pair, ips),
-        *_working(request, config, identity, ips),
+        *_readiness(request, config, identity, ips),
         *_forwarding(config, ips),
     )
     return Decision(plan, _result(request, config, identity, lease))
@@ -95,7 +95,7 @@ def _existing_bridge(config: BridgeConfig, facts: Facts) -> LinkFacts | None:
 
 
 def _needs_pin(bridge: LinkFacts | None) -> bool:
-    """A bridge of somebody else's may follow its ports' addresses; what the result says must stay true."""
+    """Say whether to pin the bridge's MAC: a foreign bridge may adopt a port's, contrary to the result."""
     return bridge is not None and bridge.alias != BRIDGE_ALIAS
 
 
@@ -109,7 +109,7 @@ def _port(config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
 
 
 def _port_vlans(config: BridgeConfig) -> tuple[PortVlan, ...]:
-    """Return the port's VLANs; a trunk without `vlan` has VLAN 1 as its native one, as in the reference."""
+    """Return the port's VLANs; a trunk without `vlan` has native VLAN 1, as in the reference."""
     access = config.vlan or 1
     tagged: set[int] = set()
     for entry in config.vlan_trunk or ():
@@ -121,7 +121,7 @@ def _port_vlans(config: BridgeConfig) -> tuple[PortVlan, ...]:
 
 
 def _ranges(ids: Iterable[int]) -> Iterator[PortVlan]:
-    """Yield the ids as ranges without gaps."""
+    """Return the ids as ranges without gaps."""
     ordered = sorted(ids)
     ends = [last for last, following in pairwise(ordered) if following != last + 1] + ordered[-1:]
     starts = ordered[:1] + [following for last, following in pairwise(ordered) if following != last + 1]
@@ -138,7 +138,8 @@ def _gateways(
 
 def _source_guard(request: Request, config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
     if config.macspoofchk and identity.pair.ours:
-        yield EnsureSourceGuard(request.owner, identity.pair.host_end, identity.guarded_mac)
+        guarded, recorded = identity.guarded_mac, identity.recorded_mac
+        yield EnsureSourceGuard(request.owner, identity.pair.host_end, guarded, recorded)
 
 
 def _sandbox(
@@ -147,13 +148,13 @@ def _sandbox(
     identity: BridgeIdentity,
     lease: Result,
 ) -> Iterator[Step]:
-    """Addresses are set while the link is down, as in the reference, so it never sends without them."""
+    """Yield the sandbox's steps: addresses come before the link is up, so it never sends without them."""
     link, ips = request.ifname, lease.ips
     has_v6 = any(ip.address.version == IPV6 for ip in ips)
     if has_v6:
         # Older releases of the reference do not set keep_addr_on_down.
         yield from plan_parts.with_ipv6(link, keep_on_down=identity.pair.ours)
-    # A container that gives itself addresses also chooses how it guards and announces them.
+    # A container that configures its own addresses also chooses its DAD and announcement settings.
     if ips:
         yield from plan_parts.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
     for ip in ips:
@@ -173,10 +174,10 @@ def _masquerade(
         yield from plan_parts.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
 
 
-def _working(
+def _readiness(
     request: Request, config: BridgeConfig, identity: BridgeIdentity, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
-    """A port forwards only some time after its link is up; what is announced before that reaches nobody."""
+    """Yield wait and announcement: frames sent before the bridge port is forwarding would be lost."""
     if not config.disable_container_interface:
         yield AwaitUp(identity.pair.host_end)
     if ips:

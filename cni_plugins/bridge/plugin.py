@@ -1,4 +1,4 @@
-"""The bridge plugin's declaration: what it asks, plans, answers and reports."""
+"""Declares the bridge plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.bridge.config import BridgeConfig, parse
 from cni_plugins.bridge.plan import admit, decide
@@ -12,7 +12,7 @@ from cni_plugins.protocol.request import Request
 
 
 def asks(request: Request, config: BridgeConfig | None) -> Asks:
-    """Return the questions of each command; DEL and GC need nothing of the config."""
+    """Return the facts that each command needs; DEL and GC do without the config."""
     if request.command == "GC":
         return Asks(owned=True)
     if request.command == "DEL" or config is None:
@@ -29,7 +29,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
 
 
 def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:
-    """:raises NotAvailable: when the name is taken, or the kernel or host lacks what the config needs."""
+    """:raises NotAvailable: when the link `bridge` is not a bridge, or the kernel or host lacks a feature."""
     bridge = facts.host.get(config.bridge)
     if bridge is not None and bridge.kind != "bridge":
         raise NotAvailable(

@@ -1,4 +1,4 @@
-"""What DEL and GC take away: everything that bears the attachment's names, whatever is still alive."""
+"""Plans DEL and GC of the bridge plugin: deletes whatever carries the attachment's names, alive or not."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from cni_plugins.steps.step import Plan, Step
 
 
 def delete(request: Request, config: BridgeConfig | None, facts: Facts) -> Plan:
-    """Return the steps of DEL; the host end's name needs neither the sandbox nor prevResult."""
+    """Return the steps of DEL; the host end is found by name, without the sandbox and without prevResult."""
 
     def is_port(inside: LinkFacts) -> bool:
         return config is not None and inside.peer_master == config.bridge
@@ -29,7 +29,7 @@ def collect(request: Request, facts: Facts) -> Plan:
 
 
 def _idle_bridge(request: Request) -> Iterator[Step]:
-    """GC works with broken configs too, so this key is read by itself."""
+    """Yield the removal of an idle bridge; GC accepts invalid configs, so it reads single keys of them."""
     name = get(request.conf, "bridge") or DEFAULT_BRIDGE
     if get(request.conf, "removeIdleBridge") is True and isinstance(name, str) and not ifname_fault(name):
         yield DelIdleBridge(name)

@@ -1,1 +1,1 @@
-"""The edge of cnictl: what operators type, and what they read. Decisions about networks are other rooms'."""
+"""Implements cnictl: parses its commands and prints their results; other packages decide about networks."""

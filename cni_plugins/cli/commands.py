@@ -1,4 +1,4 @@
-"""The commands of cnictl. What each does is imported when it is called."""
+"""Assembles the commands of cnictl; their implementations are imported only when a command is called."""
 
 from typing import Annotated
 

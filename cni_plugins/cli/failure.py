@@ -1,5 +1,5 @@
-"""What a command cannot do. It ends as one line on stderr and exit code 1, never as a traceback."""
+"""Defines the error that ends a command with one line on stderr and exit code 1, without a traceback."""
 
 
 class Failed(Exception):
-    """The message is a sentence for the operator."""
+    """A command cannot do what was asked; the message is for the operator."""

@@ -1,4 +1,4 @@
-"""The process edge of cnictl: starts a command, and prints its failure."""
+"""Runs cnictl: starts a command or the agent's process, prints a failure, and sets the exit code."""
 
 import sys
 
@@ -6,7 +6,7 @@ from cni_plugins.cli.version import AGENT_PROCESS, VERSION_LINE
 
 
 def main() -> None:
-    """Carry out one command line and end the process."""
+    """Run one command line and exit."""
     words = sys.argv[1:]
     if words == ["--version"]:
         sys.stdout.write(f"{VERSION_LINE}\n")

@@ -1,10 +1,10 @@
-"""Tables of text, for all commands."""
+"""Formats tables of text, for all commands."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield lines with aligned columns."""
+    """Yield the lines of a table with aligned columns."""
     table = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -1,4 +1,4 @@
-"""What identifies cnictl: its version, and the word by which it starts itself as the agent's process."""
+"""Defines the version line of cnictl, and the argument with which it starts itself as the agent's process."""
 
 from cni_plugins.agent.build import BUILD
 from cni_plugins.front.version import VERSION

@@ -1,1 +1,1 @@
-"""What a plugin declares: its functions, the facts it asks for, the base of its config model."""
+"""Defines what a plugin declares: its functions, the facts it requests, the base of its config model."""

@@ -1,6 +1,6 @@
-"""Keys that several plugins' configs have in common, each with its faults.
+"""Validates config keys that several plugins have in common.
 
-Only what the reference spells alike in every plugin, or what we read alike, has its place here.
+Only keys that mean the same in every plugin, of the reference or ours, belong here.
 """
 
 from typing import Annotated, Literal
@@ -46,7 +46,7 @@ def _mtu(value: object) -> object:
 
 
 def _dns(value: object) -> object:
-    """As in the reference, a list counts even when empty, a domain does not: then the IPAM's DNS stays."""
+    """Return None if nothing is set: the IPAM's DNS stays. Empty lists count as set, as in the reference."""
     if not isinstance(value, dict):
         return value
     lists = (get(value, key) is not None for key in ("nameservers", "search", "options"))
@@ -85,7 +85,7 @@ NO_MASQUERADE = IpMasq(v4=False, v6=False)
 
 
 class IpamSection(ConfigModel):
-    """The part of `ipam` a main plugin looks at."""
+    """The part of `ipam` that a main plugin reads."""
 
     type: str = ""
 
@@ -97,19 +97,19 @@ class MacHolder(ConfigModel):
 
 
 class ArgsSection(ConfigModel):
-    """`args`, by which a runtime hands on what its user asks for."""
+    """The `args` section, in which a runtime passes on values from its user."""
 
     cni: MacHolder = MacHolder()
 
 
 def mac_in_effect(request: Request, runtime_config: MacHolder, args: ArgsSection, conf_mac: str = "") -> str:
-    """Return the MAC address asked for: runtimeConfig, then args.cni, then CNI_ARGS, then the config's own.
+    """Return the MAC address to use: runtimeConfig, then args.cni, then CNI_ARGS, then the config's own.
 
-    :raises InvalidNetworkConfig: when CNI_ARGS has none that a link can bear.
+    :raises InvalidNetworkConfig: when CNI_ARGS has a MAC address that is not valid for a link.
     """
     from_args = parse_args(request.args).get("MAC", "")
     try:
-        asked = runtime_config.mac or args.cni.mac or (parse_mac(from_args) if from_args else "")
+        requested = runtime_config.mac or args.cni.mac or (parse_mac(from_args) if from_args else "")
     except ValueError as err:
         raise InvalidNetworkConfig(f"invalid network config: {err}", "CNI_ARGS: MAC") from err
-    return asked or conf_mac
+    return requested or conf_mac

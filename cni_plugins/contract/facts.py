@@ -1,4 +1,4 @@
-"""Facts about the kernel that a plugin may ask for before it decides."""
+"""Defines the facts about the kernel that a plugin can request before it decides."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,22 +8,22 @@ from cni_plugins.protocol.fields import IPAddress, IPInterface
 
 
 class Asks(NamedTuple):
-    """What to look up; nothing else is.
+    """The facts to look up.
 
     :param host: names of links in the host.
-    :param sandbox: names of links in the sandbox; a sandbox that is gone answers nothing.
+    :param sandbox: names of links in the sandbox; if that is gone, none is found.
     :param default_route: the link of the host's default route.
-    :param sandbox_default_route: the link of the sandbox's.
-    :param kinds: every host link of these kinds.
-    :param macvlan_users: the macvlan links on links of the host, in whatever namespace they are.
-    :param unsupported_kinds: those of these kinds of link that the kernel cannot create.
-    :param owned: every host link with the suite's alias, whatever its network.
-    :param addressed: every host link with addresses other than link-local and loopback ones.
-    :param routes_to: how the host would send to these addresses.
-    :param udp_port: whether a socket holds this port that our VXLAN links cannot share, 0: not asked.
+    :param sandbox_default_route: the link of the sandbox's default route.
+    :param kinds: all host links of these kinds.
+    :param macvlan_users: the macvlan links on links of the host, in any namespace.
+    :param unsupported_kinds: the kinds, of these, that the kernel cannot create.
+    :param owned: all host links with the suite's alias, of any network.
+    :param addressed: all host links with addresses other than link-local and loopback ones.
+    :param routes_to: the next hops to these addresses.
+    :param udp_port: whether a socket that our VXLAN links cannot share uses this port, 0: not looked up.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
     :param nf_tables: whether this kernel has nf_tables.
-    :param ipv6_in_sandbox: whether the sandbox's `lo` may bear IPv6 addresses.
+    :param ipv6_in_sandbox: whether the sandbox's `lo` can have IPv6 addresses.
     :param iptables: whether the iptables executables are installed.
     """
 
@@ -45,13 +45,13 @@ class Asks(NamedTuple):
 
 
 class LinkFacts(NamedTuple):
-    """One link as it is; `peer…` is about a veth's other end, where that is in the host.
+    """One link as found; `peer…` describes a veth's other end, if that is in the host.
 
-    :param main_addresses: those that are neither secondary nor temporary, and preferred.
-    :param master: the name of the bridge or other link that it is a port of.
-    :param lower: the index of the link that it is on, where both are in one namespace.
-    :param vlan: the id and EtherType of a VLAN link, (0, 0) of any other.
-    :param vxlan: the VNI and UDP port of a VXLAN link, (0, 0) of any other.
+    :param main_addresses: the preferred addresses that are neither secondary nor temporary.
+    :param master: name of the bridge or other link that it is a port of.
+    :param lower: index of its lower device, if that is in the same namespace.
+    :param vlan: id and EtherType of a VLAN link, (0, 0) for any other.
+    :param vxlan: VNI and UDP port of a VXLAN link, (0, 0) for any other.
     """
 
     name: str
@@ -75,7 +75,7 @@ class LinkFacts(NamedTuple):
 
 
 class NextHop(NamedTuple):
-    """How packets to an address leave the host: by which link, through which gateway, from which address."""
+    """How packets to an address leave the host: link, gateway and source address."""
 
     link: str
     gateway: IPAddress | None
@@ -83,7 +83,7 @@ class NextHop(NamedTuple):
 
 
 class LinkUser(NamedTuple):
-    """A macvlan link on a master, and its owner in words."""
+    """A macvlan link on a master: its mode, and its owner as text for errors."""
 
     mode: str
     owner: str
@@ -102,7 +102,7 @@ def link_name_taken(ifname: str, netns: str) -> NameTaken:
 
 
 def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:
-    """Say why a macvlan link of this mode cannot join those on a master; empty when it can."""
+    """Return why a macvlan link of this mode cannot be added to a master; empty when it can."""
     holder = next((user.owner for user in there if user.mode == "passthru"), "")
     if holder:
         return f"master {master} is held in mode passthru by {holder}"
@@ -112,9 +112,9 @@ def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:
 
 
 class Facts(NamedTuple):
-    """What was found.
+    """The facts found.
 
-    :param host_seed: differs between hosts and between boots; for addresses that must not repeat.
+    :param host_seed: text that differs between hosts and boots, to derive unique addresses from.
     """
 
     host: Mapping[str, LinkFacts] = NO_LINKS

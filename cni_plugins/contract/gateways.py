@@ -1,4 +1,4 @@
-"""Gateways that a host bears itself: where the IPAM names none, the first address of the subnet."""
+"""Computes gateways for hosts that are the gateway: missing ones are the first address of the subnet."""
 
 from ipaddress import ip_interface
 
@@ -10,7 +10,10 @@ DEFAULT_ROUTE = {4: ip_interface("0.0.0.0/0"), 6: ip_interface("::/0")}
 
 
 def with_gateways(ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
-    """:raises InvalidNetworkConfig: when a subnet has no address left for one."""
+    """Return the addresses, each with a gateway.
+
+    :raises InvalidNetworkConfig: when a subnet has no address left for one.
+    """
     return tuple(ip if ip.gateway else ip._replace(gateway=_first_address(ip.address)) for ip in ips)
 
 
@@ -18,12 +21,14 @@ def _first_address(address: IPInterface) -> IPAddress:
     network = address.network
     last = int(network.network_address) == (1 << network.max_prefixlen) - 1
     if last or network.network_address + 1 == address.ip:
-        raise InvalidNetworkConfig(f"{address} has no gateway and leaves none to take", "isGateway is set")
+        raise InvalidNetworkConfig(
+            f"{address} has no gateway, and its subnet has no address left for one", "isGateway is set"
+        )
     return network.network_address + 1
 
 
 def default_routes(ips: tuple[IPConfig, ...], given: tuple[Route, ...]) -> tuple[Route, ...]:
-    """Return the routes given, and a default route of each family of addresses that has none among them."""
+    """Return the given routes, plus a default route for each address family that lacks one."""
     taken = {route.dst.version for route in given if route.dst == DEFAULT_ROUTE[route.dst.version]}
     added = []
     for ip in ips:

@@ -1,4 +1,4 @@
-"""What an IPAM plugin declares: six functions of the request, without plan and without kernel."""
+"""Declares an IPAM plugin: six functions of the request, without plan and without kernel."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,7 @@
-"""The base of every config model: JSON as the reference reads it, one error that names every fault.
+"""Defines the base of config models: reads JSON as the reference does, reports all faults in one error.
 
-Keys match in any case, null means absent, unknown keys are somebody else's. Types are strict: a string is no
-number, as in the reference.
+Keys are case-insensitive, null means absent, unknown keys are ignored. Types are strict as in the reference:
+a string is not a number.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from cni_plugins.protocol.decode import parse_dns, parse_route
 from cni_plugins.protocol.fields import IPAddress, IPInterface, get, parse_address, parse_cidr, shown
 from cni_plugins.protocol.result import DNS, Route
 
-_MOST_SHOWN = 100  # faults of one config
+_MOST_SHOWN = 100  # faults listed in one error
 
 Address = Annotated[IPAddress, PlainValidator(parse_address)]
 Cidr = Annotated[IPInterface, PlainValidator(parse_cidr)]
@@ -40,7 +40,7 @@ DnsField = Annotated[DNS, PlainValidator(_dns)]
 
 
 def empty() -> list[Any]:
-    """Make a default. pydantic reads the signature of a factory; that of list is text to be parsed: 4 ms."""
+    """Return a default. For `list` as the factory, pydantic would parse its signature from text: 4 ms."""
     return []
 
 
@@ -61,28 +61,28 @@ class ConfigModel(BaseModel):
         for key, item in value.items():
             alias = spelling.get(key.lower())
             if alias is None:
-                cls._pass_over(key)
+                cls._unknown_key(key)
             elif item is not None:
                 folded[alias] = item
         return folded
 
     @classmethod
-    def _pass_over(cls, key: str) -> None:
-        """Meet a key that is none of the model's."""
+    def _unknown_key(cls, key: str) -> None:
+        """Handle an unknown key."""
 
 
 class ClosedModel(ConfigModel):
-    """A model of an object that is ours alone, where an unknown key is a mistake."""
+    """A model of an object without keys of other programs: an unknown key is an error."""
 
     @classmethod
-    def _pass_over(cls, key: str) -> None:
+    def _unknown_key(cls, key: str) -> None:
         known = ", ".join(sorted(_spelling(cls).values()))
         raise ValueError(f"unknown key {shown(key)} (known are {known})")
 
 
 @cache
 def _spelling(model: type[ConfigModel]) -> dict[str, str]:
-    """Return the keys of a model by their lower case."""
+    """Return the keys of a model, indexed by their lower-case form."""
     return {field.alias.lower(): field.alias for field in model.model_fields.values() if field.alias}
 
 
@@ -92,7 +92,7 @@ Model = TypeVar("Model", bound=ConfigModel)
 def load(
     model: type[Model], conf: Mapping[str, Any], what: str = "network config", at: tuple[str, ...] = ()
 ) -> Model:
-    """Validate a whole config, or the part of one that stands under the keys `at`.
+    """Validate a whole config, or the part of it under the keys `at`.
 
     :raises InvalidNetworkConfig: naming every fault with its path and value, not only the first.
     """
@@ -109,7 +109,7 @@ def load(
 
 
 def load_ipam(model: type[Model], conf: Mapping[str, Any]) -> Model:
-    """Validate a config for an IPAM plugin, whose `ipam` section must be there.
+    """Validate the config of an IPAM plugin, which must have an `ipam` section.
 
     :raises InvalidNetworkConfig: as `load`.
     """
@@ -120,7 +120,7 @@ def load_ipam(model: type[Model], conf: Mapping[str, Any]) -> Model:
 
 
 def _fault(path: tuple[int | str, ...], message: str, value: object) -> str:
-    """Return `path: message, got value`, where the message does not name the value already."""
+    """Return `path: message, got value`; the value is left out if the message contains it."""
     message = message.removeprefix("Value error, ")
     if message.startswith(("Input ", "Field ")):  # pydantic's own sentences; ours may begin with a name
         message = message[0].lower() + message[1:]
@@ -129,5 +129,5 @@ def _fault(path: tuple[int | str, ...], message: str, value: object) -> str:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     text = shown(value)
     whole = (isinstance(value, dict) and not path) or message.startswith("cannot ")
-    said = message if whole or text in message else f"{message}, got {text}"
-    return f"{where}: {said}" if where else said
+    sentence = message if whole or text in message else f"{message}, got {text}"
+    return f"{where}: {sentence}" if where else sentence

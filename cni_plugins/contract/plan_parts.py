@@ -1,4 +1,4 @@
-"""Parts of a plan that several plugins share: pure, from values to steps."""
+"""Builds parts of plans that several plugins share: pure functions from values to steps."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _SMALLEST_IPV6_MTU = 1280  # RFC 8200, 5
 
 
 def with_ipv6(link: str, *, keep_on_down: bool) -> Iterator[Step]:
-    """Let a link of the sandbox bear IPv6 addresses, and keep them when it is down for a while."""
+    """Yield sysctls that allow IPv6 addresses on a link of the sandbox, and keep them while it is down."""
     for name in ("lo", link):
         yield EnsureSysctl(SANDBOX, ("ipv6", "conf", name, "disable_ipv6"), "0")
     if keep_on_down:
@@ -23,9 +23,10 @@ def with_ipv6(link: str, *, keep_on_down: bool) -> Iterator[Step]:
 
 
 def announcing(link: str, *, detects: bool, ours: bool) -> Iterator[Step]:
-    """Duplicate address detection, and announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6).
+    """Yield sysctls for duplicate address detection, and for announcements (RFC 5227; RFC 4861, 7.2.6).
 
-    :param ours: older releases of the reference announce no IPv6 addresses.
+    :param detects: whether DAD is on.
+    :param ours: False: no ND announcements, which older releases of the reference do not make.
     """
     if detects:
         yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "enhanced_dad"), "1", WANTED)
@@ -37,8 +38,9 @@ def announcing(link: str, *, detects: bool, ours: bool) -> Iterator[Step]:
 
 
 def require_ipv6_mtu(mtu: int, ips: tuple[IPConfig, ...], origin: str) -> None:
-    """:raises InvalidNetworkConfig: when a link of this MTU (0: one that is large enough) has IPv6 addresses.
+    """:raises InvalidNetworkConfig: when a link has IPv6 addresses and an MTU too small for them.
 
+    :param mtu: 0: the default, which is large enough.
     :param origin: where the MTU comes from, for the error.
     """
     if 0 < mtu < _SMALLEST_IPV6_MTU and any(ip.address.version == IPV6 for ip in ips):
@@ -46,12 +48,12 @@ def require_ipv6_mtu(mtu: int, ips: tuple[IPConfig, ...], origin: str) -> None:
 
 
 def no_router_advertisements(link: str) -> EnsureSysctl:
-    """A link of the host that leads to containers: none of them may become the host's router."""
+    """Return the sysctl that keeps containers behind a host link from becoming the host's router."""
     return EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_ra"), "0", IF_PRESENT)
 
 
 def route(link: str, given: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
-    """A route without gateway takes the first one of its family, unless its scope says it needs none."""
+    """Return the step for a route; a missing gateway is the first of its family, unless its scope is link."""
     family = [ip for ip in ips if ip.address.version == given.dst.version]
     gateway = given.gw
     if gateway is None and (given.scope or 0) < SCOPE_LINK:
@@ -76,13 +78,13 @@ def route(link: str, given: Route, ips: tuple[IPConfig, ...]) -> AddRoute:
 
 
 def asks_of_masquerade(ip_masq: IpMasq, backend: str) -> Asks:
-    """Return what STATUS has to ask about the rules."""
+    """Return the facts that STATUS needs for masquerading."""
     through_iptables = backend == "iptables"
     return Asks(nf_tables=ip_masq.is_on and not through_iptables, iptables=ip_masq.is_on and through_iptables)
 
 
 def require_rules(facts: Facts, keys: str = "ipMasq is set") -> None:
-    """:raises NotAvailable: when the kernel or host lacks what rules need."""
+    """:raises NotAvailable: when the kernel lacks nf_tables, or the host iptables."""
     if not facts.nf_tables:
         raise NotAvailable("this kernel has no nf_tables", keys)
     if not facts.iptables:
@@ -92,7 +94,7 @@ def require_rules(facts: Facts, keys: str = "ipMasq is set") -> None:
 def masquerade(
     request: Request, ip_masq: IpMasq, backend: str, ips: tuple[IPConfig, ...], link: str
 ) -> Iterator[Step]:
-    """Masquerade the addresses of the families that are asked for.
+    """Yield the step that masquerades the addresses of the configured families.
 
     :param link: the host link whose absence shows that the attachment is gone, if there is one.
     """

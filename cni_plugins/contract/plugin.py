@@ -1,4 +1,4 @@
-"""What a plugin declares: pure functions from request and facts to a plan and a result.
+"""Declares a plugin: pure functions from request and facts to a plan and a result.
 
 A *main* plugin makes an interface, a *chained* one changes what plugins before it in the list made. Both have
 the same life (engine/lifecycle.py); docs/development.md tells how to write either.

@@ -1,4 +1,4 @@
-"""What prevResult says of the request's own interface, and how a chained plugin passes it on."""
+"""Reads the request's own interface from prevResult, and passes prevResult on for chained plugins."""
 
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.fields import IPAddress

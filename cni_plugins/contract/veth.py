@@ -1,7 +1,7 @@
-"""Attachments that are a veth pair, one end in the sandbox, one in the host: names, admission, removal.
+"""Names, admits, creates and deletes veth pairs: one end in the sandbox, one in the host.
 
-The host end's name follows from the attachment, so it is found without the sandbox and without prevResult;
-the reference invents its host ends' names, so what it made is known by prevResult, or by its sandbox end.
+The host end's name is computed from the attachment: neither sandbox nor prevResult is needed to find it. The
+reference picks random names, so its pairs are found by prevResult or by the sandbox end.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,14 +26,14 @@ from cni_plugins.steps.firewall import (
 from cni_plugins.steps.links import AddVeth, DelLink
 from cni_plugins.steps.step import HOST, SANDBOX, Step
 
-_DEFAULT_MTU = 1500  # what the kernel gives a veth (ETH_DATA_LEN)
+_DEFAULT_MTU = 1500  # the kernel's default for veth (ETH_DATA_LEN)
 
 
 class Pair(NamedTuple):
-    """Names and MAC addresses of both ends: decided for ADD, read from prevResult for CHECK.
+    """Names and MAC addresses of both ends: computed for ADD, read from prevResult for CHECK.
 
-    :param mtu: of both ends in ADD, of the host end in CHECK; 0: the default, or not recorded.
-    :param ours: False for a pair that the reference made; then only what both make alike is checked.
+    :param mtu: MTU of both ends in ADD, of the host end in CHECK; 0: the default, or not recorded.
+    :param ours: False for a pair that the reference created; then only what both create alike is checked.
     """
 
     host_end: str
@@ -44,10 +44,10 @@ class Pair(NamedTuple):
 
 
 def admit(request: Request, facts: Facts) -> None:
-    """Refuse before addresses are reserved, as taking those back could take a living attachment's.
+    """Refuse before addresses are reserved, as releasing them could release those of an existing attachment.
 
-    :raises NameTaken: when the sandbox has an interface of that name, or the host one of the name of the host
-        end: that would be taken for ours from then on.
+    :raises NameTaken: when the name of the sandbox end or the host end is in use; the host's link would be
+        mistaken for ours from then on.
     """
     if request.ifname in facts.sandbox:
         raise NameTaken(
@@ -63,9 +63,9 @@ def admit(request: Request, facts: Facts) -> None:
 
 
 def identify(request: Request, mac: str, mtu: int, facts: Facts) -> Pair:
-    """Return the pair of the request; an empty MAC follows from the attachment.
+    """Return the pair of the request; an empty MAC address is computed from the attachment.
 
-    :raises InvalidNetworkConfig: when CHECK finds no such interface in prevResult.
+    :raises InvalidNetworkConfig: when prevResult of CHECK does not list the interface.
     """
     if request.command == "CHECK":
         return _recorded(request, facts)
@@ -81,7 +81,7 @@ def identify(request: Request, mac: str, mtu: int, facts: Facts) -> Pair:
 def _recorded(request: Request, facts: Facts) -> Pair:
     """Read the pair from prevResult, where a later plugin of the chain may have changed the sandbox end.
 
-    The MTU compared is the host end's own: the sandbox end's may be another by then.
+    CHECK compares the host end's MTU, as that of the sandbox end may differ by then.
     """
     own, in_host = own_interface(request), host_interfaces(request)
     ours = request.attachment.host_end in in_host
@@ -92,14 +92,14 @@ def _recorded(request: Request, facts: Facts) -> Pair:
 
 
 def mtu(wanted: int | str, model: LinkFacts | None) -> int:
-    """Return the MTU to set, 0 for the kernel's default: `auto` follows the model, where there is one."""
+    """Return the MTU to set, 0 for the kernel's default; `auto` takes that of the model if there is one."""
     if isinstance(wanted, int):
         return wanted
     return model.mtu if wanted == AUTO and model else 0
 
 
 def require_mtu(request: Request, pair: Pair, wanted: int | str, ips: tuple[IPConfig, ...]) -> None:
-    """:raises InvalidNetworkConfig: when ADD is to make a link too small for its addresses."""
+    """:raises InvalidNetworkConfig: when the MTU of an ADD is too small for its addresses."""
     if request.command == "ADD":
         require_ipv6_mtu(pair.mtu, ips, f"mtu is {wanted}")
 
@@ -119,16 +119,16 @@ def interfaces(request: Request, pair: Pair) -> tuple[Interface, Interface]:
 
 
 def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
-    """Take away the pair and its rules.
+    """Yield the steps that delete the pair and its rules.
 
-    :param foreign: the reference made the attachment.
+    :param foreign: the reference created the attachment.
     """
     attachment = request.attachment
     if not _is_anothers(request, facts.host.get(attachment.host_end)):
         yield DelLink(HOST, attachment.host_end)
     inside = facts.sandbox.get(request.ifname)
     if inside is not None and tag_of(inside.peer_alias) == attachment.tag:
-        yield DelLink(HOST, inside.peer)  # whatever somebody has named it since
+        yield DelLink(HOST, inside.peer)  # the host end, even if it was renamed
     if foreign and inside is not None:
         yield DelLink(SANDBOX, request.ifname)
     yield DelOwnedRules(request.owner)
@@ -138,7 +138,7 @@ def delete(request: Request, facts: Facts, *, foreign: bool) -> Iterator[Step]:
 
 
 def _is_anothers(request: Request, link: LinkFacts | None) -> bool:
-    """Say whether a link of our host end's name is a stranger's or another attachment's: 32 bits collide."""
+    """Say whether a link with our host end's name is not ours: the name has 32 bits, which can collide."""
     if link is None:
         return False
     if not link.alias.startswith(ALIAS_PREFIX):
@@ -147,12 +147,12 @@ def _is_anothers(request: Request, link: LinkFacts | None) -> bool:
 
 
 def made_by_reference(request: Request, facts: Facts, is_likely: Callable[[LinkFacts], bool]) -> bool:
-    """Say whether the reference made the attachment: then its host end bears another name.
+    """Say whether the reference created the attachment, whose host end then has another name.
 
-    A sandbox whose path was given to another container meanwhile, or an interface of another plugin, must not
-    be taken for it: the host end has to be the one of prevResult.
+    A reused sandbox path, or an interface of another plugin, must not be mistaken for it: the host end must
+    be the one in prevResult.
 
-    :param is_likely: says of a sandbox end, where there is no prevResult, that this type of plugin made it.
+    :param is_likely: without prevResult: says whether a plugin of this type created the sandbox end.
     """
     inside, ours = facts.sandbox.get(request.ifname), request.attachment.host_end
     ends = {name for name in host_interfaces(request) if name.startswith(HOST_END_PREFIX)}
@@ -171,7 +171,7 @@ def _addresses(request: Request, facts: Facts) -> tuple[IPInterface, ...]:
 
 
 def collect(request: Request, facts: Facts) -> Iterator[Step]:
-    """Take away whatever bears this network's tag and no valid attachment's."""
+    """Yield the steps that delete whatever has this network's tag but no valid attachment's."""
     start, valid = network_tag(request.network), request.valid_tags
     for link in facts.owned:
         tag = tag_of(link.alias)

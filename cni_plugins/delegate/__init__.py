@@ -1,1 +1,1 @@
-"""Runs another IPAM plugin's executable and hands its answer back unchanged."""
+"""Executes other IPAM plugins and returns their answers unchanged."""

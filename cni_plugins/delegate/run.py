@@ -1,4 +1,4 @@
-"""Finds another plugin's executable on CNI_PATH and runs it; its answers and errors pass unchanged."""
+"""Finds another plugin's executable on CNI_PATH and runs it; passes its answers and errors on unchanged."""
 
 import errno
 import json
@@ -13,15 +13,15 @@ from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
 from cni_plugins.protocol.versions import SUPPORTED
 
-_BUSY_TRIES = 5  # an executable being replaced refuses to start (ETXTBSY); the reference waits as long
-_LONGEST_NAME = 255  # bytes a file system takes
+_BUSY_TRIES = 5  # exec fails with ETXTBSY while the file is replaced; the reference waits as long
+_LONGEST_NAME = 255  # bytes: NAME_MAX
 _BUSY_PAUSE = 1.0  # seconds
 
 
 def find(name: str, path: tuple[str, ...]) -> str:
     """Return the first regular file of this name on the path.
 
-    :raises InvalidNetworkConfig: when there is none, or the name is none.
+    :raises InvalidNetworkConfig: when there is none, or the name is empty or invalid.
     """
     if not name:
         raise InvalidNetworkConfig("no plugin name provided", "ipam.type is empty")
@@ -46,7 +46,7 @@ def reserve(executable: str, request: Request) -> Result:
     try:
         return _answer(executable, request, output)
     except CniError as err:
-        # It has reserved something, and nobody else can tell what.
+        # It has reserved addresses that only it knows.
         try:
             _run(executable, request, "DEL")
         except CniError as failure:
@@ -69,7 +69,7 @@ def _answer(executable: str, request: Request, output: bytes) -> Result:
 
 
 def call(executable: str, request: Request, command: str) -> None:
-    """Run a command that answers nothing.
+    """Run a command without output.
 
     :raises DelegateFailed: with the plugin's own error.
     """
@@ -93,7 +93,7 @@ def _run(executable: str, request: Request, command: str) -> bytes:
 def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> bytes:
     import subprocess
 
-    # stderr is inherited: what the plugin has to say there goes to the runtime's log, as with the reference.
+    # stderr is inherited, so the plugin's messages go to the runtime's log, as with the reference.
     done = subprocess.run([executable], input=stdin, stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode != 0:
         raise _failure(executable, done.returncode, done.stdout)

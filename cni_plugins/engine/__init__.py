@@ -1,1 +1,1 @@
-"""The life of a request, written once: which plugin, in which order, what is taken back."""
+"""Runs requests: selects the plugin, orders the calls, and undoes a failed ADD, for all plugins alike."""

@@ -1,4 +1,4 @@
-"""The IPAM plugin behind a main plugin: called in this process when it is our own program, run otherwise."""
+"""Selects the IPAM plugin of a main plugin: called in this process if it is this program, else executed."""
 
 import os
 
@@ -12,24 +12,24 @@ from cni_plugins.protocol.result import Result
 
 
 def of(name: str, request: Request, program: Program | None) -> IpamPlugin:
-    """Return the IPAM plugin a config names.
+    """Return the IPAM plugin that a config names.
 
-    :raises InvalidNetworkConfig: when CNI_PATH does not have it, or it is a main plugin.
+    :raises InvalidNetworkConfig: when it is not on CNI_PATH, or is a main plugin.
     """
     executable = delegate.find(name, request.path)
     ours = registry.ipam(name)
-    if ours is None and name in registry.NAMES:  # it would find itself in the same config, without end
+    if ours is None and name in registry.NAMES:  # it would call itself for the same config, without end
         raise InvalidNetworkConfig(f"{name} is not an IPAM plugin", f"ipam.type is {name}")
     return ours if ours and _is(executable, program) else _delegated(name, executable)
 
 
 def needs_link(name: str) -> bool:
-    """Say whether an IPAM plugin of this name talks to a server over the container's own link."""
+    """Say whether an IPAM plugin of this name contacts a server through the container's link."""
     return name == "dhcp"
 
 
 def none() -> IpamPlugin:
-    """Return what stands for "no IPAM": it reserves nothing and always succeeds."""
+    """Return the plugin for "no IPAM": it reserves nothing and always succeeds."""
     return IpamPlugin("", lambda _: Result(), _nothing, _nothing_of, _nothing, _nothing, _nothing)
 
 

@@ -1,9 +1,9 @@
-"""The life of one request; read this file first.
+"""Carries out one request from the parsed config to the result; read this file first.
 
 Everything is validated before the first change. Addresses are reserved before the kernel is changed, so the
-plan is complete and there is one thing to undo; only an IPAM plugin that asks over the container's own link
-finds it there. ADD applies the plan or leaves nothing; CHECK compares the same plan with the kernel; DEL and
-GC take away all they can and report together what they could not.
+plan is complete and there is one thing to undo; only for an IPAM plugin that uses the container's link is the
+link created first. ADD applies the plan or leaves nothing; CHECK compares the same plan with the kernel; DEL
+and GC delete all they can and report together what they could not.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ from cni_plugins.steps.step import Plan
 
 
 def run(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes:
-    """Carry out one request; return what goes to stdout, which only ADD has.
+    """Carry out one request; return the output for stdout, which is empty except for ADD.
 
-    :param request: its `plugin` is not set yet.
+    :param request: the request, whose `plugin` is not set yet.
     """
     request = request._replace(plugin=plugin_word(plugin.name, is_chained=plugin.is_chained))
     if plugin.is_chained and request.command in ("ADD", "CHECK"):
@@ -59,20 +59,20 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
             link = plugin.decide(request, config, Result(), facts).plan if ipam.needs_link else ()
             change.carry_out(link)
             if link:
-                session.unshare_host()  # shared objects are in use now, and the wait may be long
-            asked = plugin.ipam_request(request, config, facts)
-            lease = ipam.reserve(asked)
+                session.unshare_host()  # shared objects are in use by now, and IPAM may take long
+            ipam_request = plugin.ipam_request(request, config, facts)
+            lease = ipam.reserve(ipam_request)
             try:
                 _require_addresses(ipam, lease)
                 decision = plugin.decide(request, config, lease, facts)
-                # Names and addresses are decided, not found out: the answer is there before the first change.
+                # Names and addresses are decided, not read back, so the answer precedes the first change.
                 answer = encode(decision.result, request.cni_version)
-                change.carry_out(_beyond(link, decision.plan))
+                change.carry_out(_remaining(link, decision.plan))
                 return answer
             except BaseException as err:
                 change.take_back(err)
-                if ipam.is_exact or not _was_made_meanwhile(session, plugin, request, config):
-                    _take_back(ipam, asked, lease, err)
+                if ipam.is_exact or not _was_created_meanwhile(session, plugin, request, config):
+                    _take_back(ipam, ipam_request, lease, err)
                 raise
 
 
@@ -92,17 +92,17 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
 
 
 def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
-    """Links and rules go before the addresses, so nobody else can be given one that is still in use.
+    """Delete links and rules, then release the addresses, so none is assigned again while still in use.
 
-    Unless the IPAM plugin needs the link to give them back. What cannot be taken away does not keep the rest;
-    a request that is wrong in itself takes nothing away.
+    An IPAM plugin that needs the link releases first. A failed part does not stop the others; an invalid
+    request deletes nothing.
     """
-    config = _parsed_if_possible(plugin, request)
+    config = _parse_leniently(plugin, request)
     name = plugin.ipam_type(request)
     failures: list[CniError] = []
     with _session(request, program) as session:
         session.hold_attachment(request.attachment)
-        ends: list[Callable[[], None]] = [
+        removals: list[Callable[[], None]] = [
             lambda: failures.extend(
                 _take_away(
                     session,
@@ -112,8 +112,8 @@ def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> No
             ),
             lambda: _ipam(name, request, program).release(plugin.ipam_request(request, config, None)),
         ]
-        for end in reversed(ends) if ipams.needs_link(name) else ends:
-            _attempt(failures, end)
+        for removal in reversed(removals) if ipams.needs_link(name) else removals:
+            _attempt(failures, removal)
     _report(failures)
 
 
@@ -122,8 +122,8 @@ def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> N
         failures = _take_away(
             session, lambda: plugin.asks(request, None), lambda facts: plugin.collect(request, facts)
         )
-    asked = plugin.ipam_request(request, None, None)
-    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(asked))
+    ipam_request = plugin.ipam_request(request, None, None)
+    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(ipam_request))
     _report(failures)
 
 
@@ -132,8 +132,8 @@ def status(plugin: Plugin[Any], request: Request, program: Program | None) -> No
     with _session(request, program) as session:
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.status(request, config, facts)
-    asked = plugin.ipam_request(request, config, facts)
-    _ipam(plugin.ipam_type(request), request, program).status(asked)
+    ipam_request = plugin.ipam_request(request, config, facts)
+    _ipam(plugin.ipam_type(request), request, program).status(ipam_request)
 
 
 def _session(request: Request, program: Program | None) -> Session:
@@ -144,8 +144,8 @@ def _ipam(name: str, request: Request, program: Program | None) -> IpamPlugin:
     return ipams.of(name, request, program) if name else ipams.none()
 
 
-def _beyond(done: Plan, plan: Plan) -> Plan:
-    """Return the steps of a plan that another does not have."""
+def _remaining(done: Plan, plan: Plan) -> Plan:
+    """Return the steps of `plan` that are not in `done`."""
     return tuple(step for step in plan if step not in done)
 
 
@@ -157,7 +157,7 @@ def _require_addresses(ipam: IpamPlugin, lease: Result) -> None:
 
 
 def _take_away(session: Session, asks: Callable[[], Asks], plan: Callable[[Facts], Plan]) -> list[CniError]:
-    """Carry out a plan that only takes away; return what could not be, the look at the kernel included."""
+    """Carry out a plan that only deletes; return the failures, those of looking up facts included."""
     failures: list[CniError] = []
     _attempt(
         failures,
@@ -166,13 +166,13 @@ def _take_away(session: Session, asks: Callable[[], Asks], plan: Callable[[Facts
     return failures
 
 
-def _was_made_meanwhile(
+def _was_created_meanwhile(
     session: Session,
     plugin: Plugin[Any],
     request: Request,
     config: Any,  # noqa: ANN401 (the plugin's own model)
 ) -> bool:
-    """Say whether the attachment is there although we have taken ours back: then the addresses are its."""
+    """Say whether another ADD created the attachment after ours was undone: then the addresses are in use."""
     try:
         plugin.admit(request, config, observe.observe(session, plugin.asks(request, config)))
     except NameTaken:
@@ -189,17 +189,17 @@ def _take_back(ipam: IpamPlugin, request: Request, lease: Result, reason: BaseEx
         reason.add_note(f"the addresses could not be released: {failure.msg}")
 
 
-def _parsed_if_possible(plugin: Plugin[Any], request: Request) -> Any:  # noqa: ANN401 (the plugin's own model)
+def _parse_leniently(plugin: Plugin[Any], request: Request) -> Any:  # noqa: ANN401 (the plugin's own model)
     try:
         return plugin.parse(request)
-    except Exception:  # noqa: BLE001 (whatever is wrong with the config, DEL goes on without it)
+    except Exception:  # noqa: BLE001 (DEL works without the config, whatever is wrong with it)
         return None
 
 
-def _attempt(failures: list[CniError], deed: Callable[[], None]) -> None:
+def _attempt(failures: list[CniError], action: Callable[[], None]) -> None:
     try:
-        deed()
-    except Exception as err:  # noqa: BLE001 (taking away never stops half-way)
+        action()
+    except Exception as err:  # noqa: BLE001 (a failed deletion must not stop the others)
         failures.append(foreseen(err))
 
 

@@ -1,15 +1,15 @@
-"""What the running process is, and what it has for all its requests."""
+"""Describes the running process, and what it keeps for all its requests."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # IPAM plugins do without the kernel room
+if TYPE_CHECKING:  # IPAM plugins must not import the kernel package
     from cni_plugins.kernel.session.session import Residence
 
 
 class Program(NamedTuple):
-    """The running program's file; hard links of it under other names are the same program.
+    """The executable file of this process; hard links to it are the same program under other names.
 
-    :param residence: what it keeps from request to request, if it answers more than one.
+    :param residence: what it keeps between requests, if it serves more than one.
     """
 
     device: int

@@ -1,4 +1,4 @@
-"""The table of plugins. Imports are spelled out, as strings would hide modules from PyInstaller and mypy."""
+"""Lists the plugins. Imports are spelled out, as strings would hide modules from PyInstaller and mypy."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

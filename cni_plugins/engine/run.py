@@ -1,4 +1,4 @@
-"""From environment and stdin to what goes to stdout, and an exit code."""
+"""Answers one request: turns environment and stdin into the output for stdout and an exit code."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from cni_plugins.protocol.versions import LATEST
 
 
 class Outcome(NamedTuple):
-    """What the process edge prints and ends with; `trace` is for stderr, when something is wrong with us."""
+    """Output and exit code for the process edge; `trace` is for stderr, set only for an internal error."""
 
     stdout: bytes = b""
     code: int = 0
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
 
 
 class _Stdin:
-    """Reads stdin once and remembers it, so that an error document can bear the config's version."""
+    """Reads stdin once and keeps it, so that an error document can have the config's version."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -36,14 +36,14 @@ class _Stdin:
 def run(
     name: str, environment: Mapping[str, str], read_stdin: Callable[[int], bytes], program: Program | None
 ) -> Outcome:
-    """Answer one request to the plugin of this name."""
+    """Answer one request to the plugin of this name; errors become error documents."""
     stdin = _Stdin(read_stdin)
     try:
         request = requests.parse(environment, stdin)
         return Outcome(_answer(name, request, program))
     except CniError as err:
         return Outcome(_document(err, stdin.seen), 1)
-    except Exception as err:  # noqa: BLE001 (the one place where what nobody foresaw becomes an error document)
+    except Exception as err:  # noqa: BLE001 (the one place where an unexpected exception becomes an error document)
         import traceback
 
         return Outcome(_document(foreseen(err), stdin.seen), 1, "".join(traceback.format_exception(err)))
@@ -51,7 +51,7 @@ def run(
 
 def _answer(name: str, request: Request, program: Program | None) -> bytes:
     if request.command == "GC" and not request.lists_attachments:
-        return b""  # libcni leaves the list out when it has none; nobody has said that anything is stale
+        return b""  # libcni omits the list when it has none, so nothing is known to be stale
     ipam = registry.ipam(name)
     if ipam is None:
         from cni_plugins.engine import lifecycle

@@ -1,1 +1,1 @@
-"""The process edge: argv[0], environment, stdin, stdout, exit code. Decides nothing."""
+"""The process edge: reads argv[0], environment and stdin, writes stdout and exit code. Decides nothing."""

@@ -1,4 +1,4 @@
-"""The process edge. VERSION and the usage line are answered before anything is imported."""
+"""Runs the process: answers VERSION and the usage line without imports, and other commands by the engine."""
 
 import os
 import sys
@@ -55,14 +55,14 @@ def _read_some(limit: int) -> bytes:
     while True:
         try:
             return os.read(0, limit)
-        except BlockingIOError:  # a runtime may have made its pipe so
+        except BlockingIOError:  # a runtime may pass a non-blocking pipe
             import select
 
             select.select([0], [], [])
 
 
 def _write(fd: int, data: bytes) -> bool:
-    """Write all of it; say whether that was possible. A closed stderr is nobody's failure."""
+    """Write all data and say whether that succeeded; for a usage line or trace, failures are ignored."""
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -72,7 +72,7 @@ def _write(fd: int, data: bytes) -> bool:
 
 
 def _end(code: int) -> None:
-    """End without the interpreter's tidying up: everything is closed and nothing is buffered."""
+    """Exit without the interpreter's cleanup: everything is closed and nothing is buffered."""
     os._exit(code)
 
 

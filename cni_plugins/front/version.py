@@ -1,3 +1,3 @@
-"""The suite's own version, read by the build and printed by the usage line."""
+"""Defines the suite's version, which the build reads and the usage line prints."""
 
 VERSION = "0.1.0"

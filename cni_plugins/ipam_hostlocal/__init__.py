@@ -1,1 +1,1 @@
-"""The host-local IPAM plugin: leases in a directory, compatible with the reference on disk."""
+"""Implements the host-local IPAM plugin; the lease directory is compatible with the reference plugin."""

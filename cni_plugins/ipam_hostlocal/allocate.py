@@ -1,7 +1,7 @@
-"""Which addresses an attachment gets: reservations in, reservations out. Pure, the disk is behind `Pool`.
+"""Chooses the addresses of an attachment from the range sets; pure, as `Pool` hides the disk.
 
-Every range set gives one address, requested or next in turn, and all of them are chosen before any is taken,
-so a refusal has nothing to free.
+Every range set gives one address, the requested one or the next free one. All addresses are chosen before any
+is reserved, so a refusal leaves nothing to free.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,14 @@ from cni_plugins.protocol.fields import IPAddress
 
 
 class AlreadyHeld(PoolExhausted):
-    """The attachment has an address of this range set; freeing others would not help."""
+    """The attachment already holds an address of this range set; freeing others would not help."""
 
 
 class Pool(NamedTuple):
-    """What is known about the addresses of one network.
+    """The reservations of one network.
 
-    `last` answers with the address a range set gave last; `held` are those the attachment already has.
+    `taken` says whether an address is reserved, `last` returns the one that a range set gave last; `held` are
+    those of the attachment itself.
     """
 
     taken: Callable[[str], bool]
@@ -29,7 +30,7 @@ class Pool(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One address of one range set."""
+    """An address chosen from a range set; `number` is the position of the set."""
 
     number: int
     address: int
@@ -45,8 +46,8 @@ def choose(
 ) -> tuple[Choice, ...]:
     """Choose one address of every range set.
 
-    :raises PoolExhausted: when a set has no free address, or a requested one is taken or in no set.
-    :raises AlreadyHeld: when the attachment has an address of a set from which none is requested.
+    :raises PoolExhausted: when a set has no free address, or a requested one is reserved or in no set.
+    :raises AlreadyHeld: when the attachment holds an address of a set from which none is requested.
     :raises InvalidNetworkConfig: when a gateway is requested.
     """
     left = list(dict.fromkeys(requested))
@@ -54,10 +55,10 @@ def choose(
     for number, ranges in enumerate(sets):
         wanted = next((address for address in left if _range_of(ranges, address)), None)
         if wanted is None:
-            chosen.append(_in_turn(container_id, number, ranges, pool))
+            chosen.append(_choose_next(container_id, number, ranges, pool))
         else:
             left.remove(wanted)
-            chosen.append(_as_requested(wanted, number, ranges, pool))
+            chosen.append(_choose_requested(wanted, number, ranges, pool))
     if left:
         listed = " ".join(str(address) for address in left)
         raise PoolExhausted(
@@ -68,7 +69,7 @@ def choose(
 
 
 def next_free(ranges: RangeSet, pool: Pool, number: int) -> Choice | None:
-    """Return the first free address after the one given last, all ranges of the set taken as one ring."""
+    """Return the first free address after the one given last; the ranges of the set form one ring."""
     for item, address in candidates(ranges, pool.last(number)):
         if not pool.taken(text(item.version, address)):
             return Choice(number, address, item)
@@ -92,7 +93,7 @@ def _between(item: Range, first: int, last: int) -> Iterator[tuple[Range, int]]:
     return ((item, address) for address in range(first, last + 1) if address != item.gateway)
 
 
-def _in_turn(container_id: str, number: int, ranges: RangeSet, pool: Pool) -> Choice:
+def _choose_next(container_id: str, number: int, ranges: RangeSet, pool: Pool) -> Choice:
     duplicate = next((address for address in pool.held if _range_of(ranges, address)), None)
     if duplicate is not None:
         reason = f"{duplicate} has been allocated to {container_id}, duplicate allocation is not allowed"
@@ -103,7 +104,7 @@ def _in_turn(container_id: str, number: int, ranges: RangeSet, pool: Pool) -> Ch
     return found
 
 
-def _as_requested(wanted: IPAddress, number: int, ranges: RangeSet, pool: Pool) -> Choice:
+def _choose_requested(wanted: IPAddress, number: int, ranges: RangeSet, pool: Pool) -> Choice:
     item = _range_of(ranges, wanted) or ranges[0]
     if int(wanted) == item.gateway:
         raise _refused(number, f"requested ip {wanted} is subnet's gateway", InvalidNetworkConfig)

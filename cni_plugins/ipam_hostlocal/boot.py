@@ -1,8 +1,8 @@
-"""Which boot of the host this is, and which leases were made before it: no container outlives its kernel.
+"""Identifies the boot of the host, and the leases of earlier boots: no container survives a reboot.
 
-A lease is judged by the boot id recorded with it. Only a lease without a record, made by the reference, is
-judged by clocks, and then by the earlier of two: a machine without a battery clock starts in the past and
-jumps forward later, which must not make this boot's leases look old.
+The boot id recorded with a lease decides. Only a lease without a record, written by the reference plugin, is
+compared by time, with the earlier of two clock readings: a machine without a battery-backed clock starts in
+the past and jumps forward later, which must not make leases of this boot look old.
 """
 
 import os
@@ -18,19 +18,19 @@ _MOUNTED_AT_BOOT = "/sys"  # sysfs keeps the time of its mount, taken from the c
 
 
 class Boot(NamedTuple):
-    """`name` is the boot id, shortened; `began` answers in nanoseconds, 0 when it cannot be told."""
+    """`name` is the shortened boot id; `began` returns nanoseconds since the epoch, 0 when unknown."""
 
     name: str
     began: Callable[[], int]
 
-    def outlived_by(self, record: Entry | None, mtime: int) -> bool:
+    def is_later_than(self, record: Entry | None, mtime: int) -> bool:
         """Say whether a lease file, last written at `mtime`, is from before this boot."""
         if self.name == UNKNOWN:
             return False
-        # Written while nobody could tell which boot it was: such a record says nothing.
+        # A record written while the boot id was unknown says nothing.
         if record is None or record.boot == UNKNOWN:
             return mtime < self.began()
-        # A newer file of that name was written since, by somebody else: the record is not about it.
+        # If another program has since written a newer file of that name, the record does not apply to it.
         return record.boot != self.name and mtime <= record.mtime
 
 
@@ -39,7 +39,7 @@ def current() -> Boot:
 
 
 def _name() -> str:
-    """Return twelve digits of the boot id: enough to tell boots of one host apart."""
+    """Return the first twelve digits of the boot id: enough to distinguish the boots of one host."""
     try:
         fd = os.open(_ID, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -51,7 +51,7 @@ def _name() -> str:
 
 
 def _began() -> int:
-    """Return the earliest instant this boot can have begun at, by what the clock said then and says now."""
+    """Return the earliest possible time of this boot in nanoseconds, by the clock then and the clock now."""
     try:
         mounted = os.stat(_MOUNTED_AT_BOOT).st_mtime_ns
     except OSError:

@@ -1,7 +1,7 @@
-"""The host-local part of a network config, complete and checked. Refuses what can never work.
+"""Parses and validates the host-local part of a network config, and refuses what can never work.
 
 Range sets come, in this order, from runtimeConfig.ipRanges, the old-style keys of `ipam`, and ipam.ranges;
-their position is the number in `last_reserved_ip.<n>`, so the order is the reference's.
+their position is the number in `last_reserved_ip.<n>`, so the order is the same as in the reference plugin.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from cni_plugins.protocol.versions import LISTS, at_least
 
 
 def requested_address(value: object) -> IPAddress:
-    """Read an address whose prefix length, if any, is not ours to follow: the range says it.
+    """Parse an address and ignore its prefix length, if any: the range determines that.
 
     :raises ValueError: naming the value.
     """
@@ -45,7 +45,7 @@ class RangeConf(Bounds):
 
 
 class HostLocalIpam(Bounds):
-    """The `ipam` object; its own subnet is the form from before range sets."""
+    """The `ipam` object; its `subnet` key is the old form, from before range sets."""
 
     subnet: Cidr | None = None
     ranges: list[list[RangeConf]] = Field(default_factory=empty)
@@ -55,7 +55,7 @@ class HostLocalIpam(Bounds):
     def old_style(self) -> list[tuple[str, list[RangeConf]]]:
         if self.subnet is None:
             return []
-        # model_construct: these values have been through the same validators already.
+        # model_construct: these values have already been validated in the same way.
         conf = RangeConf.model_construct(
             subnet=self.subnet, range_start=self.range_start, range_end=self.range_end, gateway=self.gateway
         )
@@ -77,13 +77,13 @@ class HostLocalArgs(ConfigModel):
 
 class HostLocalNetwork(ConfigModel):
     ipam: HostLocalIpam
-    # Factories: pydantic copies a default that holds lists, in three times the time.
+    # Factories: pydantic copies a default that contains lists, which takes three times as long.
     runtime_config: RuntimeConf = Field(default_factory=RuntimeConf)
     args: HostLocalArgs = Field(default_factory=HostLocalArgs)
 
 
 class HostLocal(NamedTuple):
-    """What one call needs to know; `requested` holds no address twice."""
+    """The validated config of one call; `requested` contains no address twice."""
 
     data_dir: str
     sets: tuple[RangeSet, ...]
@@ -93,7 +93,7 @@ class HostLocal(NamedTuple):
 
 
 def parse(request: Request) -> HostLocal:
-    """Check the whole config of a request.
+    """Parse and validate the config of a request.
 
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
@@ -146,7 +146,7 @@ def _range_set(number: int, where: str, confs: Sequence[RangeConf]) -> RangeSet:
         ranges += (canonical(conf.subnet, conf.range_start, conf.range_end, conf.gateway) for conf in confs)
         check_set(tuple(ranges))
     except ValueError as err:
-        # Either one range is at fault, and `ranges` ends before it, or all are fine and the set is not.
+        # Either one range is invalid, and `ranges` ends before it, or the set as a whole is.
         at = f"{where}[{len(ranges)}]" if where != "ipam" and len(ranges) < len(confs) else where
         raise InvalidNetworkConfig(
             f"invalid range set {number}: {err}", f"{at}: {_shown(confs, len(ranges))}"

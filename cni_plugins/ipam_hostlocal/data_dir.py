@@ -1,7 +1,7 @@
-"""Where the leases of a network are, which is all that DEL and GC need of the config.
+"""Reads the lease directory from the config, the only key of it that DEL and GC need.
 
-Kept apart from config.py: a broken or removed range must not keep DEL from freeing an address, and DEL has no
-need to load pydantic.
+Separate from config.py, because an invalid or removed range must not keep DEL from freeing an address, and
+DEL need not load pydantic.
 """
 
 from cni_plugins.errors import InvalidNetworkConfig
@@ -13,7 +13,7 @@ DEFAULT = "/var/lib/cni/networks"
 def data_dir(conf: Conf) -> str:
     """Return `ipam.dataDir` of a network config.
 
-    :raises InvalidNetworkConfig: when it is no absolute path.
+    :raises InvalidNetworkConfig: when it is not an absolute path.
     """
     ipam = get(conf, "ipam")
     value = get(ipam, "dataDir") if isinstance(ipam, dict) else None

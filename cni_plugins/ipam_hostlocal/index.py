@@ -1,14 +1,14 @@
-"""Remembers beside the leases which addresses each owner holds, so that nobody has to read them all.
+"""Records which addresses each owner holds, so that a call need not read all lease files.
 
-It lies outside the network directory, where the reference reads every file. One symbolic link per owner,
-named by the digest of the owner, its target the record: made and read in one system call, never seen half
-written.
+The index is kept outside the network directory, of which the reference plugin reads every file. It has one
+symbolic link per owner, named by the digest of the owner, with the record as its target: a link is written
+and read in one system call, and never seen half written.
 
-The index is a hint. It may name too much, since every name is looked up before it counts; it must not name
-too little, so it is believed only while nobody else has written into the network directory. After each write
-of ours the modification time of that directory is set back to one fixed instant of the past, the *seal*, and
-a write by anybody replaces it by the time of that write. Recording the time of our last write instead would
-not do: another write within the same tick of the kernel's clock (1 to 10 ms) would go unseen.
+The index is a hint. It may list too many addresses, since each lease is read before it counts; it must not
+list too few, so it is trusted only while no other program has written to the network directory. After each of
+our writes the modification time of that directory is set back to a fixed time in the past, the *seal*, and a
+write by any other program replaces it by the current time. Recording the time of our last write instead would
+not be safe: another write within the same tick of the kernel's clock (1 to 10 ms) would go unnoticed.
 """
 
 import errno
@@ -27,21 +27,21 @@ _DIGITS = 32
 
 
 class Entry(NamedTuple):
-    """The addresses of one owner, the boot they were seen in, and when the newest of them was written."""
+    """The addresses of one owner, the boot in which they were recorded, and the newest modification time."""
 
     boot: str
     mtime: int
     names: tuple[str, ...]
 
 
-NOTHING = Entry("", 0, ())
-NOWHERE = -1  # in place of a directory: the kernel refuses every call on it
+NO_ENTRY = Entry("", 0, ())
+NO_DIRECTORY = -1  # instead of a directory descriptor: the kernel refuses every call on it
 
 
 class Index:
     """The records of one network, in the directory `fd`; the caller holds the network's lock.
 
-    With NOWHERE for a directory there are no records, and none can be written.
+    If `fd` is NO_DIRECTORY there are no records, and none can be written.
     """
 
     def __init__(self, fd: int) -> None:
@@ -51,7 +51,7 @@ class Index:
     def get(self, owner: str) -> Entry:
         name = key(owner)
         found = self._read(name) if self._seen is None else self._seen.get(name)
-        return found or NOTHING
+        return found or NO_ENTRY
 
     def put(self, owner: str, entry: Entry) -> None:
         """:raises OSError: when the record cannot be written."""
@@ -61,7 +61,7 @@ class Index:
         try:
             self._put(key(owner), entry)
         except OSError as err:
-            # Too many addresses for one record: no loss where the next call reads all leases anyway.
+            # Too many addresses for one record: acceptable if the next call reads all leases anyway.
             if self._seen is None or err.errno != errno.ENAMETOOLONG:
                 raise
         if self._seen is not None:
@@ -72,8 +72,8 @@ class Index:
             self._seen.pop(key(owner), None)
         self._discard(key(owner))
 
-    def everything(self) -> dict[str, Entry]:
-        """Return all records by key; remove what is none, as far as it goes."""
+    def all_entries(self) -> dict[str, Entry]:
+        """Return all records by key; remove other files, as far as possible."""
         found = {}
         for name in self._names():
             entry = self._read(name)
@@ -84,7 +84,7 @@ class Index:
         return found
 
     def replace(self, known: Mapping[str, Entry], wanted: Mapping[str, Entry]) -> bool:
-        """Make `wanted` of the records `known`; say whether all of it could be written."""
+        """Replace the records `known` by `wanted`; return whether all could be written."""
         failed = False
         for name, entry in wanted.items():
             try:
@@ -96,12 +96,12 @@ class Index:
             self._discard(stale)
         return not failed
 
-    def rely_on(self, seen: Mapping[str, Entry]) -> None:
-        """Answer from what was just read: the records are incomplete, or not to be believed later."""
+    def use_entries(self, seen: Mapping[str, Entry]) -> None:
+        """Answer from the leases just read, because the records are incomplete or cannot be trusted later."""
         self._seen = dict(seen)
 
     def boot(self) -> str:
-        """Return the boot in which the whole directory was last read."""
+        """Return the boot in which all leases were last read."""
         return self._target(_STATE).partition(" ")[2].partition(" ")[0]
 
     def is_sealed(self, boot: str, directory: os.stat_result) -> bool:
@@ -117,7 +117,7 @@ class Index:
             return []
 
     def _discard(self, name: str) -> None:
-        # A record too many does no harm, nor does a foreign directory that is not empty.
+        # A superfluous record does no harm, nor does a foreign directory that is not empty.
         with suppress(OSError):
             leasefile.discard(name, self._fd)
 
@@ -125,7 +125,7 @@ class Index:
         try:
             self._write(name, " ".join((entry.boot, str(entry.mtime), *entry.names)))
         except OSError as err:
-            # The error of a link names its target first: here that is all the addresses of somebody.
+            # The error of symlink() names the target, which here is a list of all the owner's addresses.
             raise OSError(err.errno, err.strerror, name) from err
 
     def _read(self, name: str) -> Entry | None:
@@ -134,7 +134,7 @@ class Index:
         return Entry(boot, int(mtime), tuple(names.split(" "))) if mtime.isdecimal() and names else None
 
     def _target(self, name: str) -> str:
-        # EINVAL: not a symbolic link. Whatever else lies there was not put there by us, and says nothing.
+        # EINVAL: not a symbolic link, so not one of our records.
         try:
             return os.readlink(name, dir_fd=self._fd)
         except OSError:

@@ -1,7 +1,7 @@
-"""Lease files, one by one: named by the address, holding container id, CR LF and ifname.
+"""Reads and writes single lease files: named by the address, containing container id, CR LF and ifname.
 
-The format is the reference's. Nothing here follows a symbolic link, waits for the writer of a fifo, or reads
-more than a lease can be long: whatever lies in the directory, it is at worst reported as no lease.
+The format is that of the reference plugin. No function follows a symbolic link, waits for the writer of a
+fifo, or reads more than the maximum length of a lease; any other file is at worst reported as not a lease.
 """
 
 import os
@@ -16,14 +16,14 @@ _WRITTEN = frozenset("0123456789abcdef.:")
 _DOTS = 3
 _PARTS = 2
 EMPTY = "is empty"
-_NO_FILE = "is no regular file"
+_NO_FILE = "is not a regular file"
 _NEVER = 1 << 63  # a modification time later than any boot
 
 
 class LeaseFile(NamedTuple):
-    """What keeps an address from being given; without an owner it is no lease, and `fault` says why.
+    """A file that reserves an address; without an owner it is not a lease, and `fault` says why.
 
-    One that is `unread` may be anybody's lease: the disk or the kernel refused to show it.
+    If it is `unread` it may be a lease of any owner: it could not be opened or read.
     """
 
     name: str
@@ -34,19 +34,19 @@ class LeaseFile(NamedTuple):
 
 
 def owner_of(container_id: str, ifname: str = "") -> str:
-    """Return what a lease file holds; releases before 0.7 wrote the container id alone."""
+    """Return the content of a lease file; releases before 0.7 wrote the container id alone."""
     return f"{container_id}{SEPARATOR}{ifname}" if ifname else container_id
 
 
 def is_address(name: str) -> bool:
-    """Tell names of leases from `lock`, `last_reserved_ip.0` and whatever people leave there."""
+    """Distinguish names of leases from `lock`, `last_reserved_ip.0` and other files in the directory."""
     return _WRITTEN.issuperset(name) and (":" in name or name.count(".") == _DOTS)
 
 
 def read(name: str, directory: int) -> LeaseFile | None:
-    """Return what is at an address, None when it is free.
+    """Return the file of an address, None when the address is free.
 
-    :raises OSError: when a file is there, which may be a lease, and cannot be read.
+    :raises OSError: when the file may be a lease, and cannot be read.
     """
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
@@ -77,12 +77,12 @@ def _read_if_possible(name: str, directory: int) -> LeaseFile | None:
 
 
 def _is_file(name: str, directory: int) -> bool:
-    # A link, a socket or a device refuses to be opened whatever happens, and is no lease.
+    # A link, a socket or a device can never be opened in this way, and is not a lease.
     return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
 def read_text(name: str, directory: int) -> str:
-    """Return the text of a small file, empty when there is none or it is no text."""
+    """Return the text of a small file, empty when the file is missing or is not text."""
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
     except OSError:
@@ -94,7 +94,7 @@ def read_text(name: str, directory: int) -> str:
 
 
 def write_new(name: str, text: str, directory: int) -> int:
-    """Write a file that must not exist, or leave none; return its modification time."""
+    """Create a file that must not exist, or on failure leave none; return its modification time."""
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=directory)
     try:
         os.write(fd, text.encode())
@@ -107,7 +107,7 @@ def write_new(name: str, text: str, directory: int) -> int:
 
 
 def overwrite(name: str, text: str, directory: int) -> None:
-    """Replace the text of a small file in place, keeping its block: a full disk does not refuse that."""
+    """Replace the text of a small file in its present block, which works even on a full disk."""
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=directory)
     try:
         os.truncate(fd, os.pwrite(fd, text.encode(), 0))
@@ -116,7 +116,7 @@ def overwrite(name: str, text: str, directory: int) -> None:
 
 
 def discard(name: str, directory: int) -> None:
-    """Remove whatever is at an address, except a directory that is not empty."""
+    """Remove any kind of file at an address, except a directory that is not empty."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
@@ -135,7 +135,7 @@ def _look(name: str, fd: int) -> LeaseFile:
     owner = _text(data) if len(data) <= _LIMIT else ""
     parts = owner.split(SEPARATOR)
     if len(parts) > _PARTS or not all(part and part.isprintable() for part in parts):
-        return LeaseFile(name, "", found.st_mtime_ns, "names no container")
+        return LeaseFile(name, "", found.st_mtime_ns, "does not name a container")
     return LeaseFile(name, owner, found.st_mtime_ns)
 
 

@@ -1,8 +1,8 @@
-"""What can be asked and changed about the leases of one network, while store.py holds its lock.
+"""Reads and changes the leases of one network, while store.py holds its lock.
 
 A lease is recorded in the index before it becomes visible, and removed before its record is, so whenever this
-process is killed the index names every lease of ours. A lease becomes visible complete: written beside, then
-linked to its name, which fails if anybody has that name already.
+process is killed the index lists every lease of ours. A lease file appears complete: it is written in the
+side directory, then linked to its name, which fails if the name already exists.
 """
 
 import errno
@@ -13,15 +13,15 @@ from contextlib import ExitStack, suppress
 
 from cni_plugins.ipam_hostlocal import leasefile
 from cni_plugins.ipam_hostlocal.boot import UNKNOWN, Boot
-from cni_plugins.ipam_hostlocal.index import NOTHING, Entry, Index, key
+from cni_plugins.ipam_hostlocal.index import NO_ENTRY, Entry, Index, key
 from cni_plugins.ipam_hostlocal.leasefile import LeaseFile
 
 _NEW = "new"
 _LAST = "last_reserved_ip."
-# Asking for one address is a system call, listing them costs a tenth of that each: after this many, list.
+# One system call per address, until listing them all, at a tenth of that cost for each, is cheaper.
 _PROBES = 1024
 _BLOCK = 4096  # bytes
-# No hard links: another file system below the network directory, or one that has none.
+# Errors of link() that mean no hard links: the directories are on different file systems, or it has none.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -40,11 +40,11 @@ class Leases:
             self.rebuild()
 
     def held(self, owner: str) -> tuple[str, ...]:
-        """Return the addresses an owner holds."""
+        """Return the addresses that an owner holds."""
         return tuple(name for name in self._index.get(owner).names if self.owner(name) == owner)
 
     def owner(self, name: str) -> str:
-        """Return who holds an address: empty when it is free, or taken by something that is no lease."""
+        """Return the owner of an address, empty when it is free or its file is not a lease."""
         found = leasefile.read(name, self._leases)
         return found.owner if found else ""
 
@@ -52,42 +52,42 @@ class Leases:
         return leasefile.read_text(f"{_LAST}{number}", self._leases)
 
     def taken(self, but: Iterable[str] = ()) -> Callable[[str], bool]:
-        """Return the question whether an address is taken: asked often, it reads the whole list once.
+        """Return a function that says whether an address is taken; after many calls it lists the directory.
 
-        :param but: names that do not count.
+        :param but: addresses that count as free.
         """
-        free, asked, listed = frozenset(but), 0, frozenset[str]()
+        free, calls, listed = frozenset(but), 0, frozenset[str]()
 
-        def ask(name: str) -> bool:
-            nonlocal asked, listed
-            asked += 1
-            if asked == _PROBES:
+        def is_taken(name: str) -> bool:
+            nonlocal calls, listed
+            calls += 1
+            if calls == _PROBES:
                 listed = frozenset(os.listdir(self._leases))
-            return name not in free and (name in listed if asked >= _PROBES else self._exists(name))
+            return name not in free and (name in listed if calls >= _PROBES else self._exists(name))
 
-        return ask
+        return is_taken
 
-    def torn(self) -> tuple[LeaseFile, ...]:
-        """Return what keeps an address from being given and is no lease."""
+    def invalid_files(self) -> tuple[LeaseFile, ...]:
+        """Return the files that reserve an address and are not leases."""
         return tuple(found for found in leasefile.read_all(self._leases) if not found.owner)
 
     def check_writable(self) -> None:
         """:raises OSError: when a lease could not be written now."""
-        # As much as a block: an empty file is made where no block is left as well.
-        self._write_beside(" " * _BLOCK)
+        # A whole block, because an empty file can be created even if no block is free.
+        self._write_side_file(" " * _BLOCK)
         os.unlink(_NEW, dir_fd=self._side)
         if not os.access(".", os.W_OK, dir_fd=self._leases):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".")
 
     def reserve(self, owner: str, names: Sequence[str], last: Mapping[int, str]) -> None:
-        """Give free addresses to an owner, all or none.
+        """Reserve free addresses for an owner, all or none.
 
-        :param last: what each range set remembers as given last.
+        :param last: for each range set, the address to record as the last one given.
         """
         before = self._index.get(owner)._replace(names=self.held(owner))
-        # What is undone is not sealed: should the undoing fail as well, the next call reads everything.
+        # A failed reservation is not sealed: if the undo fails as well, the next call reads all leases.
         with ExitStack() as undo:
-            mtime = self._write_beside(owner)
+            mtime = self._write_side_file(owner)
             undo.callback(self._index.put, owner, before)
             self._index.put(owner, Entry(self._now.name, max(mtime, before.mtime), (*before.names, *names)))
             for name in names:
@@ -96,18 +96,18 @@ class Leases:
             for number, name in last.items():
                 leasefile.overwrite(f"{_LAST}{number}", name, self._leases)
             undo.pop_all()
-        # Too late to fail: what is left beside is removed by the next call.
+        # The reservation is complete; the next call removes this file if it stays.
         with suppress(OSError):
             os.unlink(_NEW, dir_fd=self._side)
         self._seal()
 
     def release(self, owner: str) -> bool:
-        """Free everything an owner holds; say whether there was anything."""
+        """Free all addresses of an owner; return whether there were any."""
         entry = self._index.get(owner)
-        if entry is NOTHING:
+        if entry is NO_ENTRY:
             return False
         held = [name for name in entry.names if self._belongs(name, owner)]
-        # An exit stack goes on to the next one after a refusal, and raises at the end.
+        # After a failure an exit stack goes on with the next callback, and raises at the end.
         with ExitStack() as every:
             for name in held:
                 every.callback(leasefile.discard, name, self._leases)
@@ -116,45 +116,45 @@ class Leases:
         return bool(held)
 
     def give_back(self, owner: str, names: Sequence[str]) -> None:
-        """Free some of what an owner holds."""
+        """Free some of an owner's addresses."""
         for name in names:
             if self._belongs(name, owner):
                 leasefile.discard(name, self._leases)
         entry = self._index.get(owner)
         left = tuple(name for name in entry.names if name not in names)
-        # On a full disk the record goes on naming too much.
+        # On a full disk the record keeps listing too many addresses, which is harmless.
         with suppress(OSError):
             self._index.put(owner, entry._replace(names=left))
         self._seal()
 
-    def unwritten(self) -> tuple[str, ...]:
-        """Return addresses whose file is empty: its writer died, as whoever writes holds the lock."""
-        return tuple(found.name for found in self.torn() if found.fault == leasefile.EMPTY)
+    def empty_files(self) -> tuple[str, ...]:
+        """Return addresses whose file is empty: every writer holds the lock, so this one was killed."""
+        return tuple(found.name for found in self.invalid_files() if found.fault == leasefile.EMPTY)
 
-    def discard_unwritten(self) -> None:
-        """Free what unwritten() finds; other things that are no leases are left to GC."""
-        for name in self.unwritten():
+    def discard_empty_files(self) -> None:
+        """Free the addresses that empty_files() returns; other invalid files are left to GC."""
+        for name in self.empty_files():
             with suppress(OSError):
                 leasefile.discard(name, self._leases)
         self._seal()
 
     def collect(self, is_valid: Callable[[str], bool]) -> list[str]:
-        """Free every address without a valid owner, and return what could not be freed and why."""
+        """Free every address without a valid owner; return those that could not be freed, with the reason."""
         kept, faults = [], []
         for found in self._read_all():
             if found.owner and is_valid(found.owner):
                 kept.append(found)
                 continue
-            fault = found.fault if found.unread else self._refusal(found)
+            fault = found.fault if found.unread else self._try_discard(found)
             if fault:
                 faults.append(f"{found.name} {fault}")
                 kept.append(found)
-        self._record(kept, self._index.everything())
+        self._record(kept, self._index.all_entries())
         return faults
 
     def rebuild(self) -> None:
-        """Read every lease and write the index anew; after a boot, remove what an earlier one left."""
-        known = self._index.everything()
+        """Read all leases and rewrite the index; after a reboot, remove the leases of earlier boots."""
+        known = self._index.all_entries()
         found = self._read_all()
         if self._index.boot() != self._now.name:
             found = self._without_earlier_boots(found, known)
@@ -165,8 +165,8 @@ class Leases:
         self._in_doubt |= any(one.unread for one in found)
         return found
 
-    def _refusal(self, found: LeaseFile) -> str:
-        """Free an address, or say why it cannot be."""
+    def _try_discard(self, found: LeaseFile) -> str:
+        """Free an address; return why it cannot be freed, or an empty text."""
         try:
             leasefile.discard(found.name, self._leases)
         except OSError as err:
@@ -181,12 +181,12 @@ class Leases:
         return True
 
     def _belongs(self, name: str, owner: str) -> bool:
-        # Empty: where there are no hard links, a killed process may leave what it recorded but did not write.
+        # Without hard links, a killed process may leave an empty file that it had recorded but not written.
         found = leasefile.read(name, self._leases)
         return found is not None and (found.owner == owner or found.fault == leasefile.EMPTY)
 
-    def _write_beside(self, owner: str) -> int:
-        # Never truncated: a killed process may have left it as a second name of a live lease.
+    def _write_side_file(self, owner: str) -> int:
+        # Removed, not truncated: a killed process may have left it as a second name of a live lease.
         leasefile.discard(_NEW, self._side)
         return leasefile.write_new(_NEW, owner, self._side)
 
@@ -204,11 +204,11 @@ class Leases:
     ) -> list[LeaseFile]:
         kept = []
         for lease in found:
-            record = known.get(key(lease.owner), NOTHING)
-            # A record of another owner is about a lease that was there before this one.
+            record = known.get(key(lease.owner), NO_ENTRY)
+            # A record of another owner belongs to an earlier lease of this address.
             about = record if lease.name in record.names else None
-            outlived = not lease.unread and self._now.outlived_by(about, lease.mtime)
-            stays = not outlived or bool(self._refusal(lease))
+            outlived = not lease.unread and self._now.is_later_than(about, lease.mtime)
+            stays = not outlived or bool(self._try_discard(lease))
             self._in_doubt |= outlived and stays
             if stays:
                 kept.append(lease)
@@ -220,7 +220,7 @@ class Leases:
             self._choose_seal()
         else:
             self._seal_time = None
-            self._index.rely_on(wanted)
+            self._index.use_entries(wanted)
 
     def _entries(self, found: Iterable[LeaseFile], known: Mapping[str, Entry]) -> dict[str, Entry]:
         owners: dict[str, list[LeaseFile]] = {}
@@ -242,13 +242,13 @@ class Leases:
         names = tuple(sorted(one.name for one in leases))
         if not self._in_doubt:
             return Entry(self._now.name, max(one.mtime for one in leases), names)
-        # What is recorded goes on to decide; the rest is left to the clock, or to a call that knows more.
+        # Existing records stay valid; for other leases the clock decides, or a later call with a boot id.
         if known:
             return known._replace(names=names)
         return Entry(UNKNOWN, max(one.mtime for one in leases), names)
 
     def _choose_seal(self) -> None:
-        # A whole second, for file systems without fractions; ten ago, so that no write to come can bear it.
+        # Whole seconds, as some file systems store no fractions; in the past, so no later write can have it.
         self._seal_time = (int(time.time()) - 10) * 1_000_000_000
         self._seal()
         found = os.fstat(self._leases)
@@ -259,6 +259,6 @@ class Leases:
     def _seal(self) -> None:
         if self._seal_time is None:
             return
-        # Refused, say in somebody else's directory, it costs speed only: the index is then not believed.
+        # If this is refused, as in another user's directory, the index is not used: slower, but correct.
         with suppress(OSError):
             os.utime(self._leases, ns=(self._seal_time, self._seal_time))

@@ -1,6 +1,7 @@
-"""host-local: addresses from ranges, kept as files on this host. What each command does, in its order.
+"""Implements the commands of host-local: addresses from ranges, with leases as files on this host.
 
-DEL and GC look at no range, so an address is freed whatever became of the config; they load no pydantic.
+DEL and GC do not read the ranges, so an address is freed even if the config has become invalid, and they do
+not load pydantic.
 """
 
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ def _release(request: Request) -> None:
 
 
 def _take_back(request: Request, lease: Result) -> None:
-    """Free what one ADD reserved; the attachment may hold more from an earlier one that succeeded."""
+    """Free the addresses that one ADD reserved; those of an earlier ADD that succeeded stay."""
     with existing(data_dir.data_dir(request.conf), request.network) as leases:
         if leases is not None:
             names = [str(ip.address.ip) for ip in lease.ips]
@@ -51,7 +52,7 @@ def _check(request: Request) -> None:
     with existing(config.data_dir, request.network) as leases:
         held = _held(request, leases) if leases else ()
         expected = _expected(request, config.sets)
-        faults = [f"{one} is leased to {_whom(leases, one)}" for one in expected if one not in held]
+        faults = [f"{one} is {_lease_state(leases, one)}" for one in expected if one not in held]
     if not held:
         raise StateDrifted(
             f"host-local: Failed to find address added by container {request.container_id}",
@@ -87,7 +88,7 @@ def _status(request: Request) -> None:
     try:
         resolv.read(config.resolv_conf)
         with existing(config.data_dir, request.network, complete=True) as leases:
-            if leases is None:  # nothing is reserved yet, and asking makes no directories
+            if leases is None:  # nothing is reserved yet, and STATUS creates no directories
                 check_can_be_made(config.data_dir)
                 return
             leases.check_writable()
@@ -114,33 +115,33 @@ IPAM = IpamPlugin(
 def _chosen(
     request: Request, sets: tuple[RangeSet, ...], requested: tuple[IPAddress, ...], leases: Leases
 ) -> tuple[Choice, ...]:
-    """Choose addresses; when there is none, free what a killed writer left and choose again."""
+    """Choose addresses; when none is free, remove files that a killed writer left, and choose again."""
     pool = _pool(leases, _held(request, leases))
     try:
         return choose(request.container_id, sets, requested, pool)
     except AlreadyHeld:
         raise
     except PoolExhausted as err:
-        if not leases.unwritten():
-            _name_torn(err, leases)
+        if not leases.empty_files():
+            _note_invalid_files(err, leases)
             raise
-    leases.discard_unwritten()
+    leases.discard_empty_files()
     try:
         return choose(request.container_id, sets, requested, pool._replace(taken=leases.taken()))
     except PoolExhausted as err:
-        _name_torn(err, leases)
+        _note_invalid_files(err, leases)
         raise
 
 
-def _name_torn(err: PoolExhausted, leases: Leases) -> None:
-    for found in leases.torn():
+def _note_invalid_files(err: PoolExhausted, leases: Leases) -> None:
+    for found in leases.invalid_files():
         err.add_note(f"{found.name} {found.fault}")
 
 
 def _is_full(number: int, ranges: RangeSet, leases: Leases) -> bool:
     if next_free(ranges, _pool(leases), number):
         return False
-    free = leases.unwritten()
+    free = leases.empty_files()
     return not free or next_free(ranges, _pool(leases, but=free), number) is None
 
 
@@ -155,7 +156,7 @@ def _held(request: Request, leases: Leases) -> tuple[str, ...]:
 
 
 def _expected(request: Request, sets: tuple[RangeSet, ...]) -> list[str]:
-    """Return the addresses of prevResult that this call's ranges can have given to this very interface."""
+    """Return the addresses of prevResult that belong to this interface and lie in this call's ranges."""
     result = request.prev_result
     if result is None:
         return []
@@ -169,9 +170,9 @@ def _is_in(sets: tuple[RangeSet, ...], name: str) -> bool:
     return any(address in item for ranges in sets for item in ranges)
 
 
-def _whom(leases: Leases | None, name: str) -> str:
+def _lease_state(leases: Leases | None, name: str) -> str:
     owner = leases.owner(name) if leases else ""
-    return owner.replace(SEPARATOR, " ") or "nobody"
+    return f"leased to {owner.replace(SEPARATOR, ' ')}" if owner else "not leased"
 
 
 def _address(text: str) -> IPAddress | None:

@@ -1,6 +1,7 @@
-"""Ranges of addresses as whole numbers: defaults, membership, overlap, and how an address is written.
+"""Computes with address ranges as integers: defaults, membership, overlap and the text form of addresses.
 
-Knows no config format and no disk. Checks and words are the reference's, so people find what they know.
+It knows neither the config format nor the disk. Checks and messages are those of the reference plugin, so
+that users find what they know.
 """
 
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
@@ -45,8 +46,8 @@ def described(ranges: RangeSet) -> str:
 
 
 def text(version: int, value: int) -> str:
-    """Write an address as the reference names its lease files: RFC 5952 for IPv6."""
-    # A full IPv4 range is walked address by address: IPv4Address() would be half of the time.
+    """Format an address as the reference plugin names its lease files: RFC 5952 for IPv6."""
+    # Searching a full IPv4 range formats every address: IPv4Address() would be half of that time.
     return ".".join(map(str, value.to_bytes(4, "big"))) if version == _IPV4 else str(IPv6Address(value))
 
 
@@ -56,9 +57,9 @@ def canonical(
     end: IPAddress | None = None,
     gateway: IPAddress | None = None,
 ) -> Range:
-    """Fill in what is not given: all addresses of the subnet, its first one as gateway.
+    """Fill in the defaults: all addresses of the subnet, its first one as gateway.
 
-    :raises ValueError: when the subnet is none, or start, end or gateway do not fit it.
+    :raises ValueError: when the subnet is invalid, or start, end or gateway do not fit it.
     """
     network = subnet.network
     if isinstance(network.network_address, IPv6Address) and network.network_address.ipv4_mapped:
@@ -74,7 +75,7 @@ def canonical(
         start, end, gateway = map(_unmapped, (start, end, gateway))
     _check_bounds(subnet, start, end, gateway)
     base = int(network.network_address)
-    # IPv4 keeps the last address for broadcast; IPv6 has none.
+    # The last address of an IPv4 subnet is for broadcast; IPv6 has no broadcast.
     highest = (
         base + (1 << (network.max_prefixlen - network.prefixlen)) - (2 if subnet.version == _IPV4 else 1)
     )
@@ -105,7 +106,7 @@ def _unmapped(address: IPAddress | None) -> IPAddress | None:
 
 
 def check_set(ranges: RangeSet) -> None:
-    """:raises ValueError: when these ranges cannot be one pool."""
+    """:raises ValueError: when these ranges cannot form one range set."""
     if not ranges:
         raise ValueError("empty range set")
     if len({item.version for item in ranges}) > 1:
@@ -116,7 +117,7 @@ def check_set(ranges: RangeSet) -> None:
 
 
 def check_sets(sets: tuple[RangeSet, ...]) -> None:
-    """:raises ValueError: when an address could be handed out by two sets."""
+    """:raises ValueError: when an address belongs to two sets."""
     numbers = [number for number, ranges in enumerate(sets) for _ in ranges]
     clash = _overlapping(tuple(chain.from_iterable(sets)))
     if clash:
@@ -124,7 +125,7 @@ def check_sets(sets: tuple[RangeSet, ...]) -> None:
 
 
 def _overlapping(ranges: RangeSet) -> list[int]:
-    """Return the positions of two ranges that overlap, if any do; in order, only neighbours need a look."""
+    """Return the positions of two overlapping ranges, if any; once sorted, only neighbours can overlap."""
     order = sorted(range(len(ranges)), key=lambda at: (ranges[at].version, ranges[at].first))
     return next((sorted(pair) for pair in pairwise(order) if _overlap(*(ranges[at] for at in pair))), [])
 

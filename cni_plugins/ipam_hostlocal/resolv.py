@@ -1,4 +1,4 @@
-"""Reads the file `resolvConf` names into DNS settings, line by line as the reference does. Writes nothing."""
+"""Parses the file named by `resolvConf` into DNS settings, line by line as the reference plugin does."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ _LIMIT = 1 << 16  # bytes; a resolv.conf is a few lines
 
 
 def read(path: str) -> DNS:
-    """:raises IoFailed: when the file cannot be read, or is no file."""
+    """:raises IoFailed: when the file cannot be read, or is not a regular file."""
     if not path:
         return DNS()
     try:
@@ -31,7 +31,7 @@ def parse(text: str) -> DNS:
 
 
 def _contents(path: str) -> str:
-    # O_NONBLOCK: a fifo without a writer would hold the runtime for ever.
+    # O_NONBLOCK: opening a fifo without a writer would block for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,6 +1,6 @@
-"""How much of a network's ranges is leased, for whoever watches it.
+"""Counts the leased and free addresses of a network's ranges, for the metrics.
 
-Only names are read, and no lock is taken: nobody waits for an observer, and the figure may be an instant old.
+It lists only file names and takes no lock: no request waits for it, and the numbers may be slightly old.
 """
 
 import os
@@ -15,16 +15,16 @@ from cni_plugins.ipam_hostlocal.ranges import Range
 
 
 class Usage(NamedTuple):
-    """Addresses of one range set, leased and not; gateways are neither."""
+    """Numbers of leased and free addresses of one range set; gateways count as neither."""
 
     used: int
     free: int
 
 
 def usage(config: HostLocal, network: str) -> Usage:
-    """Return the figures of the range set with the fewest free addresses: it decides about the next ADD.
+    """Return the numbers of the range set with the fewest free addresses: it decides about the next ADD.
 
-    :raises OSError: when the directory of the network is there and cannot be listed.
+    :raises OSError: when the directory of the network exists and cannot be listed.
     """
     try:
         listed = os.listdir(f"{config.data_dir}/{network}")
@@ -57,6 +57,6 @@ def _numbers(family: socket.AddressFamily, names: Iterable[str]) -> list[int]:
     for name in names:
         try:
             found.add(int.from_bytes(socket.inet_pton(family, name), "big"))
-        except OSError:  # looks like an address and is none
+        except OSError:  # the name resembles an address but is not one
             continue
     return sorted(found)

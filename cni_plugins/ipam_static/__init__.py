@@ -1,1 +1,1 @@
-"""The static IPAM plugin: hands out the addresses it is given, keeps no state."""
+"""Implements the static IPAM plugin: it returns the addresses given in the config, and keeps no state."""

@@ -1,7 +1,7 @@
-"""The static part of a network config, complete and checked. Refuses what can never work, with key and value.
+"""Parses and validates the static part of a network config; errors name the key and the value.
 
-Addresses asked for at run time (args.cni.ips, then runtimeConfig.ips) replace those of the config; the
-gateways of the config stay, and serve every address whose subnet they lie in.
+Addresses requested at run time (runtimeConfig.ips, or else args.cni.ips) replace those of the config; the
+gateways of the config stay, and apply to every address in whose subnet they are.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,7 +38,7 @@ class AddressConf(ConfigModel):
 
 
 class StaticIpam(ConfigModel):
-    """The `ipam` object; `gateways` is ours, for addresses that are asked for at run time."""
+    """The `ipam` object; `gateways` is an extension, for addresses that are requested at run time."""
 
     addresses: list[AddressConf] = Field(default_factory=empty)
     gateways: list[Address] = Field(default_factory=empty)
@@ -46,22 +46,22 @@ class StaticIpam(ConfigModel):
     dns: DnsField = DNS()
 
 
-class Asked(ConfigModel):
+class RuntimeIps(ConfigModel):
     ips: list[Annotated[IPInterface, PlainValidator(_cidr_of("ips"))]] = Field(default_factory=empty)
 
 
 class StaticArgs(ConfigModel):
-    cni: Asked = Asked()
+    cni: RuntimeIps = RuntimeIps()
 
 
 class StaticNetwork(ConfigModel):
     ipam: StaticIpam
-    runtime_config: Asked = Asked()
+    runtime_config: RuntimeIps = RuntimeIps()
     args: StaticArgs = StaticArgs()
 
 
 class Static(NamedTuple):
-    """What one call needs to know."""
+    """The validated config of one call."""
 
     ips: tuple[IPConfig, ...]
     routes: tuple[Route, ...]
@@ -69,50 +69,50 @@ class Static(NamedTuple):
 
 
 def parse(request: Request) -> Static:
-    """Check the whole config of a request.
+    """Parse and validate the config of a request.
 
     :raises InvalidNetworkConfig: naming the key and the value.
     :raises BadEnvironment: for malformed CNI_ARGS.
     """
     conf = load_ipam(StaticNetwork, request.conf)
     args = parse_args(request.args)
-    demanded = _listed(args.get("GATEWAY", ""), parse_address, "invalid gateway address: {}")
-    asked = _listed(
+    gateways = _listed(args.get("GATEWAY", ""), parse_address, "invalid gateway address: {}")
+    requested = _listed(
         args.get("IP", ""), parse_cidr, "the 'ip' field is expected to be in CIDR notation, got: '{}'"
     )
-    ips = tuple(_with_gateway(ip, demanded, conf.ipam) for ip in _ips(conf, asked))
+    ips = tuple(_with_gateway(ip, gateways, conf.ipam) for ip in _ips(conf, requested))
     _check_families(ips, request.cni_version)
     return Static(ips, tuple(conf.ipam.routes), conf.ipam.dns)
 
 
-def _listed(text: str, read: Callable[[str], Parsed], refusal: str) -> list[Parsed]:
+def _listed(text: str, read: Callable[[str], Parsed], message: str) -> list[Parsed]:
     found = []
     for item in text.split(",") if text else ():
         try:
             found.append(read(item.strip()))
         except ValueError as err:
-            raise BadEnvironment(refusal.format(item), f"CNI_ARGS has {shown(text)}") from err
+            raise BadEnvironment(message.format(item), f"CNI_ARGS has {shown(text)}") from err
     return found
 
 
-def _ips(conf: StaticNetwork, asked: list[IPInterface]) -> Iterable[IPConfig]:
-    """Return every address once, with the gateway that is written beside it."""
+def _ips(conf: StaticNetwork, requested: list[IPInterface]) -> Iterable[IPConfig]:
+    """Return every address once, with the gateway from the same object of the config."""
     replaced = conf.runtime_config.ips or conf.args.cni.ips
     if replaced:
         return [IPConfig(address) for address in dict.fromkeys(replaced)]
     configured = [IPConfig(item.address, item.gateway) for item in conf.ipam.addresses]
     found: dict[IPInterface, IPConfig] = {}
-    for ip in (*configured, *map(IPConfig, asked)):
+    for ip in (*configured, *map(IPConfig, requested)):
         found.setdefault(ip.address, ip)
     return found.values()
 
 
-def _with_gateway(ip: IPConfig, demanded: list[IPAddress], ipam: StaticIpam) -> IPConfig:
-    """Add the gateway: the one CNI_ARGS demands, the one written beside the address, or any of its subnet."""
+def _with_gateway(ip: IPConfig, gateways: list[IPAddress], ipam: StaticIpam) -> IPConfig:
+    """Add the gateway: the one in CNI_ARGS, the one configured with the address, or any in its subnet."""
     beside = [item.gateway for item in ipam.addresses if item.gateway]
-    inside = (gateway for gateway in demanded if gateway in ip.address.network)
+    inside = (gateway for gateway in gateways if gateway in ip.address.network)
     spare = (gateway for gateway in (*ipam.gateways, *beside) if gateway in ip.address.network)
-    # The last demand wins, as with the reference.
+    # The last one wins, as in the reference plugin.
     last = next(reversed([*inside]), None)
     return ip._replace(gateway=last or ip.gateway or next(spare, None))
 

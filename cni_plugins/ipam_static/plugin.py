@@ -1,4 +1,4 @@
-"""static: answers with the addresses it is given. Keeps no state, so DEL and GC have nothing to do."""
+"""Implements the commands of static: returns the configured addresses; DEL and GC have nothing to do."""
 
 from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
@@ -14,7 +14,7 @@ def _reserve(request: Request) -> Result:
 
 
 def _release(request: Request) -> None:
-    """Keep nothing, free nothing."""
+    """Do nothing, as the plugin keeps no state."""
 
 
 def _check(request: Request) -> None:
@@ -34,11 +34,11 @@ def _check(request: Request) -> None:
 
 
 def _take_back(_request: Request, _lease: Result) -> None:
-    """Keep nothing, take nothing back."""
+    """Do nothing, as the plugin keeps no state."""
 
 
 def _gc(request: Request) -> None:
-    """Keep nothing, collect nothing."""
+    """Do nothing, as the plugin keeps no state."""
 
 
 def _status(request: Request) -> None:

@@ -1,1 +1,1 @@
-"""The only room that talks to the kernel: netlink, network namespaces, sysctls, nf_tables."""
+"""Talks to the kernel: netlink, network namespaces, sysctls, nf_tables. No other package does."""

@@ -1,4 +1,4 @@
-"""Carries out plans: forwards with everything undone on refusal, or to the end whatever happens."""
+"""Carries out plans: all or nothing, with every step undone on failure, or as far as possible."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from cni_plugins.steps.step import ABSENT, Plan, Step, undo
 
 
 class Change:
-    """Plans carried out one after the other, and all undone when one of them fails, or anything else does.
+    """Carries out plans one after the other, and undoes all of them when one, or the enclosing block, fails.
 
-    A context manager. What could not be undone becomes a note of the error.
+    A context manager. A step that could not be undone becomes a note on the error.
     """
 
     def __init__(self, session: Session) -> None:
@@ -34,7 +34,7 @@ class Change:
     def carry_out(self, plan: Plan) -> None:
         """Carry out every step.
 
-        :raises KernelRefused: for the step that was refused, after it and all before it were undone.
+        :raises KernelRefused: for the refused step, after it and all steps before it have been undone.
         """
         try:
             for step in plan:
@@ -54,7 +54,7 @@ class Change:
             self._done.append((step, before))
 
     def take_back(self, reason: BaseException) -> None:
-        """Undo what has been done so far, unless it was undone already."""
+        """Undo the steps carried out so far, unless they have already been undone."""
         done, self._done = self._done, []
         take_back(self._session, done, reason)
 
@@ -62,15 +62,16 @@ class Change:
 def apply(session: Session, plan: Plan) -> None:
     """Carry out every step, or none.
 
-    :raises KernelRefused: as Change.carry_out.
+    :raises KernelRefused: see Change.carry_out.
     """
     Change(session).carry_out(plan)
 
 
 def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
-    """Undo steps in reverse order; what cannot be undone becomes a note on the reason.
+    """Undo steps in reverse order; each failure to undo one becomes a note on the reason.
 
-    What others may share is undone last, and only while no other attachment exists and none is being made.
+    Steps whose effect others may share are undone last, and only if no other attachment exists or is being
+    created.
     """
     _undo(session, [item for item in done if not item[0].is_shared], reason)
     shared = [item for item in done if item[0].is_shared]
@@ -94,7 +95,7 @@ def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException)
 
 
 def apply_all(session: Session, plan: Plan) -> list[CniError]:
-    """Carry out every step that can be; return the errors of those that cannot."""
+    """Carry out every step, even after failures; return the errors of the steps that failed."""
     failed = []
     for step in plan:
         try:
@@ -116,18 +117,15 @@ def compare(session: Session, plan: Plan) -> list[str]:
 
 @contextmanager
 def refusals(session: Session, step: Step) -> Iterator[None]:
-    """Translate what the operating system reports into one error that names the step."""
+    """Translate an error of the operating system into one that names the step."""
     try:
         yield
     except OSError as err:
         hint = err.hint if isinstance(err, Refused) else (err.filename or "")
-        details = f"errno {err.errno}" + (f", {hint}" if hint else "")
-        raise KernelRefused(f"{_named(session, step)}: {err.strerror}", details, err.errno or 0) from err
+        where = f"CNI_NETNS is {session.path}" if session.path else ""
+        details = ", ".join(filter(None, (f"errno {err.errno}", hint, where)))
+        raise KernelRefused(f"{step.phrase()}: {err.strerror}", details, err.errno or 0) from err
     except CniError:
         raise
-    except Exception as err:  # a fault of ours in one step must not keep the others from being carried out
-        raise CniError(f"{_named(session, step)}: {err}", type(err).__name__) from err
-
-
-def _named(session: Session, step: Step) -> str:
-    return step.phrase() + (f" (sandbox {session.path})" if session.path else "")
+    except Exception as err:  # a bug in one step must not keep the others from being carried out
+        raise CniError(f"{step.phrase()}: {err}", type(err).__name__) from err

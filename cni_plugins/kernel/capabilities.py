@@ -1,4 +1,4 @@
-"""Finds out what this kernel can do, by trying it in an empty network namespace."""
+"""Finds out what this kernel supports, by trying it in an empty network namespace."""
 
 import errno
 import socket
@@ -15,7 +15,7 @@ from cni_plugins.kernel.session.session import Session
 from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.steps.step import HOST
 
-_PROBE, _HOST = "probe", 0  # a link, and the number of the host, both in the empty namespace
+_PROBE, _HOST = "probe", 0  # name of a link, and netns id of the host, both in the empty namespace
 _CREATE = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 _VXLAN_PORT = 4789  # RFC 7348, 5
 _LAST_VNI = 0xFFFFFF
@@ -29,7 +29,7 @@ _SMALLEST = {
 
 
 def can_filter_vlans(session: Session) -> bool:
-    """Say whether bridges can filter VLANs: a kernel without that ignores the request, or refuses it."""
+    """Say whether bridges can filter VLANs; a kernel without support ignores or refuses the request."""
     with netns.throw_away(session.host), Session(None) as empty:
         info = wire.kind_of_link("bridge", wire.octet(wire.IFLA_BR_VLAN_FILTERING, 1))
         try:
@@ -40,7 +40,7 @@ def can_filter_vlans(session: Session) -> bool:
 
 
 def can_create(session: Session, kind: str) -> bool:
-    """Say whether links of a kind can be created, on a veth pair for a master."""
+    """Say whether links of a kind can be created, with a veth link as their master."""
     with netns.throw_away(session.host), Session(None) as empty:
         pair = wire.kind_of_link("veth", wire.veth_peer(wire.text(wire.IFLA_IFNAME, f"{_PROBE}1")))
         try:
@@ -55,9 +55,10 @@ def can_create(session: Session, kind: str) -> bool:
 
 
 def is_port_taken(session: Session, port: int) -> bool:
-    """Say whether a socket has the UDP port, and is not one that VXLAN links share.
+    """Say whether the UDP port is in use by a socket that VXLAN links cannot share.
 
-    It may be of a link that was moved to another namespace, as Docker does, so a link has to tell.
+    The socket may belong to a VXLAN link that was moved to another namespace, as Docker does; only creating
+    another link shows whether it can be shared.
     """
     return any(
         not _can_bind(family, port) and not _can_share(session, version, port)
@@ -66,7 +67,7 @@ def is_port_taken(session: Session, port: int) -> bool:
 
 
 def _can_share(session: Session, version: int, port: int) -> bool:
-    """Try it with a VXLAN link in a network namespace of its own, that sends and receives in the host."""
+    """Create a VXLAN link in a new network namespace whose socket is in the host; say whether that works."""
     info = wire.kind_of_link(
         "vxlan",
         wire.number(wire.IFLA_VXLAN_ID, _LAST_VNI),
@@ -74,26 +75,26 @@ def _can_share(session: Session, version: int, port: int) -> bool:
         wire.port(wire.IFLA_VXLAN_PORT, port),
     )
     named, sends_in_host = wire.text(wire.IFLA_IFNAME, _PROBE), wire.signed(wire.IFLA_LINK_NETNSID, _HOST)
-    made = links.set_message(named, sends_in_host, info, asked=_CREATE)
+    new_link = links.set_message(named, sends_in_host, info, asked=_CREATE)
     with netns.throw_away(session.host), Session(None) as empty:
-        numbered = wire.number(wire.NETNSA_FD, session.host), wire.signed(wire.NETNSA_NSID, _HOST)
-        links.send(empty, wire.namespace(wire.RTM_NEWNSID, NLM_F_ACK, *numbered))
+        netns_id = wire.number(wire.NETNSA_FD, session.host), wire.signed(wire.NETNSA_NSID, _HOST)
+        links.send(empty, wire.namespace(wire.RTM_NEWNSID, NLM_F_ACK, *netns_id))
         try:
-            links.send(empty, made, links.set_message(named, flags=IFF_UP, mask=IFF_UP))
+            links.send(empty, new_link, links.set_message(named, flags=IFF_UP, mask=IFF_UP))
         except Refused as err:
-            return err.errno == errno.EEXIST  # somebody's link has this VNI at the port
+            return err.errno == errno.EEXIST  # another link has this VNI at the port, so the port is shared
         finally:
             links.delete(empty, HOST, _PROBE)  # the namespace ends later, and would hold the port until then
     return True
 
 
 def _can_bind(family: socket.AddressFamily, port: int) -> bool:
-    """Try it; where there is no IPv6 nobody can have its port."""
+    """Say whether the port can be bound; without IPv6 in the kernel, no socket can hold its port."""
     try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as tried:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
             if family == socket.AF_INET6:
-                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            tried.bind(("", port))
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(("", port))
     except OSError as err:
         return err.errno != errno.EADDRINUSE
     return True

@@ -1,4 +1,4 @@
-"""What the kernel package knows of a step: how it is carried out, compared with the kernel, and relied on.
+"""Maps each step to the functions that carry it out, compare it with the kernel, and say who relies on it.
 
 The module of an object lists the steps it serves in `DEEDS`; `dispatch` finds them there.
 """
@@ -15,10 +15,11 @@ S = TypeVar("S", bound=Step)
 class Deed(NamedTuple):
     """The functions of one step.
 
-    :param carry_out: returns what was there before: ABSENT (or None) if the step created it, UNCHANGED, or
-        the old value.
-    :param differs: returns a sentence if the kernel differs from what the step makes, else an empty string.
-    :param is_relied_on: whether other attachments use what a shared step made, so that it must not be undone.
+    :param carry_out: returns the previous state: ABSENT (or None) if the step created the object, UNCHANGED,
+        or the old value.
+    :param differs: returns a sentence if the kernel differs from what the step creates, else an empty string.
+    :param is_relied_on: whether other attachments use what a shared step created, so that it must not be
+        undone.
     """
 
     carry_out: Callable[[Session, Any], str | None]
@@ -30,7 +31,7 @@ Deeds = dict[type[Step], Deed]
 
 
 class Uncompared:
-    """In the place of a comparison, for a step that leaves nothing to compare; `reason` says why."""
+    """Replaces the comparison for a step that leaves nothing to compare; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

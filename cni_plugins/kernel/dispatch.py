@@ -1,7 +1,7 @@
-"""Finds the function that carries a step out, or compares it with the kernel.
+"""Finds the function that carries a step out or compares it with the kernel.
 
-Each family of steps is a module of `cni_plugins.steps`. What serves it is imported when the first step of the
-family appears, as most requests need few of them.
+Each family of steps is a module of `cni_plugins.steps`. The modules that serve a family are imported when its
+first step appears, as most requests need only a few of them.
 """
 
 from cni_plugins.kernel.deed import Deed, Deeds
@@ -14,33 +14,33 @@ _known: Deeds = {}
 
 
 def carry_out(session: Session, step: Step) -> str:
-    """Carry out one step; return what was there before (see steps.step)."""
+    """Carry out one step; return the previous state (see steps.step)."""
     return find(type(step)).carry_out(session, step) or ABSENT
 
 
 def differs(session: Session, step: Step) -> str:
-    """Say how the kernel differs from what the step makes; empty when it does not."""
+    """Say how the kernel differs from what the step creates; empty if it does not."""
     return find(type(step)).differs(session, step)
 
 
 def is_relied_on(session: Session, step: Step) -> bool:
-    """Say whether other attachments use what the step made."""
+    """Say whether other attachments use what the step created."""
     return find(type(step)).is_relied_on(session, step)
 
 
 def load_all() -> None:
-    """Import what serves every family, for a process that stays."""
+    """Import the modules of every family, for a long-running process."""
     for name in _FAMILIES:
         enter(_family(name))
 
 
 def enter(deeds: Deeds) -> None:
-    """Add steps that are defined elsewhere, as those of a test."""
+    """Register steps that are defined elsewhere, such as those of a test."""
     _known.update(deeds)
 
 
 def find(kind: type[Step]) -> Deed:
-    """Return the functions of a kind of step."""
+    """Return the functions for one class of steps."""
     found = _known.get(kind)
     if found is None:
         enter(_family(kind.__module__.rpartition(".")[2]))
@@ -49,7 +49,7 @@ def find(kind: type[Step]) -> Deed:
 
 
 def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
-    """Spelled out, as strings would hide modules from PyInstaller and mypy."""
+    """Import one family; imports are spelled out, as strings would hide them from PyInstaller and mypy."""
     match name:
         case "links":
             from cni_plugins.kernel.links import bridge, links, port_vlans, veth

@@ -1,7 +1,7 @@
-"""Echoes (ICMP, RFC 792; ICMPv6, RFC 4443) to many addresses at once, from the calling thread's namespace.
+"""Sends echo requests (ICMP, RFC 792; ICMPv6, RFC 4443) to many addresses at once, and measures path MTUs.
 
-It says who answers and how large a packet may be on the way there. It believes nothing that the kernel
-remembers of a path, and changes nothing.
+Uses the network namespace of the calling thread. Ignores path MTUs that the kernel has cached, and changes
+nothing.
 """
 
 import os
@@ -18,15 +18,15 @@ from cni_plugins.errors import KernelRefused
 from cni_plugins.protocol.fields import IPAddress
 
 ORDINARY = 84  # bytes, as ping(8) sends
-SMALLEST = {4: 576, 6: 1280}  # what every path is to carry: RFC 791, 3.1; RFC 8200, 5
+SMALLEST = {4: 576, 6: 1280}  # bytes every path must carry: RFC 791, 3.1; RFC 8200, 5
 
 _IPV4, _IPV6 = 4, 6
 _ECHO = struct.Struct("!BBHHH")  # type, code, checksum, identifier, number
 _REQUEST, _ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
 _HEADERS = {4: 28, 6: 48}  # bytes of IP and ICMP together
-_TOKEN = 8  # bytes; others in the namespace may be asking too, and raw sockets hear every answer
-_ENOUGH = 128  # bytes: of an answer the headers and the token are read
-_ROOM = 4 << 20  # bytes of answers that may wait for us
+_TOKEN = 8  # bytes; raw sockets receive the answers to other processes of the namespace too
+_ENOUGH = 128  # bytes: only headers and token of an answer are read
+_ROOM = 4 << 20  # bytes of receive buffer
 
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
@@ -34,12 +34,12 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 # level, option: linux/in.h, linux/in6.h, linux/icmp.h, linux/icmpv6.h
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _FILTER = {4: (255, 1), 6: (socket.IPPROTO_ICMPV6, 1)}
-_DONT, _PROBE = 0, 3  # no DF at all; DF, and the size is ours to choose
+_DONT, _PROBE = 0, 3  # IP_PMTUDISC_DONT: no DF; IP_PMTUDISC_PROBE: DF, and cached MTUs ignored
 _IPV6_DONTFRAG = 62
 
 
 class Search(NamedTuple):
-    """What is known of a path: packets of `fits` bytes get through, those of `fails` do not."""
+    """Bounds of a path MTU: packets of `fits` bytes get through, packets of `fails` bytes do not."""
 
     fits: int
     fails: int
@@ -56,18 +56,18 @@ class Search(NamedTuple):
         return self._replace(fits=self.next_size) if answered else self._replace(fails=self.next_size)
 
 
-class _Way(NamedTuple):
+class _Options(NamedTuple):
     link: str = ""
     source: IPAddress | None = None
     df: bool = False
 
 
-class _Call(NamedTuple):
-    """One round of echoes: who is asked under which number, and when."""
+class _Round(NamedTuple):
+    """One round of echo requests: target and time of each, by sequence number."""
 
     version: int
     token: bytes
-    asked: list[tuple[IPAddress, float]]
+    sent: list[tuple[IPAddress, float]]
 
     def message(self, number: int, size: int) -> bytes:
         return request(self.version, self.token, number, size)
@@ -82,15 +82,15 @@ def echo(
     *,
     df: bool = False,
 ) -> dict[IPAddress, float]:
-    """Ask all of them at once; return the seconds that each answer took, without those that gave none.
+    """Send a request to all targets at once; return the round-trip time of each that answers, in seconds.
 
     :param size: bytes of the whole IP packet.
-    :param timeout: seconds after the last question.
+    :param timeout: seconds after the last request.
     :param link: the link to send by, whatever the routes say.
-    :param df: nobody on the way may fragment it, nor this host.
-    :raises KernelRefused: when there is no asking, as without CAP_NET_RAW.
+    :param df: neither this host nor a router may fragment the packet.
+    :raises KernelRefused: if requests cannot be sent, for example without CAP_NET_RAW.
     """
-    return _ask(dict.fromkeys(targets, size), timeout, _Way(link, source, df))
+    return _send(dict.fromkeys(targets, size), timeout, _Options(link, source, df))
 
 
 def path_mtu(
@@ -100,39 +100,39 @@ def path_mtu(
     link: str = "",
     source: IPAddress | None = None,
 ) -> dict[IPAddress, int | None]:
-    """Return the size of the largest packet that gets to each target whole; None: not even a small one.
+    """Return the size of the largest packet that reaches each target whole; None: not even a small one.
 
-    :param largest: bytes: the MTU of the link that leads there.
-    :raises KernelRefused: as `echo`.
+    :param largest: bytes: the MTU of the outgoing link.
+    :raises KernelRefused: see `echo`.
     """
-    way = _Way(link, source, df=True)
+    options = _Options(link, source, df=True)
     floors = {target: min(SMALLEST[target.version], largest) for target in targets}
     found: dict[IPAddress, int | None] = dict.fromkeys(targets)
-    whole = _ask_again(dict.fromkeys(targets, largest), timeout, way)
+    whole = _send_twice(dict.fromkeys(targets, largest), timeout, options)
     found.update(dict.fromkeys(whole, largest))
-    rest = {target: floor for target, floor in floors.items() if target not in whole and floor < largest}
-    searches = {target: Search(rest[target], largest) for target in _ask_again(rest, timeout, way)}
-    while open_ones := {target: search for target, search in searches.items() if not search.is_over}:
-        sizes = {target: search.next_size for target, search in open_ones.items()}
-        answered = _ask_again(sizes, timeout, way)
-        searches |= {to: search.after(answered=to in answered) for to, search in open_ones.items()}
+    smaller = {target: floor for target, floor in floors.items() if target not in whole and floor < largest}
+    searches = {target: Search(smaller[target], largest) for target in _send_twice(smaller, timeout, options)}
+    while unfinished := {target: search for target, search in searches.items() if not search.is_over}:
+        sizes = {target: search.next_size for target, search in unfinished.items()}
+        answered = _send_twice(sizes, timeout, options)
+        searches |= {to: search.after(answered=to in answered) for to, search in unfinished.items()}
     return found | {target: search.fits for target, search in searches.items()}
 
 
 def request(version: int, token: bytes, number: int, size: int) -> bytes:
-    """Return an echo request that with its IP header has this size, or the smallest there can be."""
+    """Return an echo request that has this size with its IP header, or the minimum size if that is larger."""
     body = token.ljust(size - _HEADERS[version], b"\0")
     identifier = int.from_bytes(token[:2], "big")
     message = _ECHO.pack(_REQUEST[version], 0, 0, identifier, number) + body
-    if version == _IPV6:  # the kernel fills it in, as it has the addresses that belong into it: RFC 3542, 3.1
+    if version == _IPV6:  # the kernel computes it, as it covers the addresses: RFC 3542, 3.1
         return message
     return message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
 
 
 def answer(version: int, token: bytes, packet: bytes) -> int | None:
-    """Return the number of the request that this answers; None when it answers somebody else's.
+    """Return the number of the request that this answers; None if the request was not ours.
 
-    :param packet: as a raw socket reads it: IPv4 with its header, IPv6 without.
+    :param packet: as read from a raw socket: IPv4 with its header, IPv6 without.
     """
     start = (packet[0] & 15) * 4 if version == _IPV4 else 0
     if len(packet) < start + _ECHO.size + len(token):
@@ -151,19 +151,19 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _ask_again(sizes: Mapping[IPAddress, int], timeout: float, way: _Way) -> dict[IPAddress, float]:
-    """Ask those a second time that do not answer: one lost packet says nothing about its size."""
-    answered = _ask(sizes, timeout, way)
+def _send_twice(sizes: Mapping[IPAddress, int], timeout: float, options: _Options) -> dict[IPAddress, float]:
+    """Repeat requests without an answer once: a single lost packet does not mean that it was too large."""
+    answered = _send(sizes, timeout, options)
     silent = {target: size for target, size in sizes.items() if target not in answered}
-    return answered | _ask(silent, timeout, way)
+    return answered | _send(silent, timeout, options)
 
 
-def _ask(sizes: Mapping[IPAddress, int], timeout: float, way: _Way) -> dict[IPAddress, float]:
+def _send(sizes: Mapping[IPAddress, int], timeout: float, options: _Options) -> dict[IPAddress, float]:
     answered: dict[IPAddress, float] = {}
     for version in (_IPV4, _IPV6):
         of_version = {target: size for target, size in sizes.items() if target.version == version}
         if of_version:
-            with _refusals(), _raw_socket(version, way) as raw:
+            with _refusals(), _raw_socket(version, options) as raw:
                 answered |= _round(raw, version, of_version, timeout)
     return answered
 
@@ -171,13 +171,13 @@ def _ask(sizes: Mapping[IPAddress, int], timeout: float, way: _Way) -> dict[IPAd
 def _round(
     raw: socket.socket, version: int, sizes: Mapping[IPAddress, int], timeout: float
 ) -> dict[IPAddress, float]:
-    call = _Call(version, os.urandom(_TOKEN), [])
+    call = _Round(version, os.urandom(_TOKEN), [])
     answered: dict[IPAddress, float] = {}
     expected = 0
     for target, size in sizes.items():
-        message = call.message(len(call.asked), size)
-        call.asked.append((target, time.perf_counter()))
-        with suppress(OSError):  # no route, or too large for the link: that is an answer that does not come
+        message = call.message(len(call.sent), size)
+        call.sent.append((target, time.perf_counter()))
+        with suppress(OSError):  # no route, or too large for the link: counts as no answer
             raw.sendto(message, (str(target), 0))
             expected += 1
         answered.update(_answers(raw, call))
@@ -186,7 +186,7 @@ def _round(
 
 
 def _await(
-    raw: socket.socket, call: _Call, answered: dict[IPAddress, float], until: tuple[int, float]
+    raw: socket.socket, call: _Round, answered: dict[IPAddress, float], until: tuple[int, float]
 ) -> None:
     expected, timeout = until
     waiting = poll()
@@ -197,38 +197,38 @@ def _await(
             answered.update(_answers(raw, call))
 
 
-def _answers(raw: socket.socket, call: _Call) -> Iterator[tuple[IPAddress, float]]:
-    """Read what is there."""
+def _answers(raw: socket.socket, call: _Round) -> Iterator[tuple[IPAddress, float]]:
+    """Read the answers that have arrived."""
     with suppress(BlockingIOError):
         while True:
             packet, sender = raw.recvfrom(_ENOUGH)
             number = answer(call.version, call.token, packet)
-            if number is None or number >= len(call.asked):
+            if number is None or number >= len(call.sent):
                 continue
-            target, asked = call.asked[number]
+            target, start = call.sent[number]
             if ip_address(sender[0].partition("%")[0]) == target:
-                yield target, time.perf_counter() - asked
+                yield target, time.perf_counter() - start
 
 
 @contextmanager
-def _raw_socket(version: int, way: _Way) -> Iterator[socket.socket]:
+def _raw_socket(version: int, options: _Options) -> Iterator[socket.socket]:
     with socket.socket(_FAMILY[version], socket.SOCK_RAW | socket.SOCK_CLOEXEC, _PROTOCOL[version]) as raw:
         raw.settimeout(0)
-        raw.setsockopt(*_FILTER[version], _only(_ANSWER[version], version))
-        raw.setsockopt(*_MTU_DISCOVER[version], _PROBE if way.df else _DONT)
+        raw.setsockopt(*_FILTER[version], _type_filter(_ANSWER[version], version))
+        raw.setsockopt(*_MTU_DISCOVER[version], _PROBE if options.df else _DONT)
         if version == _IPV6:
-            raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, int(way.df))
-        with suppress(PermissionError):  # in a user namespace the default has to do
+            raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, int(options.df))
+        with suppress(PermissionError):  # in a user namespace the default size must do
             raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
-        if way.link:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, way.link.encode() + b"\0")
-        if way.source is not None:
-            raw.bind((str(way.source), 0))
+        if options.link:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.link.encode() + b"\0")
+        if options.source is not None:
+            raw.bind((str(options.source), 0))
         yield raw
 
 
-def _only(kind: int, version: int) -> bytes:
-    """Return a filter that lets one type of message in: a bit for each type, set where it stays out."""
+def _type_filter(kind: int, version: int) -> bytes:
+    """Return a filter that accepts one message type: a bit for each type, set if it is dropped."""
     words = 1 if version == _IPV4 else 8
     mask = [0xFFFFFFFF] * words
     mask[kind >> 5] &= ~(1 << (kind & 31))

@@ -1,4 +1,4 @@
-"""Looks up the facts that a plugin asked for, and nothing else."""
+"""Collects the facts that a plugin asks for, and no others."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -23,8 +23,8 @@ def observe(session: Session, asks: Asks) -> Facts:
     sandbox = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
     return Facts(
         host={name: _facts(session, HOST, link) for name, link in host.items()},
-        sandbox={name: _inside(session, link, host) for name, link in sandbox.items()},
-        default_route=_default_route_asked(session, asks),
+        sandbox={name: _sandbox_facts(session, link, host) for name, link in sandbox.items()},
+        default_route=_default_route_facts(session, asks),
         of_kinds=tuple(_of_kinds(session, asks.kinds)),
         macvlan_users=_macvlan_users(session) if asks.macvlan_users else NO_USERS,
         unsupported_kinds=_unsupported(session, asks),
@@ -69,20 +69,20 @@ def _facts(
     )
 
 
-def _inside(session: Session, link: Link, host: dict[str, Link]) -> LinkFacts:
-    """Return facts of a link of the sandbox: of a veth, the other end's too."""
+def _sandbox_facts(session: Session, link: Link, host: dict[str, Link]) -> LinkFacts:
+    """Return facts about a link in the sandbox; for a veth, about its other end as well."""
     facts = _facts(session, SANDBOX, link)
     if link.kind != "veth":
         return facts
-    seen = next((other for other in host.values() if other.ifindex == link.peer), None)
-    peer = seen or links.find(session, HOST, index=link.peer)
+    known = next((other for other in host.values() if other.ifindex == link.peer), None)
+    peer = known or links.find(session, HOST, index=link.peer)
     if peer is None:
         return facts
     return facts._replace(peer=peer.name, peer_alias=peer.alias, peer_master=_name(peer.master))
 
 
 def _name(index: int) -> str:
-    """Return the name of a host link, empty when there is none (any more)."""
+    """Return the name of a host link, empty if it does not exist (any more)."""
     try:
         return socket.if_indextoname(index) if index else ""
     except OSError:
@@ -95,7 +95,7 @@ def _owned(session: Session) -> tuple[LinkFacts, ...]:
 
 
 def _addressed(session: Session) -> tuple[LinkFacts, ...]:
-    """Return the links with addresses other than those that the kernel assigns by itself."""
+    """Return the links with addresses other than those that the kernel assigns itself."""
     found = (links.find(session, HOST, index=index) for index in addresses.links_with_addresses(session))
     present = (_facts(session, HOST, link) for link in found if link is not None)
     return tuple(
@@ -158,7 +158,7 @@ def _macvlan_users(session: Session) -> Mapping[int, tuple[LinkUser, ...]]:
     return macvlans.users(session)
 
 
-def _default_route_asked(session: Session, asks: Asks) -> LinkFacts | None:
+def _default_route_facts(session: Session, asks: Asks) -> LinkFacts | None:
     if asks.sandbox_default_route:
         return _default_route(session, SANDBOX) if session.sandbox is not None else None
     return _default_route(session, HOST) if asks.default_route else None
@@ -176,5 +176,5 @@ def _default_route(session: Session, where: Place) -> LinkFacts | None:
 
 
 def _host_seed(session: Session) -> str:
-    """Boot id and network namespace: what tells this host from any other, and this boot from the last."""
+    """Return boot id and network namespace: unique for this host, and different after every boot."""
     return f"{sysctl.read_file(_BOOT_ID)}:{netns.identity(session.host)}"

@@ -1,1 +1,1 @@
-"""The loopback plugin: brings `lo` up in a sandbox."""
+"""The loopback plugin: sets `lo` up in a sandbox."""

@@ -1,7 +1,7 @@
-"""The loopback plugin: sets `lo` of the sandbox up, whatever CNI_IFNAME says.
+"""Declares the loopback plugin, which sets `lo` of the sandbox up, whatever CNI_IFNAME is.
 
-It may be anywhere in a list: a prevResult is passed on unchanged. It has no keys of its own, and an `ipam`
-section is for other plugins.
+Its position in a list is free: it returns a prevResult unchanged. It has no keys of its own and ignores an
+`ipam` section, which is for other plugins.
 """
 
 from ipaddress import ip_interface
@@ -15,7 +15,7 @@ from cni_plugins.steps.links import EnsureUp, SetDown
 from cni_plugins.steps.step import SANDBOX, Plan
 
 _LINK, _NO_MAC = "lo", "00:00:00:00:00:00"
-# The addresses that the kernel gives `lo` when it is set up; each counts if the kernel has its family.
+# The kernel adds these addresses when `lo` is set up, as far as it supports the family.
 _ADDRESSES = (ip_interface("127.0.0.1/8"), ip_interface("::1/128"))
 
 

@@ -1,1 +1,1 @@
-"""The macvlan plugin: containers with addresses of their own on the wire."""
+"""The macvlan plugin: attaches containers directly to the network of a host link, with their own MACs."""

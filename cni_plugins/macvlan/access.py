@@ -1,8 +1,9 @@
-"""How the host and its containers on one master reach each other, which the kernel by itself prevents.
+"""Plans `hostAccess`: lets the host and its containers on one master exchange packets.
 
-The host gets a macvlan link of its own beside theirs, and routes to each of their addresses out of it. It
-bears no address but gateways: what the host sends has an address of the master as its source, and the
-containers are told the link-layer address for that. So no neighbour on the wire ever learns of the link.
+The kernel does not deliver between a master and its macvlan links. So the host gets a macvlan link of its
+own, and routes through it to each container address. That link has no addresses except gateways: the host
+sends from an address of the master, and containers get a neighbour entry for it. So other neighbours on the
+wire never learn about the link.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from cni_plugins.steps.macvlan import EnsureHostLink
 from cni_plugins.steps.neighbours import EnsureHostRoutes, EnsureNeighbour
 from cni_plugins.steps.step import HOST, SANDBOX, Step
 
-# Behind any route of the master's own addresses, which others on the wire are reached by.
+# Larger than those of the master's prefix routes, through which other neighbours on the wire are reached.
 _GATEWAY_METRIC = 2048
 
 
@@ -37,13 +38,13 @@ def host_access(
     link = identity.host_link
     yield EnsureHostLink(link, master.name, identity.host_mac, master.mtu, request.network)
     yield no_router_advertisements(link)
-    # Answer only those who are reached by this link; others on the wire shall know the master's address.
+    # Answer only neighbours routed through this link; others on the wire must learn the master's MAC address.
     yield EnsureSysctl(HOST, ("ipv4", "conf", link, "arp_filter"), "1")
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     yield EnsureUp(HOST, link)
     if is_gateway:
         yield from _gateways(link, master, ips)
-    known = _known_to(ips, master)
+    known = _neighbours_of(ips, master)
     wanted = tuple(ip.address.ip for ip in ips)
     yield EnsureHostRoutes(link, wanted, request.attachment.mark, _sources(known))
     for address in known:
@@ -51,13 +52,13 @@ def host_access(
 
 
 def _gateways(link: str, master: Master, ips: tuple[IPConfig, ...]) -> Iterator[EnsureAddress]:
-    """Yield the gateway addresses but those that the master bears, if containers know them as the host's."""
-    known = _known_to(ips, master)
+    """Yield the gateway addresses, except those of the master that containers have a neighbour entry for."""
+    known = _neighbours_of(ips, master)
     return (_gateway(link, ip) for ip in ips if ip.gateway not in known)
 
 
 def _gateway(link: str, ip: IPConfig) -> EnsureAddress:
-    """:raises InvalidNetworkConfig: when the gateway is no address that a router of the subnet can have."""
+    """:raises InvalidNetworkConfig: when the gateway is not a valid router address in the subnet."""
     network = ip.address.network
     fault = ""
     if ip.gateway is None or ip.gateway not in network:
@@ -65,17 +66,17 @@ def _gateway(link: str, ip: IPConfig) -> EnsureAddress:
     elif ip.gateway == ip.address.ip:
         fault = "is the container's own address"
     elif ip.gateway.version == IPV4 and ip.gateway in (network.network_address, network.broadcast_address):
-        fault = f"is no address of a host in {network}"
+        fault = f"is not a host address of {network}"
     if fault or ip.gateway is None:
         raise InvalidNetworkConfig(f"gateway {ip.gateway} {fault}", "isGateway and hostAccess are set")
     address = ip_interface((ip.gateway.packed, ip.address.network.prefixlen))
     return EnsureAddress(HOST, link, address, skip_dad=True, metric=_GATEWAY_METRIC)
 
 
-def _known_to(ips: tuple[IPConfig, ...], master: Master) -> list[IPAddress]:
-    """Return the host's addresses that containers take for their neighbour's.
+def _neighbours_of(ips: tuple[IPConfig, ...], master: Master) -> list[IPAddress]:
+    """Return the master's addresses that are in a subnet of the container.
 
-    Not those that move from host to host: they are made for one address alone, or beside the main one.
+    Addresses that move between hosts are left out: they have full prefix length, or are secondary.
     """
     return [
         address.ip
@@ -87,9 +88,9 @@ def _known_to(ips: tuple[IPConfig, ...], master: Master) -> list[IPAddress]:
 
 
 def _sources(known: list[IPAddress]) -> tuple[IPAddress, ...]:
-    """Return the address of each family that the master has had for longest, as no other may stay.
+    """Return the oldest address of each family, as the most likely one to remain.
 
-    The kernel lists IPv4 addresses as they came, and the newest IPv6 address first.
+    The kernel lists IPv4 addresses oldest first, IPv6 addresses newest first.
     """
     of_family = {version: [item for item in known if item.version == version] for version in (IPV4, IPV6)}
     return (*of_family[IPV4][:1], *of_family[IPV6][-1:])

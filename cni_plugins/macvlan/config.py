@@ -1,4 +1,4 @@
-"""The macvlan plugin's config: every key of the reference, and more (docs/macvlan.md)."""
+"""Validates the macvlan plugin's config: every key of the reference, and more (docs/macvlan.md)."""
 
 from typing import Annotated, Self, get_args
 
@@ -35,7 +35,7 @@ def _mode(value: object) -> object:
 
 
 def vlan_id(value: object) -> int:
-    """:raises ValueError: when it is no VLAN id that a link can have."""
+    """:raises ValueError: when it is not a valid VLAN id."""
     if type(value) is int and 1 <= value <= _LARGEST_VLAN:
         return value
     raise ValueError(f"invalid VLAN ID {shown(value)} (must be between 1 and {_LARGEST_VLAN})")
@@ -52,7 +52,7 @@ def _lower(value: object) -> object:
 
 
 class MacvlanConfig(ConfigModel):
-    """The network config; `mac` is filled from its four sources by `parse`."""
+    """The network config; `parse` sets `mac` from its four sources."""
 
     master: OptionalLinkName = ""
     mode: Annotated[MacvlanMode, BeforeValidator(_mode)] = "bridge"
@@ -75,9 +75,10 @@ class MacvlanConfig(ConfigModel):
 
     @property
     def routes_for_containers(self) -> bool:
-        """Say whether the host is their gateway; alone the key is ignored, as by the reference.
+        """Say whether the host is the containers' gateway; `isGateway` without `hostAccess` is ignored.
 
-        Its configs may have the key from a bridge's, where the gateway is a router on the wire.
+        The reference ignores the key: configs may have inherited it from a bridge's, while their gateway is a
+        router on the wire.
         """
         return self.host_access and self.is_gateway
 
@@ -88,14 +89,14 @@ class MacvlanConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.mode == "source") != bool(self.allowed_macs):
-            raise ValueError("allowedMACs and mode source need each other: the list says whom the link hears")
+            raise ValueError("allowedMACs and mode source need each other: the list has the accepted senders")
         if self.host_access and self.mode != "bridge":
             raise ValueError(
-                f"hostAccess needs mode bridge, as in mode {self.mode} links on one master are kept apart"
+                f"hostAccess needs mode bridge, as in mode {self.mode} links on one master are isolated"
             )
         if self.link_in_container and (self.host_access or self.vlan is not None):
             key = "hostAccess" if self.host_access else "vlan"
-            raise ValueError(f"{key} needs a master in the host, and linkInContainer is set")
+            raise ValueError(f"{key} needs a master in the host, but linkInContainer is set")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Which link the macvlan link is on: named, of a chain's result, of the default route; or a VLAN of that."""
+"""Finds the master: a named link, one of prevResult or of the default route, or a VLAN link on these."""
 
 from itertools import takewhile
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from cni_plugins.steps.macvlan import ETHERTYPES, EnsureVlan
 
 
 class Master(NamedTuple):
-    """The link below.
+    """The lower device of the macvlan link.
 
-    :param ifindex: 0 for a VLAN link that is still to be made.
-    :param vlan: the step that makes it, where it is a VLAN link of ours.
+    :param ifindex: 0 for a VLAN link that does not exist yet.
+    :param vlan: the step that creates it, if it is a VLAN link of ours.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Master(NamedTuple):
 
 
 def names(request: Request, config: MacvlanConfig) -> tuple[str, ...]:
-    """Return the links to be looked up; none where the default route says which."""
+    """Return the names of links to look up, none if the default route selects the master."""
     named = _named(request, config)
     parent, _ = _dotted(named)
     return tuple(name for name in (named, parent) if name)
@@ -39,7 +39,7 @@ def names(request: Request, config: MacvlanConfig) -> tuple[str, ...]:
 def resolve(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
     """Return the master.
 
-    :raises InvalidNetworkConfig: when there is none, or it is one that no macvlan link can be on.
+    :raises InvalidNetworkConfig: when there is none, or it cannot have macvlan links.
     """
     named = _named(request, config)
     links = facts.sandbox if config.link_in_container else facts.host
@@ -60,9 +60,9 @@ def resolve(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
 
 
 def _named(request: Request, config: MacvlanConfig) -> str:
-    """Return the name that the config gives, or the one link that plugins before this one made.
+    """Return the name in the config, or the only link that earlier plugins of the chain created.
 
-    CHECK is given the chain's whole result, in which theirs stand before our own.
+    CHECK gets the result of the whole chain, which lists their links before ours.
     """
     if config.master or request.prev_result is None:
         return config.master
@@ -74,7 +74,7 @@ def _named(request: Request, config: MacvlanConfig) -> str:
 
 
 def _dotted(name: str) -> tuple[str, str]:
-    """Split the customary name of a VLAN link: master, dot, id."""
+    """Split the usual name of a VLAN link: master, dot, id."""
     parent, dot, number = name.rpartition(".")
     return (parent, number) if dot and parent and number else ("", "")
 
@@ -89,7 +89,7 @@ def _vlan_of(name: str, number: str, config: MacvlanConfig) -> int:
         return vlan_id(int(number) if plain else number)
     except ValueError as err:
         raise InvalidNetworkConfig(
-            f"master {name} does not exist, nor can it be made: {err}", f"master is {name}"
+            f"master {name} does not exist and cannot be created: {err}", f"master is {name}"
         ) from err
 
 
@@ -103,14 +103,14 @@ def _missing(named: str, config: MacvlanConfig) -> InvalidNetworkConfig:
 
 
 def _require_below(link: LinkFacts, name: str) -> None:
-    """:raises InvalidNetworkConfig: for links that carry no Ethernet frames of others."""
-    told = f"master is {name}"
+    """:raises InvalidNetworkConfig: for links that do not carry Ethernet frames of other links."""
+    details = f"master is {name}"
     if link.loopback:
-        raise InvalidNetworkConfig(f"{link.name} is a loopback link, which no macvlan link can be on", told)
+        raise InvalidNetworkConfig(f"{link.name} is a loopback link, which cannot be a master", details)
     if not link.ethernet:
-        raise InvalidNetworkConfig(f"{link.name} is not an Ethernet link", told)
+        raise InvalidNetworkConfig(f"{link.name} is not an Ethernet link", details)
     if link.alias.startswith(HOST_LINK_ALIAS):
-        raise InvalidNetworkConfig(f"{link.name} is the host's own link of a macvlan network", told)
+        raise InvalidNetworkConfig(f"{link.name} is the host's own link of a macvlan network", details)
 
 
 def _require_free(link: LinkFacts) -> None:
@@ -121,18 +121,18 @@ def _require_free(link: LinkFacts) -> None:
 
 
 def _require_protocol(link: LinkFacts, config: MacvlanConfig) -> None:
-    """:raises InvalidNetworkConfig: for a VLAN link of another protocol than the config expressly wants."""
+    """:raises InvalidNetworkConfig: for a VLAN link whose protocol is not the one explicitly configured."""
     if link.kind != "vlan" or "vlan_protocol" not in config.model_fields_set:
         return
     if link.vlan[1] != ETHERTYPES[config.vlan_protocol]:
         raise InvalidNetworkConfig(
-            f"{link.name} is VLAN {link.vlan[0]} of another protocol than {config.vlan_protocol}",
+            f"{link.name} is VLAN {link.vlan[0]} with a protocol other than {config.vlan_protocol}",
             f"master is {link.name}, vlanProtocol is {config.vlan_protocol}",
         )
 
 
 def _kept(link: LinkFacts, facts: Facts) -> EnsureVlan | None:
-    """Return the step that keeps a VLAN link of ours, named as master, from being removed meanwhile."""
+    """Return the step that keeps a VLAN link of ours, named as master, from concurrent removal."""
     parent, _ = _dotted(link.name)
     below = facts.host.get(parent)
     ours = (link.kind, link.alias) == ("vlan", VLAN_ALIAS)
@@ -143,7 +143,7 @@ def _kept(link: LinkFacts, facts: Facts) -> EnsureVlan | None:
 
 
 def _on_vlan(config: MacvlanConfig, vlan: int, parent: LinkFacts, facts: Facts) -> Master:
-    """Return the VLAN link on a parent: one there is, under whatever name, or the one to be made."""
+    """Return the VLAN link on a parent: an existing one of any name, or the one to create."""
     wanted = (vlan, ETHERTYPES[config.vlan_protocol])
     present = (link for link in facts.of_kinds if (link.lower, link.vlan) == (parent.ifindex, wanted))
     link = next(present, None)

@@ -1,4 +1,4 @@
-"""What the macvlan plugin decides: pure functions from request, config, lease and facts to a plan."""
+"""Plans ADD and CHECK of the macvlan plugin: pure functions from request, config, lease and facts."""
 
 from collections.abc import Iterator
 
@@ -31,9 +31,9 @@ from cni_plugins.steps.step import HOST, SANDBOX, Step
 
 
 def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
-    """Refuse before addresses are reserved, as taking those back could take a living attachment's.
+    """Refuse before addresses are reserved, as releasing them could release those of an existing attachment.
 
-    :raises InvalidNetworkConfig: when there is no master that would do.
+    :raises InvalidNetworkConfig: when there is no suitable master.
     :raises NameTaken: when the sandbox has an interface of that name.
     """
     require_mtu(config, resolve(request, config, facts), ())
@@ -42,9 +42,9 @@ def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
 
 
 def decide(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Decision:
-    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+    """Return steps and result of ADD, host-wide sysctls last; CHECK compares the same steps with the kernel.
 
-    :raises InvalidNetworkConfig: when the addresses and the config do not go together.
+    :raises InvalidNetworkConfig: when the addresses do not fit the config.
     """
     master = _master(request, config, facts)
     identity = identify(request, config, master, facts)
@@ -61,7 +61,7 @@ def decide(request: Request, config: MacvlanConfig, lease: Result, facts: Facts)
 
 
 def _master(request: Request, config: MacvlanConfig, facts: Facts) -> Master:
-    """:raises StateDrifted: when CHECK finds that the master is not what it was."""
+    """:raises StateDrifted: when CHECK finds that the master is gone or no longer suitable."""
     try:
         return resolve(request, config, facts)
     except InvalidNetworkConfig as err:
@@ -92,10 +92,10 @@ def _sandbox(
     ips: tuple[IPConfig, ...],
     routes: tuple[Route, ...],
 ) -> Iterator[Step]:
-    """IPv4 addresses go on while the link is down, as in the reference, and are announced once it is up."""
-    yield from _listening(link, config)
+    """Yield the sandbox's steps: IPv4 addresses come before link up, which announces them."""
+    yield from _source_mode_sysctls(link, config)
     if ips:
-        yield from _announcing(link, config, identity)
+        yield from _announcement_sysctls(link, config, identity)
     yield from (EnsureAddress(SANDBOX, link, ip.address) for ip in ips if ip.address.version == IPV4)
     yield from _up(link, config, identity, [ip.address for ip in ips if ip.address.version == IPV6])
     yield from (route(link, item, ips) for item in routes)
@@ -107,28 +107,28 @@ def _sandbox(
 def _up(
     link: str, config: MacvlanConfig, identity: MacvlanIdentity, addresses: list[IPInterface]
 ) -> Iterator[Step]:
-    """Set the link up, and give it its IPv6 addresses.
+    """Yield the steps that set the link up and add its IPv6 addresses.
 
-    They may be optimistic (RFC 4429) only once it is up: for one that was there before, the kernel makes no
-    local route until detection is over (addrconf_dad_run, net/ipv6/addrconf.c).
+    Optimistic addresses (RFC 4429) must be added after it is up: for earlier ones the kernel creates no local
+    route until DAD has finished (addrconf_dad_run, net/ipv6/addrconf.c).
     """
     if addresses:
         yield from with_ipv6(link, keep_on_down=identity.ours)
         if identity.ours and not config.enabledad:
-            # Neighbours are asked for from an address that is nobody else's for sure (RFC 4429, 3.2).
+            # Neighbour solicitations need a source that is not optimistic (RFC 4429, 3.2).
             yield EnsureAddress(SANDBOX, link, link_local(identity.first_mac), skip_dad=True)
     yield EnsureUp(SANDBOX, link)
     for address in addresses:
-        yield _usable_at_once(link, config, address)
+        yield _ipv6_address(link, config, address)
     if addresses and config.enabledad:
         yield AwaitAddresses(SANDBOX, link)
 
 
-def _usable_at_once(link: str, config: MacvlanConfig, address: IPInterface) -> EnsureAddress:
-    """On a wire somebody else may have an address, so that is still found out, while the container works.
+def _ipv6_address(link: str, config: MacvlanConfig, address: IPInterface) -> EnsureAddress:
+    """Return the step for an address that is usable during DAD, which finds duplicates on the wire.
 
-    Not in modes that give a container its own frames back from a switch that reflects them: it would take its
-    announcement for somebody else's (macvlan_handle_frame, drivers/net/macvlan.c).
+    Without DAD in modes that deliver a container's own frames when a switch reflects them: it would mistake
+    its own announcement for a duplicate (macvlan_handle_frame, drivers/net/macvlan.c).
     """
     if config.enabledad:
         return EnsureAddress(SANDBOX, link, address)
@@ -136,21 +136,22 @@ def _usable_at_once(link: str, config: MacvlanConfig, address: IPInterface) -> E
     return EnsureAddress(SANDBOX, link, address, skip_dad=hears_itself, optimistic=not hears_itself)
 
 
-def _announcing(link: str, config: MacvlanConfig, identity: MacvlanIdentity) -> Iterator[Step]:
-    """Announcements by ARP (RFC 5227) and ND (RFC 4861, 7.2.6), and addresses of use at once (RFC 4429)."""
+def _announcement_sysctls(link: str, config: MacvlanConfig, identity: MacvlanIdentity) -> Iterator[Step]:
+    """Yield sysctls for announcements (RFC 5227; RFC 4861, 7.2.6) and optimistic DAD (RFC 4429)."""
     yield EnsureSysctl(SANDBOX, ("ipv4", "conf", link, "arp_notify"), "1", WANTED)
     if not identity.ours:
-        return  # older releases of the reference set no more
+        return  # older releases of the reference do not set the others
     yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "ndisc_notify"), "1", WANTED)
     if not config.enabledad:
         for key in ("optimistic_dad", "use_optimistic"):
             yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, key), "1", WANTED)
 
 
-def _listening(link: str, config: MacvlanConfig) -> Iterator[Step]:
-    """A link of mode source gets what its senders send to anybody, and must not send that on again.
+def _source_mode_sysctls(link: str, config: MacvlanConfig) -> Iterator[Step]:
+    """Yield sysctls that turn forwarding off in mode source, which delivers frames for any destination.
 
-    Sandboxes are born with the host's `ip_forward`; two such links on a reflecting switch would never end.
+    New network namespaces inherit the host's `ip_forward`; two such links on a reflecting switch would
+    forward packets in a loop.
     """
     if config.mode == "source":
         for family in ("ipv4", "ipv6"):

@@ -1,4 +1,4 @@
-"""The macvlan plugin's declaration: what it asks, plans, answers and reports."""
+"""Declares the macvlan plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.contract.facts import Asks, Facts, clash
 from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
@@ -13,14 +13,14 @@ from cni_plugins.protocol.request import Request
 
 
 def asks(request: Request, config: MacvlanConfig | None) -> Asks:
-    """Return the questions of each command; DEL and GC need nothing of the config."""
+    """Return the facts that each command needs; DEL and GC do without the config."""
     if request.command == "GC":
         return Asks()
     if request.command == "DEL" or config is None:
         return Asks(sandbox=(request.ifname, request.attachment.host_end))
     masters = names(request, config)
     inside, by_route = config.link_in_container, not masters
-    asked = Asks(
+    common = Asks(
         host=() if inside else masters,
         sandbox=(request.ifname, *masters) if inside else (request.ifname,),
         default_route=by_route and not inside,
@@ -28,17 +28,17 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
         kinds=() if config.vlan is None and len(masters) < 2 else ("vlan",),  # noqa: PLR2004 (a dotted name)
     )
     if request.command != "STATUS":
-        return asked
-    kinds = ("macvlan", "vlan") if asked.kinds else ("macvlan",)
-    asked = asked._replace(sandbox=(), macvlan_users=True, unsupported_kinds=kinds)
+        return common
+    kinds = ("macvlan", "vlan") if common.kinds else ("macvlan",)
+    own = common._replace(sandbox=(), macvlan_users=True, unsupported_kinds=kinds)
     if not config.masquerades:
-        return asked
+        return own
     rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
-    return asked._replace(nf_tables=rules.nf_tables, iptables=rules.iptables)
+    return own._replace(nf_tables=rules.nf_tables, iptables=rules.iptables)
 
 
 def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
-    """:raises NotAvailable: when the master is missing, taken or unfit, or the kernel lacks something.
+    """:raises NotAvailable: when the master is missing, in use or unsuitable, or the kernel lacks a feature.
 
     :raises LimitedConnectivity: when the master is down.
     """
@@ -47,7 +47,7 @@ def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
         raise NotAvailable(f"this kernel has no {name}", f"master is {config.master or 'not set'}")
     require_rules(facts)
     if config.link_in_container:
-        return  # which sandbox that is, only ADD knows
+        return  # the master is in a sandbox, and STATUS has none
     try:
         master = resolve(request, config, facts)
         require_mtu(config, master, ())
@@ -61,7 +61,7 @@ def _require_working(config: MacvlanConfig, master: Master, facts: Facts) -> Non
     if taken:
         raise NotAvailable(taken, f"mode is {config.mode}")
     if not master.up:
-        raise LimitedConnectivity(f"master {master.name} is down", "containers on it reach nobody")
+        raise LimitedConnectivity(f"master {master.name} is down", "containers on it have no connectivity")
 
 
 PLUGIN = Plugin(

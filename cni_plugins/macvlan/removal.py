@@ -1,4 +1,4 @@
-"""What DEL and GC take away: everything that bears the attachment's names, whatever is still alive."""
+"""Plans DEL and GC of the macvlan plugin: deletes whatever carries the attachment's names, alive or not."""
 
 from collections.abc import Iterator
 
@@ -25,12 +25,12 @@ def delete(request: Request, _config: MacvlanConfig | None, facts: Facts) -> Pla
 
 def _steps(request: Request, facts: Facts) -> Iterator[Step]:
     attachment = request.attachment
-    # Under the second name a link is made; an ADD that was killed may have left it there.
+    # A link is created under the second name; an ADD that was killed may have left it there.
     names = (request.ifname, attachment.host_end)
     found = [name for name in names if _is_own(request, facts.sandbox.get(name))]
     for name in found:
         yield DelLink(SANDBOX, name)
-    if not found:  # the sandbox is gone or another's, or the link was renamed
+    if not found:  # the sandbox is gone or reused, or the link was renamed
         yield DelAttached(attachment)
     yield DelHostAccess(attachment.network, attachment.mark)
     yield DelOwnedRules(request.owner)
@@ -39,12 +39,12 @@ def _steps(request: Request, facts: Facts) -> Iterator[Step]:
 
 
 def _is_own(request: Request, link: LinkFacts | None) -> bool:
-    """A sandbox's path may be another container's by now; links of the reference bear no alias."""
+    """Say whether a link is the attachment's: its sandbox path may be reused; the reference sets no alias."""
     return link is not None and link.kind == "macvlan" and tag_of(link.alias) in ("", request.attachment.tag)
 
 
 def collect(request: Request, _facts: Facts) -> Plan:
-    """Return the steps of GC: whatever bears this network's tag and no valid attachment's."""
+    """Return the steps of GC: delete whatever has this network's tag but no valid attachment's."""
     valid = request.valid_tags
     return (
         DelStaleAttached(request.network, valid),

@@ -1,4 +1,4 @@
-"""The result of ADD: the link, the host's own link, and what plugins before this one made."""
+"""Builds the result of ADD: prevResult, the macvlan link, and the host's own link."""
 
 from cni_plugins.contract.gateways import with_gateways
 from cni_plugins.macvlan.config import MacvlanConfig
@@ -10,16 +10,16 @@ from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
 def own_addresses(
     request: Request, config: MacvlanConfig, lease: Result
 ) -> tuple[tuple[IPConfig, ...], tuple[Route, ...]]:
-    """Return addresses and routes of the link: the IPAM's, or those a chain has for a link of the host."""
+    """Return addresses and routes of the link: the IPAM's, or those of prevResult for a link of the host."""
     chained = request.command == "ADD" and not config.ipam.type
     ips, routes = (
-        (_for_us(request.prev_result), _routes_of(request)) if chained else (lease.ips, lease.routes)
+        (_host_ips(request.prev_result), _routes_of(request)) if chained else (lease.ips, lease.routes)
     )
     return (with_gateways(ips) if config.routes_for_containers else ips), (routes if ips else ())
 
 
-def _for_us(result: Result | None) -> tuple[IPConfig, ...]:
-    """Return the addresses of a chain's result that no interface of a sandbox has."""
+def _host_ips(result: Result | None) -> tuple[IPConfig, ...]:
+    """Return the addresses of prevResult that do not belong to an interface of a sandbox."""
     if result is None:
         return ()
     inside = {number for number, item in enumerate(result.interfaces) if item.sandbox}
@@ -31,7 +31,7 @@ def _routes_of(request: Request) -> tuple[Route, ...]:
 
 
 def result(request: Request, config: MacvlanConfig, identity: MacvlanIdentity, own: Result) -> Result:
-    """Return the link, and the host's own; what plugins before this one made stays in front.
+    """Return prevResult with the link and the host's own link appended.
 
     :param own: the addresses and routes of the link, as `own_addresses` returns them.
     """
@@ -43,7 +43,7 @@ def result(request: Request, config: MacvlanConfig, identity: MacvlanIdentity, o
     ]
     if config.host_access:
         interfaces.append(Interface(identity.host_link, identity.host_mac))
-    taken = () if config.ipam.type else _for_us(request.prev_result)
+    taken = () if config.ipam.type else _host_ips(request.prev_result)
     return before._replace(
         interfaces=tuple(interfaces),
         ips=(

@@ -1,1 +1,1 @@
-"""The words of the CNI specification: request, result, versions. Knows no plugin and no kernel."""
+"""Implements the CNI protocol: requests, results, versions. Independent of plugins and kernel."""

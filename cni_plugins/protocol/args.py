@@ -1,7 +1,7 @@
-"""CNI_ARGS: `KEY=value;KEY=value`, as the runtimes send them.
+"""Parses CNI_ARGS, which runtimes send as `KEY=value;KEY=value`.
 
-One list of keys serves the whole suite: a key meant for the IPAM plugin must not make the plugin that
-delegates to it fail, as it does with the reference.
+All plugins accept the same keys: a key for the IPAM plugin must not make the main plugin that calls it fail,
+as it does with the reference.
 """
 
 from cni_plugins.errors import BadEnvironment
@@ -12,9 +12,9 @@ _IGNORE_UNKNOWN = "IgnoreUnknown"
 
 
 def parse_args(text: str) -> dict[str, str]:
-    """Return the arguments this suite knows.
+    """Return the arguments that this suite knows.
 
-    :raises BadEnvironment: for a malformed pair, or a key that is neither known nor to be ignored.
+    :raises BadEnvironment: for a malformed pair, or an unknown key without IgnoreUnknown.
     """
     pairs = {}
     for item in text.split(";") if text else ():

@@ -1,11 +1,11 @@
-"""Reads a result in any of its seven shapes (SPEC.md); what a version does not know is kept."""
+"""Parses a result of any of the seven protocol versions (SPEC.md); unknown keys are kept."""
 
 from cni_plugins.errors import DecodingFailed
 from cni_plugins.protocol.fields import Conf, get, parse_address, parse_cidr, rest, shown, typed
 from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
 from cni_plugins.protocol.versions import GC_AND_STATUS, LISTS, at_least
 
-_LARGEST_SCOPE = 255  # an octet in linux/rtnetlink.h
+_LARGEST_SCOPE = 255  # rtm_scope is one octet (linux/rtnetlink.h)
 _UNSIGNED_LIMIT = 0xFFFFFFFF  # attributes of routes are 32 bits wide
 
 
@@ -26,7 +26,7 @@ def parse_route(value: object, where: str) -> Route:
     dst = parse_cidr(get(conf, "dst"), f"{where}.dst")
     gateway = parse_address(get(conf, "gw"), f"{where}.gw") if get(conf, "gw") else None
     if gateway is not None and gateway.version != dst.version:
-        raise ValueError(f"{where}.gw: {gateway} is not of the family of {dst}")
+        raise ValueError(f"{where}.gw: {gateway} is not of the same family as {dst}")
     return Route(
         dst=dst,
         gw=gateway,
@@ -40,9 +40,9 @@ def parse_route(value: object, where: str) -> Route:
 
 
 def parse_result(raw: object, version: str, where: str = "prevResult") -> Result:
-    """Read a result of one protocol version.
+    """Parse a result of one protocol version.
 
-    :raises DecodingFailed: when it does not have that version's shape.
+    :raises DecodingFailed: when it does not have that version's format.
     """
     try:
         conf = _object(raw, where)
@@ -100,7 +100,7 @@ def _parse_ip(conf: Conf, where: str) -> IPConfig:
 
 
 def _parse_families(conf: Conf, where: str) -> Result:
-    """Read the shape of 0.1.0 and 0.2.0: `ip4` and `ip6`, each with one address and its routes."""
+    """Parse the format of 0.1.0 and 0.2.0: `ip4` and `ip6`, each with one address and its routes."""
     ips: list[IPConfig] = []
     routes: list[Route] = []
     for key in ("ip4", "ip6"):

@@ -1,6 +1,6 @@
-"""Writes a result in any of its seven shapes.
+"""Encodes a result for any of the seven protocol versions.
 
-Shapes follow SPEC.md of each version; key order and indentation follow the reference, because people compare
+Formats follow SPEC.md of each version; key order and indentation follow the reference, because people compare
 the two.
 """
 
@@ -13,7 +13,7 @@ from cni_plugins.protocol.versions import GC_AND_STATUS, LISTS, SORTED_KEYS, at_
 
 
 def encode(result: Result, version: str) -> bytes:
-    """Return the result as one JSON document in the shape of `version`."""
+    """Return the result as one JSON document in the format of `version`."""
     document = _lists(result, version) if at_least(version, LISTS) else _families(result, version)
     ordered = at_least(version, SORTED_KEYS)
     return json.dumps(document, indent=4, sort_keys=ordered, ensure_ascii=False, allow_nan=False).encode()
@@ -76,7 +76,7 @@ def _dns(dns: DNS) -> dict[str, Any]:
 
 
 def _families(result: Result, version: str) -> dict[str, Any]:
-    """Write the shape of 0.1.0 and 0.2.0, which has room for one address of each family."""
+    """Return the format of 0.1.0 and 0.2.0, which holds one address of each family."""
     document: dict[str, Any] = {"cniVersion": version}
     for family in (4, 6):
         found = next((ip for ip in result.ips if ip.address.version == family), None)
@@ -91,7 +91,7 @@ def _families(result: Result, version: str) -> dict[str, Any]:
         document[f"ip{family}"] = {"ip": str(found.address), **_given(fields)}
     if len(document) == 1:
         raise InvalidNetworkConfig(
-            f"a result of CNI version {version} cannot be without an IP address",
+            f"a result of CNI version {version} must have an IP address",
             f"cniVersion {version}, no ips",
         )
     return {**document, "dns": _dns(result.dns), **result.extra}

@@ -1,6 +1,6 @@
-"""Reading JSON as the reference does: keys match whatever their case, null means absent.
+"""Reads JSON values as the reference does: keys are case-insensitive, null means absent.
 
-Every reader here names the path and the value when a type is wrong, so an error is one sentence.
+Errors of the functions here name the path and the value in one sentence.
 """
 
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
 
-_SHOWN = 80  # characters of a value that an error repeats
+_SHOWN = 80  # characters of a value that an error quotes
 _KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 
-def get(conf: Conf, key: str) -> Any:  # noqa: ANN401 (JSON is anything until a reader below has looked at it)
-    """Return the value of a key in any case, the last of several; None when absent or null."""
+def get(conf: Conf, key: str) -> Any:  # noqa: ANN401 (any JSON value until a function below has checked it)
+    """Return the value of a key, case-insensitively, the last of several; None when absent or null."""
     folded = key.lower()
     return next((conf[name] for name in reversed(list(conf)) if name.lower() == folded), None)
 
 
 def rest(conf: Conf, known: tuple[str, ...]) -> dict[str, Any]:
-    """Return what `known` does not name, to be handed on untouched."""
+    """Return the keys that are not in `known`, to be passed on unchanged."""
     folded = {key.lower() for key in known}
     return {key: value for key, value in conf.items() if key.lower() not in folded}
 
 
-def typed(conf: Conf, key: str, kind: type, where: str) -> Any:  # noqa: ANN401 (the kind says what)
+def typed(conf: Conf, key: str, kind: type, where: str) -> Any:  # noqa: ANN401 (the kind is the type)
     """Return a value of one JSON kind, or that kind's empty value when absent.
 
     :raises ValueError: when the value is of another kind.
@@ -51,7 +51,7 @@ def typed(conf: Conf, key: str, kind: type, where: str) -> Any:  # noqa: ANN401 
 
 
 def shown(value: object) -> str:
-    """Return a value as it may stand in an error: short, one line."""
+    """Return a value in a form for errors: short, on one line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
@@ -70,7 +70,7 @@ def parse_address(value: object, where: str = "") -> IPAddress:
 
 
 def parse_cidr(value: object, where: str = "") -> IPInterface:
-    """Parse `address/prefix length`, host bits kept.
+    """Parse `address/prefix length`, keeping host bits.
 
     :raises ValueError: naming the value.
     """

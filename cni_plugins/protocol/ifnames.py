@@ -1,4 +1,4 @@
-"""Which names a link may have (Linux: dev_valid_name in net/core/dev.c)."""
+"""Checks names of links (Linux: dev_valid_name in net/core/dev.c)."""
 
 _LIMIT = 15  # IFNAMSIZ less the NUL
 
@@ -7,8 +7,8 @@ _FORBIDDEN = {
     "": "is empty",
     ".": "is . or ..",
     "..": "is . or ..",
-    "all": "is a name of settings under /proc/sys/net",
-    "default": "is a name of settings under /proc/sys/net",
+    "all": "is reserved for settings under /proc/sys/net",
+    "default": "is reserved for settings under /proc/sys/net",
 }
 
 
@@ -21,5 +21,5 @@ def ifname_fault(name: str) -> str:
     if any(char in "/:" or char.isspace() for char in name):
         return "contains / or : or whitespace characters"
     if "%" in name:
-        return "contains %, which the kernel takes for a number to fill in"
+        return "contains %, which the kernel replaces by a number"
     return "" if name.isprintable() else "contains unprintable characters"

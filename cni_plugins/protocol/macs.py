@@ -1,4 +1,4 @@
-"""MAC addresses as runtimes and people write them."""
+"""Parses MAC addresses in any usual notation, and derives link-local addresses from them."""
 
 from ipaddress import IPv6Interface
 
@@ -8,7 +8,7 @@ _MULTICAST = 0x01  # IEEE 802: the group bit of the first octet
 
 
 def link_local(mac: str) -> IPv6Interface:
-    """Return the address that a link with this EUI-48 gives itself (RFC 4862, 5.3; RFC 4291, appendix A)."""
+    """Return the link-local address of a link with this EUI-48 (RFC 4862, 5.3; RFC 4291, appendix A)."""
     octets = bytearray.fromhex(mac.replace(":", ""))
     octets[0] ^= 0x02
     identifier = octets[:3] + b"\xff\xfe" + octets[3:]
@@ -16,9 +16,9 @@ def link_local(mac: str) -> IPv6Interface:
 
 
 def parse_mac(value: object) -> str:
-    """Return an EUI-48 in lower case with colons, from any of the notations netaddr knows.
+    """Return an EUI-48 in lower case with colons, from any notation that netaddr knows.
 
-    :raises ValueError: when it is no address a link can have.
+    :raises ValueError: when it is not a valid address for a link.
     """
     from netaddr import EUI, mac_unix_expanded, valid_mac
 

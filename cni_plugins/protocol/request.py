@@ -1,7 +1,7 @@
-"""One call of a plugin: environment and stdin, checked whole before anything is changed.
+"""Parses environment and stdin of one call, completely, before anything is changed.
 
-The order of the checks and the texts follow the reference (`skel`), so runtimes and people find what they
-know; the codes follow SPEC.md.
+Order and texts of the checks follow the reference (`skel`), as runtimes and people expect them; the codes
+follow SPEC.md.
 """
 
 import json
@@ -36,14 +36,14 @@ _REQUIRED = {
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
-# A name becomes a directory and a container id becomes an nf_tables comment and a file's content: bounded.
+# Bounded, as a name becomes a directory, and a container id an nf_tables comment and the content of a file.
 _NAME_LIMIT = 255
 
 
 class Request(NamedTuple):
-    """Everything a plugin may know about the call; nothing in it has been acted upon yet.
+    """Everything that a plugin may know about the call; nothing has been changed yet.
 
-    :param plugin: who carries it out, as the owner of rules; see ownership.plugin_word.
+    :param plugin: the plugin that carries it out, as an owner of rules is named; see ownership.plugin_word.
     """
 
     command: Command
@@ -73,21 +73,21 @@ class Request(NamedTuple):
 
     @property
     def ipam_type(self) -> str:
-        """The type of the `ipam` section, as far as it can be told: DEL and GC take broken configs too."""
+        """The type of the `ipam` section, empty if it is invalid: DEL and GC accept invalid configs too."""
         section = get(self.conf, "ipam")
         name = get(section, "type") if isinstance(section, dict) else None
         return name if isinstance(name, str) else ""
 
     @property
     def valid_tags(self) -> frozenset[str]:
-        """Tags of the attachments that GC must leave alone."""
+        """Tags of the attachments that GC must keep."""
         return frozenset(Attachment(self.network, *pair).tag for pair in self.valid_attachments)
 
 
 def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) -> Request:
-    """Check environment and stdin of any command but VERSION.
+    """Parse environment and stdin of any command except VERSION.
 
-    :param read_stdin: called once, with the number of bytes wanted at most.
+    :param read_stdin: called once, with the maximum number of bytes to read.
     :raises CniError: the first fault found, before anything was done.
     """
     command = environment.get("CNI_COMMAND", "")
@@ -116,7 +116,7 @@ def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) ->
 
 
 def reported_version(stdin: bytes) -> str:
-    """Return the version an error document should bear: the config's if it can be told, else the newest."""
+    """Return the version for an error document: the config's if it can be read, else the newest."""
     try:
         version = _string(_decode(stdin), "cniVersion") or versions.SUPPORTED[0]
     except (DecodingFailed, InvalidNetworkConfig):
@@ -130,7 +130,7 @@ def _check_environment(command: str, environment: Mapping[str, str]) -> None:
     if command not in _REQUIRED:
         raise BadEnvironment(
             f"unknown CNI_COMMAND: {command}",
-            f"CNI_COMMAND is none of {', '.join(get_args(Command))}, VERSION",
+            f"CNI_COMMAND must be one of {', '.join(get_args(Command))}, VERSION",
         )
     _check_texts(environment)
     required = _REQUIRED[command]
@@ -183,7 +183,7 @@ def _read(read_stdin: Callable[[int], bytes]) -> bytes:
 def _decode(stdin: bytes) -> dict[str, Any]:
     try:
         conf = json.loads(stdin.decode(), parse_constant=_no_constant, parse_float=_finite)
-        if b"\\u" in stdin:  # half a surrogate pair is legal JSON and no text; Go reads it as U+FFFD
+        if b"\\u" in stdin:  # a lone surrogate is legal in JSON but not in UTF-8; Go decodes it as U+FFFD
             conf = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(conf, ensure_ascii=False)))
     except (ValueError, RecursionError) as err:
         raise DecodingFailed(
@@ -204,7 +204,7 @@ def _no_constant(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{text} is too large for a number")
     return number
 
 
@@ -228,7 +228,7 @@ def _check_command_allowed(command: str, version: str) -> None:
     if oldest and not versions.at_least(version, oldest):
         raise IncompatibleVersion(
             f"config version does not allow {command}",
-            f'cniVersion is "{version}", {command} came with {oldest}',
+            f'cniVersion is "{version}", {command} requires {oldest}',
         )
 
 
@@ -240,16 +240,16 @@ def _prev_result(command: str, conf: Conf, version: str) -> Result | None:
     try:
         return parse_result(raw, own if own in versions.SUPPORTED else version)
     except DecodingFailed:
-        # DEL must reach its end whatever is left of the cached result; ADD and CHECK need to know.
+        # DEL must succeed even if the cached result is damaged; ADD and CHECK must report that.
         if command == "DEL":
             return None
         raise
 
 
 def _valid_attachments(conf: Conf) -> tuple[tuple[str, str], ...]:
-    """Read the list GC is given, under its name in SPEC.md or the older one some runtimes send.
+    """Return the attachments for GC to keep, from the key of SPEC.md or an older one that some runtimes send.
 
-    :raises InvalidNetworkConfig: when it is malformed; guessing here would delete what is in use.
+    :raises InvalidNetworkConfig: when the list is malformed; guessing could delete attachments in use.
     """
     listed: object = next((value for key in _ATTACHMENT_KEYS if (value := get(conf, key)) is not None), [])
     if not isinstance(listed, list):

@@ -1,7 +1,6 @@
-"""The success result in one form, whatever version it came in or goes out as (see decode and encode).
+"""Defines the success result in one form, independent of protocol versions (see decode and encode).
 
-Unknown keys of a prevResult are kept in `extra` and written back, so a chain loses nothing that passes
-through us.
+Unknown keys of a prevResult are kept in `extra` and written back, so a chain loses nothing in our plugins.
 """
 
 from collections.abc import Mapping
@@ -57,7 +56,7 @@ class DNS(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What ADD answers; an IPAM plugin's answer is one without interfaces."""
+    """The result of ADD; that of an IPAM plugin has no interfaces."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IPConfig, ...] = ()
@@ -67,10 +66,10 @@ class Result(NamedTuple):
 
 
 def own_part(result: Result, ifname: str) -> Result:
-    """Return the addresses and routes of one interface of a chain's result, as an IPAM plugin would answer.
+    """Return the addresses and routes of one interface, in the form of an IPAM plugin's result.
 
-    Routes do not name their interface. Where others have addresses too, only those count that lead through a
-    gateway of this one, or in a subnet of it.
+    Routes do not name their interface. If other interfaces have addresses too, only routes through a gateway
+    of this one, or through an address in its subnets, are returned.
     """
     own = {n for n, item in enumerate(result.interfaces) if item.name == ifname and item.sandbox}
     ips = tuple(ip for ip in result.ips if ip.interface is None or ip.interface in own)

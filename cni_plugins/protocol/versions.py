@@ -1,11 +1,11 @@
-"""The protocol versions this suite speaks, and what changed between them."""
+"""Lists the supported protocol versions, and the changes between them."""
 
 from cni_plugins.errors import IncompatibleVersion
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 LATEST = SUPPORTED[-1]
 
-# The first version that knows each thing (SPEC.md of that release).
+# The first version with each feature (SPEC.md of that release).
 LISTS = "0.3.0"  # results with lists of interfaces, ips and routes
 CHECK = "0.4.0"
 SORTED_KEYS = "1.0.0"  # results without `version` in ips
@@ -18,7 +18,7 @@ def at_least(version: str, wanted: str) -> bool:
 
 
 def require_supported(version: str) -> str:
-    """Return the version to speak: a missing one means 0.1.0, as it has since the first release.
+    """Return the version to use; a missing one means 0.1.0, as in every release of the reference.
 
     :raises IncompatibleVersion: when the text is not exactly one of SUPPORTED.
     """

@@ -1,1 +1,1 @@
-"""The ptp plugin: a veth pair between host and container, no subnet. Decides; never touches the kernel."""
+"""The ptp plugin: connects a container to the host by a routed veth pair. Never calls the kernel itself."""

@@ -1,8 +1,8 @@
-"""Which addresses, gateways and routes a container has: the IPAM's as they are, or routed.
+"""Computes a container's addresses, gateways and routes: plain ones as IPAM returns them, or routed ones.
 
-A plain container has an address of a subnet, and the host end that subnet's gateway. A routed one has nothing
-but its own address: the same gateway serves every container, whatever its subnet, so addresses need not be
-cut into subnets by host, and none is spent on a gateway.
+A plain container has an address in a subnet, and its host end has that subnet's gateway address. A routed one
+has only its own address: all containers share one link-local gateway, so hosts need no subnets of their own,
+and no address is spent on gateways.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from cni_plugins.protocol.result import IPConfig, Result, Route
 from cni_plugins.ptp.config import PtpConfig
 from cni_plugins.steps.ip import SCOPE_LINK
 
-# Link-local (RFC 3927, RFC 4291): every host bears them.
+# Link-local (RFC 3927, RFC 4291): every host has them.
 ROUTED_GATEWAY = {IPV4: ip_interface("169.254.1.1/32"), IPV6: ip_interface("fe80::1/64")}
 
 
 def single(address: IPAddress) -> IPInterface:
-    """Return an address as the network that holds nothing else."""
+    """Return an address with full prefix length."""
     return ip_interface(address.packed)
 
 
 def subnet(address: IPInterface) -> IPInterface:
-    """Return the network of an address, without the host's bits."""
+    """Return the network of an address, with host bits zero."""
     return ip_interface((address.network.network_address.packed, address.network.prefixlen))
 
 
@@ -36,12 +36,12 @@ def families(ips: tuple[IPConfig, ...]) -> tuple[int, ...]:
 
 
 def in_effect(request: Request, config: PtpConfig, lease: Result, *, routed: bool) -> Result:
-    """Return the lease as the container gets it, and the result lists it.
+    """Return the lease as it is applied to the container and listed in the result.
 
-    :raises InvalidNetworkConfig: when an address has no gateway, or a route one that cannot be reached.
+    :raises InvalidNetworkConfig: when an address has no gateway, or a route's gateway is unreachable.
     """
     if request.command == "CHECK":
-        # Of what is recorded, a later plugin of the chain may have made some.
+        # Later plugins of the chain may have added addresses and routes to prevResult.
         routes = tuple(_recorded(lease)) if routed else lease.routes
         return lease._replace(ips=tuple(ip for ip in lease.ips if ip.gateway), routes=routes)
     if not routed:
@@ -56,7 +56,7 @@ def in_effect(request: Request, config: PtpConfig, lease: Result, *, routed: boo
 
 
 def is_routed(ips: tuple[IPConfig, ...]) -> bool:
-    """Say whether recorded addresses are those of a routed container, whatever the config says by now."""
+    """Say whether recorded addresses belong to a routed container; the config may have changed since."""
     return any(ip.gateway == _routed_gateway(ip.address.version) for ip in ips)
 
 
@@ -79,7 +79,7 @@ def _require_gateways(config: PtpConfig, ips: tuple[IPConfig, ...]) -> None:
             )
         if ip.gateway.version != ip.address.version or not ip.address.network.prefixlen:
             raise InvalidNetworkConfig(
-                f"{ip.address} and its gateway {ip.gateway} are not of one subnet",
+                f"{ip.address} and its gateway {ip.gateway} are not in one subnet",
                 f"ipam.type is {config.ipam.type}, routed is off",
             )
         if ip.gateway in own:
@@ -94,7 +94,7 @@ def _routed_gateway(version: int) -> IPAddress:
 
 
 def _routes(lease: Result) -> Iterator[Route]:
-    """Yield the IPAM's routes, each through the host, and a default route of each family that has none."""
+    """Yield the IPAM's routes, each through the host, and a default route for each family without routes."""
     present = families(lease.ips)
     for route in lease.routes:
         _require_reachable(route, present)
@@ -116,7 +116,7 @@ def _require_reachable(route: Route, present: tuple[int, ...]) -> None:
         fault = f"its scope is {route.scope}"
     if fault:
         raise InvalidNetworkConfig(
-            f"a routed container reaches only {gateway}, not what the route to {route.dst.network} wants",
+            f"a routed container reaches only {gateway}, so the route to {route.dst.network} cannot work",
             f"{fault}, routed is on",
         )
 

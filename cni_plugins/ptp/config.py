@@ -1,4 +1,4 @@
-"""The ptp plugin's config: every key of the reference, and a few more."""
+"""Validates the ptp plugin's config: every key of the reference, and a few more (docs/ptp.md)."""
 
 from typing import Self
 

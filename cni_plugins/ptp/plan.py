@@ -1,7 +1,7 @@
-"""What the ptp plugin decides: pure functions from request, config, lease and facts to a plan.
+"""Plans ADD, CHECK, DEL and GC of the ptp plugin: pure functions from request, config, lease and facts.
 
-A point-to-point link is no subnet: the container's only neighbour is the host, through which it reaches all
-the rest, its own subnet too.
+A point-to-point link is not a subnet: the container's only neighbour is the host, which routes everything
+else, including other addresses of its own subnet.
 """
 
 from collections.abc import Iterator
@@ -34,8 +34,8 @@ from cni_plugins.steps.links import AwaitUp, EnsureUp
 from cni_plugins.steps.neighbours import EnsureNeighbour
 from cni_plugins.steps.step import HOST, SANDBOX, Plan, Step
 
-_FIRST = 1  # the metric before all others
-_SANDBOX_INTERFACE = 1  # its place in the result: after the host end
+_FIRST = 1  # the metric that the kernel prefers to all others
+_SANDBOX_INTERFACE = 1  # its index in the result: after the host end
 
 
 def admit(request: Request, _config: PtpConfig, facts: Facts) -> None:
@@ -43,7 +43,7 @@ def admit(request: Request, _config: PtpConfig, facts: Facts) -> None:
 
 
 def decide(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> Decision:
-    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+    """Return steps and result of ADD, host-wide sysctls last; CHECK compares the same steps with the kernel.
 
     :raises InvalidNetworkConfig: when the IPAM's answer does not fit a point-to-point link.
     """
@@ -66,7 +66,7 @@ def decide(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> 
 
 
 def _result(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result) -> Result:
-    """Return both ends of the pair, and the addresses and routes as the container has them."""
+    """Return both ends of the pair, and the container's addresses and routes."""
     return lease._replace(
         interfaces=veth.interfaces(request, pair),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
@@ -79,35 +79,35 @@ def _identify(request: Request, config: PtpConfig, facts: Facts) -> veth.Pair:
 
 
 def _is_routed(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result) -> bool:
-    """Say whether the container is, or is to be, routed; what is there stays when the config changes."""
+    """Say whether the container is routed; an existing one stays as it is when the config changes."""
     if request.command == "CHECK":
         return pair.ours and is_routed(lease.ips)
     return config.routed
 
 
 def _require_no_master(request: Request, pair: veth.Pair, facts: Facts) -> None:
-    """:raises StateDrifted: when somebody has made the host end a port, which takes its packets."""
+    """:raises StateDrifted: when the host end is a port of another link, which then receives its packets."""
     host_end = facts.host.get(pair.host_end)
     if request.command == "CHECK" and host_end is not None and host_end.master:
-        raise StateDrifted(f"link {host_end.name} is a port of {host_end.master}", "it should be nobody's")
+        raise StateDrifted(f"link {host_end.name} is a port of {host_end.master}", "it must have no master")
 
 
 def _host_end(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
     link = pair.host_end
     yield plan_parts.no_router_advertisements(link)
     if pair.ours and IPV4 in families(ips):
-        # Hosts may have it off for new links.
+        # conf/default/forwarding may be 0.
         yield EnsureSysctl(HOST, ("ipv4", "conf", link, "forwarding"), "1", IF_PRESENT)
     if pair.ours and IPV6 in families(ips):
         yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
-        # What it forwards waits until it has a link-local address from which to ask for the neighbour.
+        # Forwarded packets wait until it has a link-local address to send neighbour solicitations from.
         yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     if routed:
-        # No link-local address but the gateway's.
+        # Its only link-local address is the gateway's.
         yield EnsureSysctl(HOST, ("ipv6", "conf", link, "addr_gen_mode"), "1", IF_PRESENT)
     yield EnsureUp(HOST, link)
     if routed:
-        # An address, not proxy ARP: that answers only where the host has a default route itself.
+        # An address: proxy ARP would reply only if the host itself has a default route.
         for version in families(ips):
             yield EnsureAddress(HOST, link, ROUTED_GATEWAY[version], skip_dad=True, scope=SCOPE_LINK)
     else:
@@ -118,29 +118,29 @@ def _host_end(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> It
 def _sandbox(
     request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
-    """Addresses go on while the link is down, as in the reference, so it never speaks without them."""
+    """Yield the sandbox's steps: addresses come before the link is up, so it never sends without them."""
     link = request.ifname
     has_v6 = IPV6 in families(ips)
     if has_v6:
         yield from plan_parts.with_ipv6(link, keep_on_down=pair.ours)
     if has_v6 and pair.ours and not config.enabledad:
-        # There is nobody on the link to have the same address; this spares the link-local one the wait.
+        # The host is the only neighbour, so DAD is pointless, and would delay the link-local address.
         yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "accept_dad"), "0", WANTED)
     for ip in ips:
         yield EnsureAddress(SANDBOX, link, ip.address, skip_dad=not config.enabledad, prefix_route=False)
     yield EnsureUp(SANDBOX, link)
     if has_v6 and config.enabledad:
-        # Before any route: the kernel takes no tentative address for its source.
+        # Before any route: the kernel rejects a tentative address as its source.
         yield AwaitAddresses(SANDBOX, link)
 
 
 def _plain_routes(link: str, lease: Result) -> Iterator[Step]:
-    """Yield the routes to each gateway, through it to the subnet, and then the IPAM's.
+    """Yield the routes to each gateway, to its subnet through it, and then the IPAM's routes.
 
-    Addresses that share a gateway share these routes; the first of them is the source address.
+    Addresses with the same gateway share these routes; the first address is their source.
     """
     made: dict[tuple[IPInterface, IPAddress | None], AddRoute] = {}
-    # in_effect has refused an address without one.
+    # in_effect has refused addresses without a gateway.
     for ip, via in ((ip, ip.gateway) for ip in lease.ips if ip.gateway):
         gateway, network, source = single(via), subnet(ip.address), ip.address.ip
         made.setdefault((gateway, None), AddRoute(SANDBOX, link, gateway, scope=SCOPE_LINK, src=source))
@@ -150,14 +150,14 @@ def _plain_routes(link: str, lease: Result) -> Iterator[Step]:
     gateways = {ip.gateway for ip in lease.ips}
     for route in lease.routes:
         step = plan_parts.route(link, route, lease.ips)
-        # No other neighbour is there, but the kernel is told there is, as in the reference's order of things.
+        # The kernel would refuse other gateways; the reference adds them while the prefix route exists.
         yield step.replace(onlink=step.onlink or (step.gw is not None and step.gw not in gateways))
 
 
 def _routed_routes(link: str, pair: veth.Pair, lease: Result) -> Iterator[Step]:
-    """Yield the route to the gateway, and those through it; fe80::1 is on every IPv6 link as it is.
+    """Yield the gateway's neighbour entry and route, and the routes through it; fe80::/64 needs no route.
 
-    The gateway's link-layer address is told, as some hosts answer no ARP from addresses of other subnets.
+    The neighbour entry is permanent, as some hosts do not answer ARP from addresses of other subnets.
     """
     for version in families(lease.ips):
         gateway = ROUTED_GATEWAY[version].ip
@@ -169,9 +169,10 @@ def _routed_routes(link: str, pair: veth.Pair, lease: Result) -> Iterator[Step]:
 
 
 def _host_routes(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
-    """Scope host lets the plain gateway be the host's source address towards the container.
+    """Yield the host's routes to the container.
 
-    The gateway of routed ones, of scope link itself, must not be: it is every host's.
+    Scope host makes the plain gateway the host's source address towards the container. The gateway of routed
+    containers, itself of scope link, must not be a source address, as every host has it.
     """
     scope = SCOPE_UNIVERSE if routed else SCOPE_HOST
     for ip in ips:
@@ -179,7 +180,7 @@ def _host_routes(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) ->
         if ip.address.version == IPV4:
             yield step.replace(scope=scope)
         else:
-            # IPv6 routes have no scope, and a metric that those of routing daemons would be before.
+            # IPv6 routes have no scope, and a default metric that routing daemons undercut.
             yield step.replace(priority=_FIRST if pair.ours else 0)
 
 
@@ -188,7 +189,7 @@ def _masquerade(
 ) -> Iterator[Step]:
     if pair.ours:
         steps = plan_parts.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
-        # What is a subnet elsewhere is the network's containers here.
+        # A routed container has no subnet; here the network is the set of its containers.
         yield from (
             step.replace(exempts_network=routed) if isinstance(step, EnsureMasquerade) else step
             for step in steps
@@ -201,7 +202,7 @@ def delete(request: Request, _config: PtpConfig | None, facts: Facts) -> Plan:
 
 
 def _is_likely(inside: LinkFacts) -> bool:
-    """A host end that the reference named, and that is no bridge's port."""
+    """Say whether the host end has a name of the reference's form and is not a bridge port."""
     return inside.peer.startswith(HOST_END_PREFIX) and not inside.peer_master
 
 

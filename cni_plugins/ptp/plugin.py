@@ -1,4 +1,4 @@
-"""The ptp plugin's declaration: what it asks, plans, answers and reports."""
+"""Declares the ptp plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.contract.facts import Asks, Facts
@@ -10,7 +10,7 @@ from cni_plugins.ptp.plan import admit, collect, decide, delete
 
 
 def asks(request: Request, config: PtpConfig | None) -> Asks:
-    """Return the questions of each command; DEL and GC need nothing of the config."""
+    """Return the facts that each command needs; DEL and GC do without the config."""
     if request.command == "GC":
         return Asks(owned=True)
     if request.command == "DEL" or config is None:
@@ -25,7 +25,7 @@ def asks(request: Request, config: PtpConfig | None) -> Asks:
 
 
 def status(_request: Request, _config: PtpConfig, facts: Facts) -> None:
-    """:raises NotAvailable: when the kernel or host lacks what the config needs."""
+    """:raises NotAvailable: when kernel or host lack what masquerading needs."""
     require_rules(facts)
 
 

@@ -1,1 +1,1 @@
-"""Steps: the changes to a host that a plan consists of, as values with their inverses."""
+"""Defines steps: the changes to a host that a plan consists of, as values with their inverses."""

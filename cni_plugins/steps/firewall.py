@@ -1,4 +1,4 @@
-"""Steps for packet filter and translation rules; each belongs to one plugin of an attachment."""
+"""Defines the steps for filter and translation rules; each rule belongs to one plugin of an attachment."""
 
 from cni_plugins.ownership import Attachment, Owner
 from cni_plugins.protocol.fields import IPInterface, IPNetwork
@@ -58,11 +58,15 @@ class DelIptablesMasquerade(Removal):
 
 
 class EnsureSourceGuard(Step):
-    """Frames that enter the host by `link` with any other source address are dropped."""
+    """Frames that enter the host by `link` with any other source address are dropped.
+
+    :param recorded_mac: CHECK accepts this one too, if given.
+    """
 
     owner: Owner
     link: str
     mac: str
+    recorded_mac: str = ""
 
     may_be_half_done = True
 

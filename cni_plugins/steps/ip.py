@@ -1,4 +1,4 @@
-"""Steps for addresses, routes and the settings under /proc/sys/net."""
+"""Defines the steps for addresses, routes and the settings under /proc/sys/net."""
 
 from typing import Final, Literal
 

@@ -1,11 +1,11 @@
-"""Steps for links. `Ensure…` is idempotent, `Add…` fails if present, `Del…` succeeds if absent."""
+"""Defines the steps for links: `Ensure…` is idempotent, `Add…` fails if present, `Del…` not if absent."""
 
 from typing import NamedTuple
 
-from cni_plugins.steps.step import ABSENT, HOST, Place, Removal, Step, place
+from cni_plugins.steps.step import ABSENT, HOST, Place, Removal, Shared, Step, place
 
 
-class EnsureBridge(Step):
+class EnsureBridge(Shared):
     """A bridge of this name exists; `mac` and `mtu` (0: the kernel's default) only count when it is created.
 
     An existing bridge is left as it is, except that VLAN filtering is switched on if it is requested.
@@ -19,15 +19,11 @@ class EnsureBridge(Step):
     def inverse(self, before: str) -> Step:
         return DelIdleBridge(self.name) if before == ABSENT else SetVlanFiltering(self.name, on=False)
 
-    @property
-    def is_shared(self) -> bool:
-        return True
-
     def phrase(self) -> str:
         return f"create bridge {self.name}"
 
 
-class SetVlanFiltering(Step):
+class SetVlanFiltering(Shared):
     """VLAN filtering of an existing bridge is on or off."""
 
     name: str
@@ -35,10 +31,6 @@ class SetVlanFiltering(Step):
 
     def inverse(self, before: str) -> Step:
         return SetVlanFiltering(self.name, on=not self.on)
-
-    @property
-    def is_shared(self) -> bool:
-        return True
 
     def phrase(self) -> str:
         return f"switch VLAN filtering of bridge {self.name} {'on' if self.on else 'off'}"
@@ -108,7 +100,7 @@ class SetMtu(Step):
         return f"set the MTU of {self.link} to {self.mtu} {place(self.where)}"
 
 
-class EnsurePromisc(Step):
+class EnsurePromisc(Shared):
     """The host link receives frames for any address, or only for its own."""
 
     link: str
@@ -116,10 +108,6 @@ class EnsurePromisc(Step):
 
     def inverse(self, before: str) -> Step:
         return EnsurePromisc(self.link, on=not self.on)
-
-    @property
-    def is_shared(self) -> bool:
-        return True
 
     def phrase(self) -> str:
         return f"switch promiscuous mode of {self.link} {'on' if self.on else 'off'}"
@@ -201,7 +189,7 @@ class SetPortVlans(Step):
         return f"set the VLANs of bridge port {self.link}"
 
 
-class EnsureGatewayPort(Step):
+class EnsureGatewayPort(Shared):
     """A veth pair in the host: `name` has the VLAN's gateway address, `port` is its access port.
 
     An existing one, whatever its port's name, was created by an earlier ADD or by the reference.
@@ -215,10 +203,6 @@ class EnsureGatewayPort(Step):
 
     def inverse(self, before: str) -> Step:
         return DelLink(HOST, self.name)
-
-    @property
-    def is_shared(self) -> bool:
-        return True
 
     def phrase(self) -> str:
         return f"create gateway port {self.name} of bridge {self.bridge}"

@@ -1,11 +1,11 @@
-"""Steps for macvlan links, and for what several of them share: VLAN links and the host's own macvlan link."""
+"""Defines the steps for macvlan links, and for the VLAN links and host links that several of them share."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
 
 from cni_plugins.ownership import Attachment
 from cni_plugins.steps.links import DelLink
-from cni_plugins.steps.step import SANDBOX, Place, Removal, Step
+from cni_plugins.steps.step import SANDBOX, Place, Removal, Shared, Step
 
 MacvlanMode = Literal["bridge", "vepa", "private", "passthru", "source"]
 VlanProtocol = Literal["802.1q", "802.1ad"]
@@ -59,7 +59,7 @@ class DelStaleAttached(Removal):
         return f"delete stale macvlan links of network {self.network}"
 
 
-class EnsureVlan(Step):
+class EnsureVlan(Shared):
     """A VLAN link (IEEE 802.1Q) of this name is up on the master; an existing one is left as it is."""
 
     name: str
@@ -69,10 +69,6 @@ class EnsureVlan(Step):
 
     def inverse(self, before: str) -> Step:
         return DelIdleVlans()
-
-    @property
-    def is_shared(self) -> bool:
-        return True
 
     def phrase(self) -> str:
         return f"create VLAN link {self.name} on {self.master}"
@@ -85,7 +81,7 @@ class DelIdleVlans(Removal):
         return "delete idle VLAN links"
 
 
-class EnsureHostLink(Step):
+class EnsureHostLink(Shared):
     """The host has a macvlan link of its own on the master, in mode bridge, and it is up."""
 
     name: str
@@ -96,10 +92,6 @@ class EnsureHostLink(Step):
 
     def inverse(self, before: str) -> Step:
         return DelHostAccess(self.network, NO_MARK)
-
-    @property
-    def is_shared(self) -> bool:
-        return True
 
     def phrase(self) -> str:
         return f"create the host's macvlan link {self.name} on {self.master}"

@@ -1,4 +1,4 @@
-"""Steps for neighbours, and for routes of the host to single neighbours."""
+"""Defines the steps for neighbours, and for routes of the host to single neighbours."""
 
 from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.steps.step import Place, Removal, Step, place

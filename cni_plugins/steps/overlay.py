@@ -1,4 +1,4 @@
-"""Steps for overlay networks: VXLAN links (RFC 7348), their bridges, and the entries for peers.
+"""Defines the steps for overlay networks: VXLAN links (RFC 7348), their bridges, and the entries for peers.
 
 What they make belongs to a network, not to one attachment: links have the network's alias, routes the suite's
 protocol number and the network's mark as metric, rules the network's tag. It is deleted with the network's
@@ -8,7 +8,7 @@ last attachment.
 from typing import Literal, NamedTuple
 
 from cni_plugins.protocol.fields import IPAddress, IPNetwork
-from cni_plugins.steps.step import Removal, Step
+from cni_plugins.steps.step import Removal, Shared, Step
 
 # The address whose entries in a VXLAN link's table receive all frames without an entry of their own.
 FLOOD = "00:00:00:00:00:00"
@@ -16,17 +16,7 @@ FLOOD = "00:00:00:00:00:00"
 Df = Literal["set", "inherit", "unset"]
 
 
-class _OfNetwork(Step):
-    """A step whose effect lasts until the network's last attachment is gone."""
-
-    __slots__ = ()
-
-    @property
-    def is_shared(self) -> bool:
-        return True
-
-
-class EnsureVxlan(_OfNetwork):
+class EnsureVxlan(Shared):
     """The host has a VXLAN link of this name with exactly these settings; one that differs is created anew.
 
     :param port: UDP port, local and of all peers.
@@ -58,7 +48,7 @@ class EnsureVxlan(_OfNetwork):
         return f"create VXLAN link {self.name} with VNI {self.vni} and port {self.port}"
 
 
-class EnsureOverlayBridge(_OfNetwork):
+class EnsureOverlayBridge(Shared):
     """The host has a bridge of this name, of the network, with this MAC address and MTU."""
 
     name: str
@@ -73,7 +63,7 @@ class EnsureOverlayBridge(_OfNetwork):
         return f"create bridge {self.name} of network {self.network}"
 
 
-class AttachVxlan(_OfNetwork):
+class AttachVxlan(Shared):
     """The VXLAN link is an up port of the bridge, which answers ARP and ND for neighbours it knows.
 
     :param programmed: the bridge learns no addresses from the port, and floods no frames to it.
@@ -103,7 +93,7 @@ class PeerRoute(NamedTuple):
     src: IPAddress | None = None
 
 
-class EnsurePeers(_OfNetwork):
+class EnsurePeers(Shared):
     """The tables of the network's links, and its routes, contain exactly these entries.
 
     Entries that the kernel learned are left alone; permanent entries, and routes with the suite's protocol
@@ -161,7 +151,7 @@ class DelProxied(Removal):
         return f"stop answering neighbour solicitations on {self.link}"
 
 
-class EnsureOverlayRules(_OfNetwork):
+class EnsureOverlayRules(Shared):
     """The packet filter isolates the network, in nf_tables.
 
     Packets to the VXLAN port are not tracked, and dropped if they come from a container; if `sources` are

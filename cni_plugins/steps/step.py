@@ -1,4 +1,4 @@
-"""The base of every step: a value that describes one change to the kernel, and how it is undone.
+"""Defines the base of every step: a value that describes one change to the kernel, and how it is undone.
 
 A step knows nothing of the kernel. `cni_plugins/kernel` has a function that carries each one out and one that
 compares it with what is there.
@@ -85,6 +85,16 @@ class Step(tuple[Any, ...]):
     def phrase(self) -> str:
         """The step in words, for an error: an infinitive with its objects."""
         raise NotImplementedError
+
+
+class Shared(Step):
+    """A step whose effect other attachments may rely on, once they exist too."""
+
+    __slots__ = ()
+
+    @property
+    def is_shared(self) -> bool:
+        return True
 
 
 class Removal(Step):

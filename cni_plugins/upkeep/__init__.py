@@ -1,1 +1,1 @@
-"""Maintenance of a host outside any request: compares, repairs and measures what the plugins created."""
+"""Maintains a host outside any request: compares, repairs and measures what the plugins created."""

@@ -1,7 +1,7 @@
-"""An overlay on this host apart from any container: what it should be, is, and was measured to be.
+"""Inspects, repairs and measures the host-wide part of an overlay.
 
-The plans are those of ADD and CHECK, without the part of a container. Nothing is made for a network that no
-container of this host is in, unless that is asked for.
+The plans are those of ADD and CHECK without the steps for a container. For a network without containers on
+this host nothing is created, unless that is requested.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,13 +30,13 @@ from cni_plugins.vxlan.plugin import asks_of_host
 from cni_plugins.vxlan.records import Record
 
 _ECHO_PATIENCE = 1.0  # seconds
-_LEAST_PATIENCE = 0.2  # seconds; for those who answered before, and then some times what they took
-_TIMES = 10
+_LEAST_PATIENCE = 0.2  # seconds; peers that answered before get this, or _RTT_FACTOR round trips if longer
+_RTT_FACTOR = 10
 NO_ROUTES: Mapping[IPNetwork, OverlayRoute] = {}
 
 
 class State(StrEnum):
-    """How a host stands to an overlay."""
+    """State of an overlay on this host."""
 
     IDLE = "idle"  # no container of this host is in it
     IN_SYNC = "in sync"
@@ -48,9 +48,9 @@ class State(StrEnum):
 class View(NamedTuple):
     """A network as this host sees it.
 
-    :param entries: what the kernel should be told of the peers.
-    :param differences: a sentence for everything in the kernel that is not as it should be.
-    :param routes: those of the network that the kernel has.
+    :param entries: the kernel entries that the peers require.
+    :param differences: a sentence for every difference between kernel and plan.
+    :param routes: the network's routes in the kernel.
     """
 
     overlay: Overlay
@@ -61,16 +61,16 @@ class View(NamedTuple):
     routes: Mapping[IPNetwork, OverlayRoute] = NO_ROUTES
 
     def routes_to(self, peer: Record) -> tuple[IPNetwork, ...]:
-        """Return the destinations of the routes that a peer's packets take; in mode l2 there is none."""
+        """Return the destinations of the routes to a peer; in mode l2 there are none."""
         listed = {route.dst for route in self.entries.routes if route.link}
         return tuple(dst for dst in peer.subnets or self.overlay.config.within if dst in listed)
 
 
 class Probe(NamedTuple):
-    """What was measured of one peer; None where it did not answer. Times are in seconds.
+    """Measurements of one peer, None if it did not answer. Times are in seconds.
 
-    :param mtu: of the underlay's path, the largest packet that was answered without being cut.
-    :param inside: the time to the peer's own address in the overlay, and back.
+    :param mtu: MTU of the underlay's path: the largest packet answered without fragmentation.
+    :param inside: round-trip time to the peer's own address in the overlay.
     """
 
     peer: Record
@@ -80,21 +80,22 @@ class Probe(NamedTuple):
 
 
 def view(network: str, conf: Conf) -> View:
-    """Look, and change nothing.
+    """Compare the host with the plan, without changes.
 
-    :raises CniError: when the config or the peers are at fault.
+    :raises CniError: when the config or the peers are invalid.
     """
     with Session(None) as session:
         return _view(session, *_facts(session, network, conf))
 
 
 def sync(network: str, conf: Conf, *, create: bool = False) -> View:
-    """Bring the host in line, where a container is in the network, or else if asked to.
+    """Repair the host-wide part if a container is in the network.
 
+    :param create: create it for a network without containers, too.
     :raises CniError: as `view`, and when the kernel refuses; then nothing is changed.
     """
     with Session(None) as session:
-        session.share_host()  # or the network's last container leaves between our look and our repair
+        session.share_host()  # otherwise a DEL of the last container could run between comparison and repair
         overlay, facts = _facts(session, network, conf)
         seen = _view(session, overlay, facts)
         if seen.state == State.IN_SYNC or (seen.state == State.IDLE and not create):
@@ -102,14 +103,15 @@ def sync(network: str, conf: Conf, *, create: bool = False) -> View:
         require_no_clash(overlay, facts)
         apply.apply(session, _plan(overlay, facts))
         rest = _differences(session, overlay, facts)
-        if rest:  # what others have put in the way, which is theirs
+        if rest:  # objects of others, which are left alone
             return seen._replace(state=State.DRIFTED, differences=rest)
         return seen._replace(state=State.CREATED if seen.state == State.IDLE else State.REPAIRED)
 
 
 def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple[Probe, ...]]:
-    """Measure the way to every peer, and give routes the MTUs that were found, if asked to.
+    """Measure the path to every peer.
 
+    :param write: set the MTUs that were found on the routes.
     :raises CniError: as `view`.
     """
     from cni_plugins.kernel import echo
@@ -118,7 +120,7 @@ def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple
         seen = _view(session, *_facts(session, network, conf))
         peers, source = seen.host.others, seen.host.local
         times = echo.echo([peer.vtep for peer in peers], timeout=_ECHO_PATIENCE, source=source)
-        patience = min(_ECHO_PATIENCE, max(_LEAST_PATIENCE, _TIMES * max(times.values(), default=0.0)))
+        patience = min(_ECHO_PATIENCE, max(_LEAST_PATIENCE, _RTT_FACTOR * max(times.values(), default=0.0)))
         mtus = echo.path_mtu(list(times), seen.host.mtu, patience, source=source)
         ends = {} if seen.state == State.IDLE else inner_ends(seen)
         inside = echo.echo(list(ends.values()), timeout=_ECHO_PATIENCE)
@@ -133,13 +135,13 @@ def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple
 
 
 def inner_ends(seen: View) -> dict[IPAddress, IPAddress]:
-    """Return the peers' own addresses in the overlay by their VTEPs, as far as they are known."""
+    """Return the known addresses of the peers themselves in the overlay, by their VTEPs."""
     found = ((peer.vtep, _inner_end(seen.overlay, peer)) for peer in seen.host.others)
     return {vtep: end for vtep, end in found if end is not None}
 
 
 def _inner_end(overlay: Overlay, peer: Record) -> IPAddress | None:
-    """Without a VXLAN link a host's address in its subnet is the gateway's only."""
+    """Return a host's own address in the overlay; without a VXLAN link that is its gateway address."""
     if overlay.config.mode == "l3":
         first = next(iter(peer.subnets), None)
         if first is None:
@@ -150,7 +152,7 @@ def _inner_end(overlay: Overlay, peer: Record) -> IPAddress | None:
 
 
 def route_mtus(seen: View, mtus: Mapping[IPAddress, int | None]) -> dict[IPNetwork, int]:
-    """Return the MTU of every route whose peers' paths were measured; one to several gets the smallest."""
+    """Return the MTU of every route with a measured path: the smallest, if it leads to several peers."""
     tunnelled = {route.dst for route in seen.entries.routes if route.link == seen.overlay.vxlan}
     wanted: dict[IPNetwork, int] = {}
     for peer in seen.host.others:
@@ -189,13 +191,13 @@ def _differences(session: Session, overlay: Overlay, facts: Facts) -> tuple[str,
 
 
 def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:
-    """Yield what the network has under another VNI: containers stay with it, and keep it, until they go."""
+    """Yield links of the network with another VNI; they stay until their last container is deleted."""
     for link in facts.addressed:
         if local_host.is_of(link, overlay.network) and link.name not in (
             overlay.bridge,
             vxlan_name(overlay.vni),
         ):
-            yield f"link {link.name} is of the network's former VNI: its containers have to go first"
+            yield f"link {link.name} is of the network's former VNI: delete its containers first"
 
 
 def _routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
@@ -209,9 +211,9 @@ def _plan(overlay: Overlay, facts: Facts) -> Plan:
 
 
 def _stray_ends(overlay: Overlay, facts: Facts) -> Iterator[str]:
-    """Yield the host ends of the network's containers that are in no bridge, as when it was deleted.
+    """Yield host ends of the network's containers that are not bridge ports, as after a bridge was deleted.
 
-    One with an address of its own is what another plugin made when the network was of its type.
+    One with an address was created by another plugin, when the network's type was different.
     """
     routed = {link.name for link in facts.addressed if not all(it.is_link_local for it in link.addresses)}
     tag = f"{network_tag(overlay.network)}-"

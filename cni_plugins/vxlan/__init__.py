@@ -1,1 +1,1 @@
-"""vxlan: one container network across many hosts (docs/overlay.md)."""
+"""The vxlan plugin: connects containers of many hosts to one overlay network (docs/overlay.md)."""

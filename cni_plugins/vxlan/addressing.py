@@ -1,4 +1,7 @@
-"""Which addresses a host of an overlay gives out, which it bears itself, and which ones peers can find."""
+"""Computes the addresses of an overlay: the IPAM ranges of a host, its own addresses, and their gateways.
+
+Also refuses IPAM answers with addresses that other hosts would not find here.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -22,13 +25,13 @@ def ipam_type(request: Request) -> str:
     return request.ipam_type or IPAM
 
 
-# ---------------------------------------------------------------------------------------- what IPAM is told
+# ------------------------------------------------------------------------------------- the request to IPAM
 
 
 def ipam_request(request: Request, overlay: Overlay | None, host: LocalHost | None) -> Request:
-    """Return the request as the IPAM plugin sees it: with this host's ranges, unless the config has some.
+    """Return the request for the IPAM plugin: with this host's ranges, unless the config has ranges.
 
-    :raises InvalidNetworkConfig: when there is nothing to give out.
+    :raises InvalidNetworkConfig: when this host has no address for a container.
     """
     given = get(request.conf, "ipam")
     ipam = dict(given) if isinstance(given, dict) else {}
@@ -36,16 +39,17 @@ def ipam_request(request: Request, overlay: Overlay | None, host: LocalHost | No
         return request
     if not request.ipam_type:
         ipam["type"] = IPAM
-    asked = get(request.conf, "runtimeConfig")
+    runtime_config = get(request.conf, "runtimeConfig")
     has_ranges = any(get(ipam, key) for key in ("ranges", "subnet")) or bool(
-        isinstance(asked, dict) and get(asked, "ipRanges")
+        isinstance(runtime_config, dict) and get(runtime_config, "ipRanges")
     )
     if overlay is not None and host is not None and not has_ranges:
         ipam["ranges"] = list(_ranges(overlay, host))
         if not ipam["ranges"]:
             raise InvalidNetworkConfig(
                 "this host has no addresses to give out",
-                f"ipam has no ranges, peer {host.own.node} no room in blocks ({_listed(host.own.blocks)})",
+                f"ipam has no ranges, and peer {host.own.node} has no free address in its blocks "
+                f"({_listed(host.own.blocks)})",
             )
     rest = {key: value for key, value in request.conf.items() if key.lower() != "ipam"}
     conf = {**rest, "ipam": ipam}
@@ -68,10 +72,10 @@ def _ranges(overlay: Overlay, host: LocalHost) -> Iterator[list[dict[str, Any]]]
 
 
 def _range(overlay: Overlay, host: LocalHost, subnet: IPNetwork, block: IPNetwork) -> dict[str, Any]:
-    """Return a block without the addresses that no container can have; empty when that leaves none."""
+    """Return the range of a block that containers can use, empty if there is none."""
     node = node_address(overlay, host.own.blocks, subnet)
     own = None if node is None else node.ip
-    # A block of a network whose hosts learn may be larger than what can be counted through.
+    # Blocks may be too large to enumerate when hosts learn addresses, so only the ends are computed.
     ends = [
         next((address for address in addresses_of(overlay, block, backwards=last) if address != own), None)
         for last in (False, True)
@@ -100,9 +104,9 @@ def addresses_of(overlay: Overlay, block: IPNetwork, *, backwards: bool = False)
 
 
 def node_address(overlay: Overlay, blocks: tuple[IPNetwork, ...], subnet: IPNetwork) -> IPInterface | None:
-    """Return the address that a host itself has in a stretched subnet: the first of its first block.
+    """Return the host's own address in a stretched subnet: the first of its first block.
 
-    Answers to what it sends must find back to it, and not to the gateway, which every host is.
+    Replies to the host must reach this host; every host has the gateway address, so it cannot be the source.
     """
     first = next((address for block in blocks for address in addresses_of(overlay, block)), None)
     if first is None:
@@ -112,20 +116,20 @@ def node_address(overlay: Overlay, blocks: tuple[IPNetwork, ...], subnet: IPNetw
 
 
 def twin(overlay: Overlay, address: IPAddress) -> IPAddress | None:
-    """Return the IPv6 address that goes with an IPv4 address: as far from the start of its subnet."""
+    """Return the IPv6 address paired with an IPv4 address: at the same offset in its subnet."""
     ipv4, *ipv6 = overlay.config.within
     if not ipv6 or address.version != _IPV4:
         return None
     return ip_address(int(ipv6[0].network_address) + int(address) - int(ipv4.network_address))
 
 
-# ---------------------------------------------------------------------------------------- what IPAM answers
+# ------------------------------------------------------------------------------------- the answer of IPAM
 
 
 def in_effect(overlay: Overlay, host: LocalHost, lease: Result) -> Result:
-    """Return the lease with the overlay's gateways and default routes, and the twins of its addresses.
+    """Return the lease with the overlay's gateways, default routes, and the IPv6 twins of its addresses.
 
-    :raises InvalidNetworkConfig: when peers would not find one of the addresses here.
+    :raises InvalidNetworkConfig: when peers would not look for one of the addresses on this host.
     """
     ips = tuple(_with_gateway(overlay, host, ip) for ip in (*lease.ips, *_twins(overlay, lease.ips)))
     _require_reachable(overlay, host, ips)
@@ -147,29 +151,30 @@ def _with_gateway(overlay: Overlay, host: LocalHost, ip: IPConfig) -> IPConfig:
     if network is None:
         listed = ", ".join(map(str, own_networks(overlay, host)))
         raise InvalidNetworkConfig(
-            f"address {ip.address.ip} is none of this host's: peers would not find it", f"it has {listed}"
+            f"address {ip.address.ip} is not in a network of this host: peers would not find it",
+            f"this host has {listed}",
         )
     gateway = overlay.gateway(network)
     if ip.address.ip in (gateway, network.network_address):
         raise InvalidNetworkConfig(f"address {ip.address.ip} is the host's own", f"in network {network}")
     if network.version == _IPV4 and ip.address.ip == network.broadcast_address:
-        raise InvalidNetworkConfig(f"address {ip.address.ip} is nobody's", f"in network {network}")
-    # host-local makes one up for ranges that name none.
+        raise InvalidNetworkConfig(f"address {ip.address.ip} is a broadcast address", f"in network {network}")
+    # host-local returns the first address as gateway for ranges without one.
     if overlay.config.ipam.type not in ("", IPAM) and ip.gateway not in (None, gateway):
         raise InvalidNetworkConfig(
             f"gateway {ip.gateway} of address {ip.address.ip} is not the overlay's, {gateway}",
-            f"the IPAM plugin names it, and the host bears {gateway} in {network}",
+            f"the IPAM plugin returned it, and the host has {gateway} in {network}",
         )
     return ip._replace(gateway=gateway, address=ip_interface(f"{ip.address.ip}/{network.prefixlen}"))
 
 
 def own_networks(overlay: Overlay, host: LocalHost) -> tuple[IPNetwork, ...]:
-    """Return the networks in which the host has a gateway: its subnets, or the stretched one."""
+    """Return the networks in which the host has a gateway address: its subnets, or the stretched one."""
     return host.own.subnets if overlay.config.mode == "l3" else overlay.config.within
 
 
 def _require_reachable(overlay: Overlay, host: LocalHost, ips: tuple[IPConfig, ...]) -> None:
-    """:raises InvalidNetworkConfig: when other hosts would look for one of the addresses elsewhere."""
+    """:raises InvalidNetworkConfig: when other hosts would look for one of the addresses on another host."""
     for ip in ips:
         node = (
             node_address(overlay, host.own.blocks, ip.address.network)
@@ -186,12 +191,12 @@ def _require_reachable(overlay: Overlay, host: LocalHost, ips: tuple[IPConfig, .
     expected = [first, other] if (other := twin(overlay, first)) else [first]
     if not any(holds(block, first) for block in host.own.blocks):
         raise InvalidNetworkConfig(
-            f"address {first} is in no block of this host: peers would look for it elsewhere",
+            f"address {first} is not in a block of this host: peers would look for it elsewhere",
             f"blocks are {', '.join(map(str, host.own.blocks))}, bum is none",
         )
     odd = next((ip.address.ip for ip in ips if ip.address.ip not in expected), None)
     if odd is not None:
         raise InvalidNetworkConfig(
-            f"address {odd} beside {first}: a container has one MAC address, which follows from one address",
+            f"address {odd} beside {first}: a container has one MAC address, derived from one IP address",
             "bum is none; with head-end a container may have several",
         )

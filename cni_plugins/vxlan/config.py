@@ -1,4 +1,4 @@
-"""The vxlan plugin's config: the network's keys, checked for themselves and against the peers' records."""
+"""Validates the vxlan plugin's config: each key by itself, all together, and against the peers' records."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
@@ -33,7 +33,7 @@ from cni_plugins.vxlan.records import Extent, Networks, one_or_more
 DEFAULT_PORT = 4789  # IANA
 _LARGEST_PORT = 65535
 _SMALLEST_SUBNET = 4  # network, gateway, one container, broadcast
-# Addresses, each of which is three entries in every other host's kernel.
+# In addresses; each takes three kernel entries on every other host.
 _LARGEST_BLOCK, _MOST_ADDRESSES = 4096, 65536
 
 
@@ -50,7 +50,7 @@ def _port(value: object) -> int:
 
 
 class Underlay(ClosedModel):
-    """Which link and address of the host carry the overlay; at most one key."""
+    """The `underlay` section: selects the link and address that carry the overlay; at most one key is set."""
 
     interface: OptionalLinkName = ""
     cidr: Network | None = None
@@ -95,7 +95,7 @@ class VxlanConfig(ConfigModel):
 
     @property
     def within(self) -> tuple[IPNetwork, ...]:
-        """The network's own addresses: IPv4 first."""
+        """The address ranges of the whole network, IPv4 first."""
         return tuple(sorted(self.network if self.mode == "l3" else self.subnet, key=lambda net: net.version))
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class VxlanConfig(ConfigModel):
         ]
         for key in foreign:
             if key in given:
-                raise ValueError(f"{key} is of the other mode, and mode is {self.mode}")
+                raise ValueError(f"{key} is a key of the other mode, and mode is {self.mode}")
         odd = next((net for net in self.within if any(map(net.overlaps, _FOR_NO_HOST[net.version]))), None)
         if odd is not None:
             raise ValueError(f"{needed} {odd} has addresses that no host can have")
@@ -126,7 +126,7 @@ class VxlanConfig(ConfigModel):
         for gateway in self.gateway:
             ends = [end for net in self.subnet for end in (net.network_address, net.broadcast_address)]
             if gateway in ends or not any(gateway in net for net in self.subnet):
-                raise ValueError(f"gateway {gateway} is no address of subnet {listed}")
+                raise ValueError(f"gateway {gateway} is not a host address of subnet {listed}")
         if len(self.gateway) > len({gateway.version for gateway in self.gateway}):
             raise ValueError("gateway has more than one address of a family")
         first, *others = self.within
@@ -134,11 +134,11 @@ class VxlanConfig(ConfigModel):
             twin = first.network_address + _distance(self.gateway_of(network), network)
             if twin in first and twin != self.gateway_of(first):
                 raise ValueError(
-                    f"gateway {self.gateway_of(network)} goes with {twin}, and that is not the gateway"
+                    f"gateway {self.gateway_of(network)} is paired with {twin}, which is not the gateway"
                 )
 
     def gateway_of(self, network: IPNetwork) -> IPAddress:
-        """Return the gateway of a subnet: unless named, as far from its start as IPv4's, or the first."""
+        """Return a subnet's gateway: as configured, else at the offset of IPv4's, else the first address."""
         named = next((gateway for gateway in self.gateway if gateway in network), None)
         first = self.within[0]
         distance = next((_distance(gateway, first) for gateway in self.gateway if gateway in first), 1)
@@ -162,7 +162,7 @@ _FOREIGN: Mapping[str, tuple[str, ...]] = {
 
 
 class Overlay(NamedTuple):
-    """A network: its config, and what its backend tells. Everything but what only the kernel knows."""
+    """A network: its config and the peers its backend returned; nothing that depends on the kernel."""
 
     config: VxlanConfig
     network: str
@@ -171,7 +171,7 @@ class Overlay(NamedTuple):
 
     @property
     def vxlan(self) -> str:
-        """The VXLAN link's name, empty where nothing is ever encapsulated."""
+        """The VXLAN link's name, empty when no packet is ever encapsulated."""
         return "" if self.config.direct_routing == "always" else vxlan_name(self.vni)
 
     @property
@@ -180,14 +180,14 @@ class Overlay(NamedTuple):
 
     @property
     def programmed(self) -> bool:
-        """Say whether every host knows all addresses of the others without asking."""
+        """Say whether every host knows all addresses of the others without ARP, ND or learning."""
         if self.config.mode == "l2":
             return self.bum == "none"
         return self.roster.records is not None and not self.roster.is_bare
 
     @property
     def bum(self) -> str:
-        """What becomes of broadcast, unknown and multicast frames of mode l2."""
+        """How broadcast, unknown-unicast and multicast frames are delivered in mode l2."""
         return self.config.bum or ("multicast" if self.roster.group else "none")
 
     @property
@@ -197,7 +197,7 @@ class Overlay(NamedTuple):
 
     @property
     def df(self) -> Literal["set", "inherit", "unset"]:
-        """Where forwarded packets are not told of narrow ways, those that do not fit must be cut instead."""
+        """DF bit of outer packets: unset without our sysctls, as forwarding then ignores the path MTU."""
         return self.config.df or ("unset" if self.config.mode == "l3" and not self.config.sysctls else "set")
 
     def gateway(self, network: IPNetwork) -> IPAddress:
@@ -206,7 +206,7 @@ class Overlay(NamedTuple):
 
 
 def parse(request: Request) -> Overlay:
-    """Return the network with its peers as they are known now.
+    """Return the network with its peers, read from the backend now.
 
     :raises InvalidNetworkConfig: naming every fault with its path.
     :raises IoFailed: when the peers cannot be read.
@@ -222,7 +222,7 @@ def parse(request: Request) -> Overlay:
 
 
 def _require_possible(overlay: Overlay) -> None:
-    """:raises InvalidNetworkConfig: when keys that are sound by themselves do not go together."""
+    """:raises InvalidNetworkConfig: when keys that are valid by themselves contradict each other."""
     found = list(_contradictions(overlay))
     if found:
         raise InvalidNetworkConfig(f"invalid network config: {found[0]}", "; ".join(found))
@@ -247,19 +247,19 @@ def _contradictions_of_l2(overlay: Overlay) -> Iterator[str]:
         yield f"bum is {overlay.bum}, but backend {kind} has {'a' if roster.group else 'no'} multicast group"
     *ipv4, last = config.within
     if ipv4 and last.num_addresses < ipv4[0].num_addresses:
-        yield f"subnet {last} is smaller than {ipv4[0]}, of whose addresses it has one each"
+        yield f"subnet {last} is smaller than {ipv4[0]}, whose addresses are mapped into it"
     for part in parts_of_all(overlay):
         if part.version != config.within[0].version:
-            yield f"block {part} is none of {config.within[0]}"
+            yield f"block {part} is not in {config.within[0]}"
 
 
 def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
     if overlay.roster.is_bare:
-        yield "bum is none, but no peer has a block: then bum has to be head-end"
+        yield "bum is none, but no peer has a block: bum must be head-end"
     if overlay.config.mac:
-        yield f"mac is {overlay.config.mac}, but with bum none a container's follows from its address"
+        yield f"mac is {overlay.config.mac}, but with bum none it is derived from the container's IP address"
     if overlay.config.ipam.type == "dhcp":
-        yield "ipam.type is dhcp, but with bum none a container's MAC address follows from an address it has"
+        yield "ipam.type is dhcp, but with bum none a container's MAC address is derived from its IP address"
     for part in parts_of_all(overlay):
         if part.num_addresses > _LARGEST_BLOCK:
             yield f"block {part} has more than {_LARGEST_BLOCK} addresses"
@@ -270,7 +270,7 @@ def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
 
 
 def parts_of_all(overlay: Overlay) -> tuple[IPNetwork, ...]:
-    """Return the subnets or blocks of every host, as far as they are known."""
+    """Return the known subnets or blocks of all hosts."""
     records = overlay.roster.records or ()
     return (
         *overlay.roster.parts,

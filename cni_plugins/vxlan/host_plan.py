@@ -1,6 +1,6 @@
-"""What it takes a host to be in an overlay, apart from any container: rules, links, addresses, peers.
+"""Plans the host-wide part of an overlay: filter rules, VXLAN link, bridge, peer entries.
 
-The first container of a host brings it, every further one finds it, and sync keeps it.
+The first ADD creates it, later ones reuse it, and `cnictl overlay sync` repairs it.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _SINGLE = {IPV4: 32, IPV6: 128}
 
 
 def require_no_clash(overlay: Overlay, facts: Facts) -> None:
-    """:raises NameTaken: when a link of the host has addresses that cannot be beside the overlay's."""
+    """:raises NameTaken: when a link of the host has addresses that conflict with the overlay's."""
     names = frozenset({overlay.bridge, vxlan_name(overlay.vni)})
     clash = clashes(overlay, facts, names)
     if clash:
@@ -42,7 +42,7 @@ def require_no_clash(overlay: Overlay, facts: Facts) -> None:
     }
     for link in (link for link in facts.addressed if link.name in names):
         if not is_of(link, overlay.network):
-            # Before any rule names the link, and its removal takes the other network's rule along.
+            # Checked before any rule refers to the link: undoing that would remove the other network's rule.
             raise NameTaken(
                 f'"{link.name}" already exists but is not of network {overlay.network}',
                 f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}",
@@ -50,39 +50,40 @@ def require_no_clash(overlay: Overlay, facts: Facts) -> None:
         former = [item for item in link.addresses if not item.ip.is_link_local and item not in wanted]
         if former and link.name in (overlay.bridge, overlay.vxlan):
             raise NameTaken(
-                f"link {link.name} has {former[0]}, which is not this host's any more",
-                f"network {overlay.network}: containers with such addresses have to go first, then GC",
+                f"link {link.name} has {former[0]}, which no longer belongs to this host",
+                f"network {overlay.network}: delete the containers with such addresses, then run GC",
             )
 
 
 def _addresses(overlay: Overlay, host: LocalHost, network: IPNetwork) -> Iterator[IPInterface]:
-    """Yield what the bridge, and in mode l3 the VXLAN link, have of one of the host's networks."""
+    """Yield the addresses of the bridge, and in mode l3 of the VXLAN link, in one of the host's networks."""
     yield from _host_addresses(overlay, host, network)
     yield _single(network.network_address)
 
 
 def host_plan(overlay: Overlay, facts: Facts) -> Plan:
-    """Return the steps by which this host takes part, without any container.
+    """Return the steps that join this host to the overlay, without any container.
 
-    :raises InvalidNetworkConfig: as `add`.
+    :raises InvalidNetworkConfig: as `vxlan.plan.decide`.
     """
     host = find(overlay, facts)
     return (*network_steps(overlay, host, facts), *host_settings(overlay, host))
 
 
 def network_steps(overlay: Overlay, host: LocalHost, facts: Facts) -> Iterator[Step]:
-    """Yield rules before links, so that nothing passes by them; links before what refers to them.
+    """Yield rules before links, so that no packet bypasses them, and links before objects that refer to them.
 
-    Unless a link is to leave its UDP port: it must not do so without rules when the new one is taken.
+    When the VXLAN link moves to another UDP port, the rules come after it: if the new port is taken, the link
+    must not lose the rules for its old one.
     """
-    moves = _moves(overlay, facts)
+    moves = _changes_port(overlay, facts)
     if not moves:
         yield _rules(overlay, host)
     if overlay.vxlan:
         yield from _vxlan(overlay, host)
     if moves:
         yield _rules(overlay, host)
-    if _has_tunnel(overlay, facts):
+    if _has_unused_link(overlay, facts):
         yield DelLink(HOST, vxlan_name(overlay.vni))
     yield from _bridge(overlay, host)
     if overlay.vxlan and overlay.config.mode == "l2":
@@ -92,14 +93,14 @@ def network_steps(overlay: Overlay, host: LocalHost, facts: Facts) -> Iterator[S
     yield peer_entries(overlay, host, facts.routes_to)
 
 
-def _moves(overlay: Overlay, facts: Facts) -> bool:
-    """Say whether the network's VXLAN link is there with another UDP port than it is to have."""
+def _changes_port(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link exists with a UDP port other than the configured one."""
     link = facts.host.get(overlay.vxlan)
     return link is not None and link.vxlan not in ((0, 0), (overlay.vni, overlay.config.port))
 
 
-def _has_tunnel(overlay: Overlay, facts: Facts) -> bool:
-    """Say whether the network's VXLAN link is there, from a time when it was needed."""
+def _has_unused_link(overlay: Overlay, facts: Facts) -> bool:
+    """Say whether the network's VXLAN link exists although the config no longer needs it."""
     name = vxlan_name(overlay.vni)
     return not overlay.vxlan and any(
         link.name == name and is_of(link, overlay.network) for link in facts.addressed
@@ -117,7 +118,7 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
         overlay.vxlan,
         sources=tuple(peer.vtep for peer in host.others) if known else None,
         in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
-        # Or a container makes others answer to whom it likes, in other overlays too.
+        # Otherwise a container could forge its source and direct replies to any host, in other overlays too.
         inside=() if overlay.config.restrict_sources is False else host.own.subnets,
     )
 
@@ -141,17 +142,17 @@ def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     yield plan_parts.no_router_advertisements(link)
     if overlay.config.mode == "l3":
         if not overlay.programmed:
-            yield from _answering(link)
+            yield from _proxy_sysctls(link)
         for subnet in host.own.subnets:
             if subnet.version == IPV6:
                 yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
-            # What the host itself sends to peers' containers comes from it; so they find back.
+            # Source address of what the host itself sends to peers' containers; they can route replies to it.
             yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
     yield EnsureUp(HOST, link)
 
 
-def _answering(link: str) -> Iterator[Step]:
-    """Let the host answer for its containers when other hosts ask who has their addresses."""
+def _proxy_sysctls(link: str) -> Iterator[Step]:
+    """Make the host answer ARP and ND requests of other hosts for its containers' addresses."""
     yield EnsureSysctl(HOST, ("ipv4", "conf", link, "proxy_arp"), "1")
     yield EnsureSysctl(HOST, ("ipv4", "neigh", link, "proxy_delay"), "0")
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "proxy_ndp"), "1", IF_PRESENT)
@@ -159,9 +160,9 @@ def _answering(link: str) -> Iterator[Step]:
 
 
 def proxied(overlay: Overlay, addresses: tuple[IPAddress, ...]) -> Iterator[Step]:
-    """Where hosts ask for addresses, IPv6 has to be told each one that the host answers for.
+    """Yield the step that proxies ND where hosts resolve addresses: Linux needs an entry for each address.
 
-    Those that are known already are meant, too: a VXLAN link that was made anew has none.
+    Addresses of existing containers are included, as a VXLAN link that was recreated has no entries.
     """
     has_v6 = any(network.version == IPV6 for network in overlay.config.within)
     if has_v6 and overlay.config.mode == "l3" and not overlay.programmed:
@@ -172,7 +173,7 @@ def _bridge(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     link = overlay.bridge
     yield EnsureOverlayBridge(link, overlay.network, bridge_mac(overlay, host), host.inner_mtu)
     yield plan_parts.no_router_advertisements(link)
-    # The kernel asks for IPv6 neighbours from its link-local address, and not while that is tentative.
+    # The kernel sends neighbour solicitations from its link-local address, and not while that is tentative.
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     for network in own_networks(overlay, host):
         if network.version == IPV6:
@@ -180,13 +181,13 @@ def _bridge(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
         node, *gateway = _host_addresses(overlay, host, network)
         yield EnsureAddress(HOST, link, node, skip_dad=True)
         for address in gateway:
-            # What is sent from the address of every host is answered to any of them.
+            # Every host has this address: replies to packets sent from it could reach any of them.
             yield EnsureAddress(HOST, link, address, skip_dad=True, deprecated=network.version == IPV6)
     yield EnsureUp(HOST, link)
 
 
 def _host_addresses(overlay: Overlay, host: LocalHost, network: IPNetwork) -> Iterator[IPInterface]:
-    """Yield the host's addresses in one network of its own; in a stretched one the gateway is every host."""
+    """Yield the host's addresses in one of its networks; in a stretched one all hosts share the gateway."""
     gateway = overlay.gateway(network)
     if overlay.config.mode == "l3":
         yield ip_interface(f"{gateway}/{network.prefixlen}")
@@ -200,7 +201,7 @@ def _host_addresses(overlay: Overlay, host: LocalHost, network: IPNetwork) -> It
 
 
 def bridge_mac(overlay: Overlay, host: LocalHost) -> str:
-    """In a stretched subnet the bridge has one of the addresses, and the MAC address that goes with it."""
+    """Return the bridge's MAC address: in a stretched subnet the one derived from the host's own address."""
     macs = ContainerMacs(overlay.vni)
     node = (
         node_address(overlay, host.own.blocks, overlay.config.within[0])
@@ -216,6 +217,6 @@ def _single(address: IPAddress) -> IPInterface:
 
 def host_settings(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     if overlay.vxlan and overlay.config.mode == "l3" and overlay.config.sysctls:
-        # Or the host forwards what does not fit through the tunnel for ever, and tells nobody.
+        # Otherwise the host forwards oversized packets into the tunnel for ever, without an ICMP error.
         yield EnsureSysctl(HOST, ("ipv4", "ip_forward_use_pmtu"), "1", IF_PRESENT)
     yield EnableForwarding(tuple(sorted({network.version for network in own_networks(overlay, host)})))

@@ -1,4 +1,4 @@
-"""Names, numbers and MAC addresses that every host computes alike, so that none of them has to be told."""
+"""Computes VNI, link names and MAC addresses from the network, identically on every host without exchange."""
 
 from binascii import crc32
 
@@ -6,7 +6,7 @@ from cni_plugins.ownership import digest
 from cni_plugins.protocol.fields import IPAddress
 
 LARGEST_VNI = (1 << 24) - 1  # RFC 7348, 5
-# Clear of what others use: 1 (flannel), 256 and 4096 on (Docker, Calico), up to 4095 (Windows).
+# Avoids the VNIs of other software: 1 (flannel), from 256 and 4096 on (Docker, Calico), up to 4095 (Windows).
 _FIRST_VNI, _VNIS = 0x400000, 0x3FFFFF
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _IPV4 = 4
@@ -33,12 +33,12 @@ def _base36(number: int) -> str:
 
 
 def vtep_mac(address: IPAddress) -> str:
-    """Return the MAC address of a host's VXLAN link: locally administered, with the IPv4 address in it."""
+    """Return the MAC address of a host's VXLAN link: locally administered, containing the IPv4 address."""
     return f"02:fe:{_last_four(address)}"
 
 
 class ContainerMacs:
-    """The MAC addresses of an overlay's addresses, for networks whose hosts do not learn them."""
+    """Derives MAC addresses from IP addresses, for networks whose hosts do not learn them."""
 
     def __init__(self, vni: int) -> None:
         self._start = f"02:{digest(f'vni {vni}', 2)}"
@@ -50,6 +50,6 @@ class ContainerMacs:
 def _last_four(address: IPAddress) -> str:
     if address.version == _IPV4:
         return address.packed.hex(":")
-    # Those of one /96 all differ, which a digest of the whole address does not guarantee.
+    # Distinct for all addresses of one /96, which a digest of the whole address would not guarantee.
     start = int(digest(str(int(address) >> 32), 8), 16)
     return ((int(address) + start) % (1 << 32)).to_bytes(4, "big").hex(":")

@@ -1,6 +1,6 @@
-"""A host's place in an overlay: which of its addresses carries it, which record is its own, which MTU fits.
+"""Determines what a host must know about itself in an overlay: underlay address, own record, inner MTU.
 
-Everything a host must know of itself to take part, from what the config says and what the kernel has.
+All of it follows from the config and from facts about the kernel.
 """
 
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from cni_plugins.vxlan.config import Overlay, Underlay
 from cni_plugins.vxlan.identity import vtep_mac
 from cni_plugins.vxlan.records import Record, holds
 
-# What encapsulation takes of an MTU (RFC 7348, 5): the headers of IP (20 or 40), UDP (8) and VXLAN (8), and
-# the inner Ethernet header (14).
+# Bytes of encapsulation (RFC 7348, 5): headers of IP (20 or 40), UDP (8) and VXLAN (8), and the inner
+# Ethernet header (14).
 OVERHEAD = {4: 50, 6: 70}
 _SMALLEST_MTU = {4: 68, 6: 1280}  # RFC 791; RFC 8200, 5
 
 
 class LocalHost(NamedTuple):
-    """One host in the overlay: the one we are on.
+    """The host we run on, as a member of the overlay.
 
-    :param link: the underlay's, `mtu` its MTU, `up` whether it is.
-    :param inner_mtu: of containers, bridge and VXLAN link.
+    :param link: the underlay link; `mtu` and `up` describe it.
+    :param local: its address that carries the overlay.
+    :param inner_mtu: MTU of containers, bridge and VXLAN link.
     """
 
     link: str
@@ -49,13 +50,13 @@ class _Candidate(NamedTuple):
 
 
 def find(overlay: Overlay, facts: Facts) -> LocalHost:
-    """Return this host's place.
+    """Return this host as a member of the overlay.
 
-    :raises InvalidNetworkConfig: when the config leaves none, or more than one, to choose from.
+    :raises InvalidNetworkConfig: when the config admits no underlay address, or more than one.
     """
-    chosen = _chosen(overlay, facts)
+    chosen = _choose(overlay, facts)
     records = overlay.roster.records
-    own = _own(overlay, chosen)
+    own = _own_record(overlay, chosen)
     others = tuple(record for record in records or () if record.vtep != own.vtep)
     return LocalHost(
         link=chosen.link.name,
@@ -71,32 +72,32 @@ def find(overlay: Overlay, facts: Facts) -> LocalHost:
 # ---------------------------------------------------------------------------------------------- the underlay
 
 
-def _chosen(overlay: Overlay, facts: Facts) -> _Candidate:
+def _choose(overlay: Overlay, facts: Facts) -> _Candidate:
     found = list(_candidates(overlay, facts))
-    wished = _wish(overlay)
+    wanted = _requirement(overlay)
     if not found:
-        raise InvalidNetworkConfig(f"no underlay: this host has no address {wished}", _present(facts))
+        raise InvalidNetworkConfig(f"no underlay: this host has no address {wanted}", _all_addresses(facts))
     if len({(candidate.address, candidate.link.name) for candidate in found}) > 1:
         listed = ", ".join(map(str, found))
         raise InvalidNetworkConfig(
-            f"ambiguous underlay: {listed}", f"each is an address {wished}; set underlay"
+            f"ambiguous underlay: {listed}", f"each is an address {wanted}; set underlay"
         )
     return found[0]
 
 
 def _candidates(overlay: Overlay, facts: Facts) -> Iterator[_Candidate]:
-    """Yield the host's addresses that the config admits; where the peers are known, only those of a peer."""
+    """Yield the host's addresses that the config admits; if the peers are known, only VTEPs of peers."""
     vteps = _vteps(overlay)
     family = _family(overlay)
     for link in facts.addressed:
         if link.alias.startswith(OVERLAY_ALIAS):
             continue
-        # A VTEP that is listed may be any address; without a list, one that the host would choose itself.
+        # A listed VTEP may be any address; without a list, only one that source address selection could pick.
         for interface in link.main_addresses if vteps is None else link.addresses:
             address = interface.ip
             usable = not address.is_link_local and not address.is_loopback and family in (0, address.version)
             known = vteps is None or address in vteps
-            if usable and known and _is_wished(overlay, facts, link, address):
+            if usable and known and _is_admitted(overlay, facts, link, address):
                 yield _Candidate(address, link)
 
 
@@ -124,14 +125,14 @@ def _family(overlay: Overlay) -> int:
     return group.version if group else 0
 
 
-def _is_wished(overlay: Overlay, facts: Facts, link: LinkFacts, address: IPAddress) -> bool:
-    wish, default = overlay.config.underlay, facts.default_route
-    hop = facts.routes_to.get(wish.can_reach) if wish.can_reach else None
+def _is_admitted(overlay: Overlay, facts: Facts, link: LinkFacts, address: IPAddress) -> bool:
+    underlay, default = overlay.config.underlay, facts.default_route
+    hop = facts.routes_to.get(underlay.can_reach) if underlay.can_reach else None
     return (
-        (not wish.interface or link.name == wish.interface)
-        and (not wish.cidr or holds(wish.cidr, address))
-        and (not wish.address or address == wish.address)
-        and (not wish.can_reach or (hop is not None and hop.source == address))
+        (not underlay.interface or link.name == underlay.interface)
+        and (not underlay.cidr or holds(underlay.cidr, address))
+        and (not underlay.address or address == underlay.address)
+        and (not underlay.can_reach or (hop is not None and hop.source == address))
         and (not _follows_default_route(overlay) or (default is not None and link.name == default.name))
     )
 
@@ -140,32 +141,32 @@ def _follows_default_route(overlay: Overlay) -> bool:
     return overlay.roster.records is None and overlay.config.underlay == Underlay()
 
 
-def _wish(overlay: Overlay) -> str:
-    wish, own = overlay.config.underlay, overlay.roster.own
+def _requirement(overlay: Overlay) -> str:
+    underlay, own = overlay.config.underlay, overlay.roster.own
     peers = (
         "" if overlay.roster.records is None else f" that is the VTEP of {f'peer {own}' if own else 'a peer'}"
     )
-    if wish.interface:
-        return f"on {wish.interface}{peers}"
-    if wish.cidr:
-        return f"in {wish.cidr}{peers}"
-    if wish.address:
-        return f"{wish.address}{peers}"
-    if wish.can_reach:
-        return f"from which it reaches {wish.can_reach}{peers}"
+    if underlay.interface:
+        return f"on {underlay.interface}{peers}"
+    if underlay.cidr:
+        return f"in {underlay.cidr}{peers}"
+    if underlay.address:
+        return f"{underlay.address}{peers}"
+    if underlay.can_reach:
+        return f"from which it reaches {underlay.can_reach}{peers}"
     return peers.removeprefix(" ") or "on the link of its default route"
 
 
-def _present(facts: Facts) -> str:
+def _all_addresses(facts: Facts) -> str:
     found = [f"{link.name} has {interface}" for link in facts.addressed for interface in link.addresses]
-    return ", ".join(found) or "it has none at all"
+    return ", ".join(found) or "it has no addresses"
 
 
 # ------------------------------------------------------------------------------------------- the own record
 
 
-def _own(overlay: Overlay, chosen: _Candidate) -> Record:
-    """A record of the list has its place there; without list, the config says which part is this host's."""
+def _own_record(overlay: Overlay, chosen: _Candidate) -> Record:
+    """Return this host's record from the peer list, with the config's subnets or blocks if it has any."""
     roster = overlay.roster
     listed = (record for record in roster.records or () if record.vtep == chosen.address)
     own = next(listed, Record(str(chosen.address), chosen.address))
@@ -184,8 +185,8 @@ def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record, others: tuple[
     wanted = overlay.config.mtu if isinstance(overlay.config.mtu, int) else 0
     if chosen.link.loopback and not (wanted or own.mtu):
         raise InvalidNetworkConfig(
-            f"{chosen.link.name} does not tell the MTU of the way to the peers",
-            f"{chosen.address} is on it; set mtu, here or in this host's record",
+            f"the MTU of {chosen.link.name} is not that of the path to the peers",
+            f"it has {chosen.address}; set mtu, here or in this host's record",
         )
     smallest = max(_SMALLEST_MTU[network.version] for network in overlay.config.within)
     most = chosen.link.mtu - overhead
@@ -202,18 +203,18 @@ def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record, others: tuple[
 
 
 def is_of(link: LinkFacts, network: str) -> bool:
-    """Say whether a link is one that an overlay network made for itself."""
+    """Say whether a link was created by this overlay network."""
     return is_overlay_alias(link.alias, network)
 
 
 def clashes(overlay: Overlay, facts: Facts, names: frozenset[str]) -> str:
-    """Say which link of the host has an address of the overlay's that is not the overlay's own link."""
+    """Return a sentence about a link with an address of the overlay that is not its own, empty if none."""
     for link in facts.addressed:
         if link.name in names:
             continue
         for interface in link.addresses:
             network = next((net for net in overlay.config.within if holds(net, interface.ip)), None)
             if network is not None:
-                whose = " (its own, of a former VNI)" if is_of(link, overlay.network) else ""
+                whose = " (left from its former VNI)" if is_of(link, overlay.network) else ""
                 return f"link {link.name} has {interface}, an address of network {network}{whose}"
     return ""

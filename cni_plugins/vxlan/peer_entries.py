@@ -1,6 +1,6 @@
-"""The one place where peers become entries: a pure function from all hosts to what the kernel of one holds.
+"""Computes the FDB, neighbour and route entries of one host from the records of all peers.
 
-ADD, CHECK and sync all use it, whatever backend the peers came from.
+This is the only place that does so: ADD, CHECK and sync use it, for every backend.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,21 +18,21 @@ from cni_plugins.vxlan.records import Record
 
 
 def peer_entries(overlay: Overlay, host: LocalHost, routes_to: Mapping[IPAddress, NextHop]) -> EnsurePeers:
-    """Return everything that the kernel of this host holds because of its peers.
+    """Return all kernel entries of this host for its peers.
 
-    :param routes_to: how the host would send to its peers' VTEPs, where that matters.
-    :raises InvalidNetworkConfig: when a peer cannot be reached as the config demands.
+    :param routes_to: next hops to the peers' VTEPs, needed with `directRouting` only.
+    :raises InvalidNetworkConfig: when a peer cannot be reached as the config requires.
     """
     if overlay.config.mode == "l2":
         return _stretched(overlay, host)
-    return _routed(overlay, host, routes_to) if overlay.programmed else _asking(overlay, host)
+    return _routed(overlay, host, routes_to) if overlay.programmed else _flooded(overlay, host)
 
 
 # ---------------------------------------------------------------------------------------------- l3
 
 
 class _Hop(NamedTuple):
-    """One subnet of a peer, and the way to it; `neighbour` where that leads through the tunnel."""
+    """One subnet of a peer and the route to it; `neighbour` is its gateway if that is through the tunnel."""
 
     route: PeerRoute
     peer: Record
@@ -48,7 +48,7 @@ def _routed(overlay: Overlay, host: LocalHost, routes_to: Mapping[IPAddress, Nex
         fdb=tuple(dict.fromkeys((mac, vtep) for _, mac, vtep in tunnelled)),
         at=overlay.vxlan,
         neighbours=tuple((address, mac) for address, mac, _ in tunnelled),
-        routes=(*(hop.route for hop in hops), *_dead_ends(overlay, host, hops)),
+        routes=(*(hop.route for hop in hops), *_drop_routes(overlay, host, hops)),
     )
 
 
@@ -64,9 +64,9 @@ def _hop(
 
 
 def _direct(overlay: Overlay, peer: Record, subnet: IPNetwork, hop: NextHop | None) -> NextHop | None:
-    """Return the way to a peer without encapsulation, None when its packets go through the tunnel.
+    """Return the next hop to a peer without encapsulation, None if its packets go through the tunnel.
 
-    :raises InvalidNetworkConfig: when there is to be no tunnel, and no such way either.
+    :raises InvalidNetworkConfig: when there is no such next hop and directRouting is `always`.
     """
     chosen = overlay.config.direct_routing
     reason = ""
@@ -77,7 +77,7 @@ def _direct(overlay: Overlay, peer: Record, subnet: IPNetwork, hop: NextHop | No
     elif hop.gateway is not None:
         reason = f"is behind gateway {hop.gateway}"
     elif subnet.version != peer.vtep.version:
-        reason = f"has an IPv{peer.vtep.version} address, and its subnet {subnet} is of IPv{subnet.version}"
+        reason = f"has an IPv{peer.vtep.version} address, but its subnet {subnet} is IPv{subnet.version}"
     if not reason:
         return hop
     if chosen == "always":
@@ -88,8 +88,8 @@ def _direct(overlay: Overlay, peer: Record, subnet: IPNetwork, hop: NextHop | No
     return None
 
 
-def _asking(overlay: Overlay, host: LocalHost) -> EnsurePeers:
-    """Return the entries of a host that knows its peers' VTEPs only: it asks all of them, by ARP and ND."""
+def _flooded(overlay: Overlay, host: LocalHost) -> EnsurePeers:
+    """Return the entries of a host that knows only its peers' VTEPs: it floods ARP and ND to all of them."""
     return EnsurePeers(
         overlay.network,
         overlay.vxlan,
@@ -102,8 +102,8 @@ def _asking(overlay: Overlay, host: LocalHost) -> EnsurePeers:
     )
 
 
-def _dead_ends(overlay: Overlay, host: LocalHost, hops: list[_Hop]) -> Iterator[PeerRoute]:
-    """Yield what keeps packets to addresses that no host has from leaving by the default route, in clear."""
+def _drop_routes(overlay: Overlay, host: LocalHost, hops: list[_Hop]) -> Iterator[PeerRoute]:
+    """Yield blackhole routes: packets to unassigned addresses must not leave unencapsulated."""
     taken = {hop.route.dst for hop in hops}
     for network in dict.fromkeys((*host.own.subnets, *overlay.config.within)):
         if network not in taken:

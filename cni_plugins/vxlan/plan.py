@@ -1,7 +1,7 @@
-"""What the vxlan plugin decides: pure functions from request, network, lease and facts to a plan.
+"""Plans ADD, CHECK, DEL and GC of the vxlan plugin: pure functions from request, network, lease and facts.
 
-A host takes part in the overlay from its first container on (see host_plan); the rest is a veth pair into
-the network's bridge.
+A host joins the overlay with its first container (see host_plan); each container then gets a veth pair whose
+host end is a port of the network's bridge.
 """
 
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ from cni_plugins.vxlan.host_plan import bridge_mac, host_settings, network_steps
 from cni_plugins.vxlan.identity import ContainerMacs
 from cni_plugins.vxlan.local_host import LocalHost, find
 
-_SANDBOX_INTERFACE = 2  # its place in the result: after the bridge and the host end
+_SANDBOX_INTERFACE = 2  # its index in the result: after the bridge and the host end
 
 
 def admit(request: Request, overlay: Overlay, facts: Facts) -> None:
-    """:raises NameTaken: when names of the veth pair are in use, or the overlay's addresses are."""
+    """:raises NameTaken: when a name of the veth pair, or an address of the overlay, is already in use."""
     veth.admit(request, facts)
     require_no_clash(overlay, facts)
 
 
 def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> Decision:
-    """Return steps and result of ADD, host-wide switches last; CHECK compares the same steps with the kernel.
+    """Return steps and result of ADD, host-wide sysctls last; CHECK compares the same steps with the kernel.
 
-    :raises InvalidNetworkConfig: when this host is not part of the overlay, or the lease does not fit.
+    :raises InvalidNetworkConfig: when this host is not part of the overlay, or the lease does not fit it.
     """
     host = find(overlay, facts)
     lease = in_effect(overlay, host, lease)
@@ -56,7 +56,7 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
 
 
 def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease: Result) -> Result:
-    """Return the bridge, both ends of the pair, and the addresses and routes as the container has them."""
+    """Return the bridge, both ends of the pair, and the container's addresses and routes."""
     return lease._replace(
         interfaces=(Interface(overlay.bridge, mac), *veth.interfaces(request, pair)),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
@@ -65,13 +65,14 @@ def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease
 
 
 def _pair(request: Request, overlay: Overlay, host: LocalHost, lease: Result, facts: Facts) -> veth.Pair:
-    """In stretched subnets a MAC address follows from an address of the network, as there is only one such.
+    """Return the veth pair; in stretched subnets the sandbox end's MAC is derived from an IP address.
 
-    Container ids are not that unique, and where nobody asks, peers know it before the container is there.
+    IP addresses are unique across all hosts, unlike digests of container ids; and without ARP, peers program
+    the MAC address before the container exists.
     """
     mac = overlay.config.mac
-    asks_first = overlay.config.ipam.type == "dhcp"  # of the link, which has its MAC address by then
-    if overlay.config.mode == "l2" and lease.ips and not (mac or asks_first):
+    link_exists = overlay.config.ipam.type == "dhcp"  # its MAC address is set before the lease is known
+    if overlay.config.mode == "l2" and lease.ips and not (mac or link_exists):
         mac = ContainerMacs(overlay.vni).of(lease.ips[0].address.ip)
     return veth.identify(request, mac, host.inner_mtu, facts)
 
@@ -103,19 +104,19 @@ def _masquerade(
 
 
 def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
-    """Return the steps of DEL; what is proxied stays for a while when the config cannot be read."""
+    """Return the steps of DEL; proxy entries stay behind if the config cannot be read."""
     inside = facts.sandbox.get(request.ifname)
     recorded = request.prev_result.ips if request.prev_result else ()
     found = [ip.address for ip in recorded] + list(inside.addresses if inside else ())
     addresses = tuple(
         dict.fromkeys(item.ip for item in found if item.version == IPV6 and not item.is_link_local)
     )
-    asked = overlay is not None and overlay.config.mode == "l3" and not overlay.programmed
+    has_proxies = overlay is not None and overlay.config.mode == "l3" and not overlay.programmed
     return (
         *veth.delete(request, facts, foreign=False),
         *(
             (DelProxied(overlay.vxlan, addresses, overlay.bridge),)
-            if overlay is not None and asked and addresses
+            if overlay is not None and has_proxies and addresses
             else ()
         ),
         DelIdleOverlay(request.network),

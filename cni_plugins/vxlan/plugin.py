@@ -1,4 +1,4 @@
-"""The vxlan plugin's declaration: what it asks, plans, answers and reports."""
+"""Declares the vxlan plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.plan_parts import require_rules
@@ -14,15 +14,15 @@ from cni_plugins.vxlan.plan import admit, collect, decide, delete
 
 
 def asks(request: Request, overlay: Overlay | None) -> Asks:
-    """Return the questions of each command; DEL and GC need nothing of the config."""
+    """Return the facts that each command needs; DEL and GC do without the config."""
     if request.command == "GC":
         return Asks(owned=True)
     if request.command == "DEL" or overlay is None:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
-    asked = asks_of_host(overlay)
+    common = asks_of_host(overlay)
     own = tuple(filter(None, (overlay.vxlan, overlay.bridge)))
     if request.command == "STATUS":
-        return asked._replace(
+        return common._replace(
             host=own,
             kinds=("vxlan",),
             unsupported_kinds=("vxlan",) if overlay.vxlan else (),
@@ -30,44 +30,44 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
             nf_tables=True,
         )
     host = (request.attachment.host_end, *own) if request.command == "ADD" else ()
-    return asked._replace(host=host, sandbox=(request.ifname,))
+    return common._replace(host=host, sandbox=(request.ifname,))
 
 
 def asks_of_host(overlay: Overlay) -> Asks:
-    """Return the questions about this host's place in the overlay, and the ways to its peers."""
+    """Return the facts needed to find this host's underlay, and the routes to its peers."""
     addresses: tuple[IPAddress, ...] = ()
     if overlay.config.direct_routing != "off":
         addresses = tuple(record.vtep for record in overlay.roster.records or ())
-    wish = overlay.config.underlay
-    if wish.can_reach is not None:
-        addresses = (*addresses, wish.can_reach)
+    underlay = overlay.config.underlay
+    if underlay.can_reach is not None:
+        addresses = (*addresses, underlay.can_reach)
     return Asks(addressed=True, default_route=overlay.roster.records is None, routes_to=addresses)
 
 
 def ipam_request(request: Request, overlay: Overlay | None, facts: Facts | None) -> Request:
-    here = local_host.find(overlay, facts) if overlay is not None and facts is not None else None
-    return addressing.ipam_request(request, overlay, here)
+    host = local_host.find(overlay, facts) if overlay is not None and facts is not None else None
+    return addressing.ipam_request(request, overlay, host)
 
 
 def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
-    """Say what is in the way.
+    """Report what would make an ADD fail, or leave containers without connectivity.
 
-    :raises NotAvailable: when this host has no place in the overlay, or other things have it.
-    :raises LimitedConnectivity: when it has, and its underlay is down.
+    :raises NotAvailable: when this host is not part of the overlay, or a name, address or port is in use.
+    :raises LimitedConnectivity: when only its underlay link is down.
     """
     require_rules(facts, "the overlay's packet filter needs it")
     if facts.unsupported_kinds:
         raise NotAvailable("this kernel has no VXLAN links", f"network {overlay.network}")
     try:
-        here = local_host.find(overlay, facts)
+        host = local_host.find(overlay, facts)
         require_no_clash(overlay, facts)
-        peer_entries(overlay, here, facts.routes_to)
+        peer_entries(overlay, host, facts.routes_to)
     except CniError as err:
         raise NotAvailable(err.msg, err.details) from err
     _require_free(overlay, facts)
-    if not here.up:
+    if not host.up:
         raise LimitedConnectivity(
-            f"the underlay's link {here.link} is down", f"network {overlay.network}, address {here.local}"
+            f"the underlay's link {host.link} is down", f"network {overlay.network}, address {host.local}"
         )
 
 
@@ -76,8 +76,8 @@ def _require_free(overlay: Overlay, facts: Facts) -> None:
     for link in facts.of_kinds:
         if overlay.vxlan and link.vxlan == wanted and link.name != overlay.vxlan:
             raise NotAvailable(
-                f"VNI {overlay.vni} and port {overlay.config.port} are those of link {link.name}",
-                f"network {overlay.network}; the kernel has each pair once",
+                f"VNI {overlay.vni} with port {overlay.config.port} is in use by link {link.name}",
+                f"network {overlay.network}; the kernel allows each pair only once",
             )
     if facts.udp_port_taken:
         raise NotAvailable(

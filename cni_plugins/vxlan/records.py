@@ -1,7 +1,7 @@
-"""Peer records: what one host of an overlay publishes of itself, and what all of them together must fulfil.
+"""Parses peer records, which hosts of an overlay publish about themselves, and checks them together.
 
-A record names no container. The addresses it names are a host's for good, so its peers need not be told when
-a container comes or goes.
+A record lists no containers. The addresses it lists belong to the host permanently, so peers need no update
+when a container is added or deleted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from cni_plugins.protocol.fields import IPAddress, IPNetwork, parse_cidr, shown
 from cni_plugins.vxlan.identity import vtep_mac
 
 MOST_PEERS = 10_000
-_SMALLEST_MTU, _LARGEST_MTU = 576, 65535  # RFC 791, 3.2: what every host takes
+_SMALLEST_MTU, _LARGEST_MTU = 576, 65535  # RFC 791, 3.2: every host accepts 576 bytes
 LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _BROADCAST = ip_address("255.255.255.255")
 
@@ -25,10 +25,10 @@ _BROADCAST = ip_address("255.255.255.255")
 class Record(NamedTuple):
     """One host.
 
-    :param subnets: of mode l3, at most one of each family; empty where peers are found by asking.
-    :param blocks: of mode l2: parts of the stretched subnet whose addresses only this host gives out.
-    :param mac: of its VXLAN link, where that is not the one that follows from its address.
-    :param mtu: of its underlay link, 0: not published.
+    :param subnets: mode l3: at most one of each family; empty if peers are found by ARP and ND.
+    :param blocks: mode l2: parts of the stretched subnet whose addresses only this host assigns.
+    :param mac: MAC address of its VXLAN link, empty: derived from the VTEP address.
+    :param mtu: MTU of its underlay link, 0: not published.
     """
 
     node: str
@@ -44,7 +44,7 @@ def _as_record(value: object) -> object:
 
 
 def one_or_more(value: object) -> object:
-    """Let a value stand for a list of one."""
+    """Return a list unchanged, any other value as a list of one item."""
     return value if isinstance(value, list) else [value]
 
 
@@ -60,7 +60,7 @@ Networks = Annotated[list[Network], BeforeValidator(one_or_more)]
 
 
 class RecordModel(ClosedModel):
-    """A record as JSON: an object, or only the VTEP's address."""
+    """A record in JSON: an object, or just the VTEP address as a string."""
 
     v: int = 1
     node: str = Field(default="", max_length=LONGEST_NAME)
@@ -82,11 +82,11 @@ class RecordModel(ClosedModel):
             raise ValueError(f"mtu is {self.mtu} (must be {_SMALLEST_MTU} to {_LARGEST_MTU})")
         vtep = self.vtep
         if vtep.is_multicast or vtep.is_unspecified or vtep.is_loopback or vtep == _BROADCAST:
-            raise ValueError(f"vtep {self.vtep} is no address of a host")
+            raise ValueError(f"vtep {self.vtep} is not a host address")
         if vtep.is_link_local:
-            raise ValueError(f"vtep {self.vtep} is known on its own link only")
+            raise ValueError(f"vtep {self.vtep} is a link-local address")
         if not self.node.isprintable():
-            raise ValueError(f"node {shown(self.node)} has characters that cannot be printed")
+            raise ValueError(f"node {shown(self.node)} has unprintable characters")
         return self
 
     def record(self) -> Record:
@@ -105,10 +105,10 @@ RecordList = Annotated[list[RecordField], Field(max_length=MOST_PEERS)]
 
 
 class Extent(NamedTuple):
-    """What the network's config says of all records.
+    """Limits that the network's config sets for all records.
 
-    :param within: the networks that subnets or blocks are parts of.
-    :param length: of every block's or IPv4 subnet's prefix, 0: any.
+    :param within: the networks that contain all subnets or blocks.
+    :param length: prefix length of every block or IPv4 subnet, 0: any.
     """
 
     mode: str
@@ -125,7 +125,7 @@ class Extent(NamedTuple):
 
 
 def faults(models: Iterable[RecordModel], extent: Extent) -> Iterator[str]:
-    """Yield a sentence for everything in which the records are at odds with the network or each other."""
+    """Yield a sentence for every conflict of the records with the network or with each other."""
     listed = [(model, model.record()) for model in models]
     records = [record for _, record in listed]
     for model, record in listed:
@@ -134,15 +134,15 @@ def faults(models: Iterable[RecordModel], extent: Extent) -> Iterator[str]:
         yield from _faults_of(record, extent)
     yield from _shared(((record.node, record) for record in records), "node")
     yield from _shared(((record.vtep, record) for record in records), "vtep")
-    # A VXLAN link's table has one VTEP for each: one of two hosts would get the other's packets.
+    # The FDB maps each MAC address to one VTEP: one of two hosts would get the packets of both.
     yield from _shared(((record.mac or vtep_mac(record.vtep), record) for record in records), "mac")
     families = {record.vtep.version: record.node for record in records}
     if len(families) > 1:
-        yield f"peers {families[4]} and {families[6]}: vteps of IPv4 and IPv6 do not mix"
+        yield f"peers {families[4]} and {families[6]}: IPv4 and IPv6 vteps cannot be mixed"
     holders = [record for record in records if extent.parts(record)]
     if holders and len(holders) < len(records):
         bare = next(record.node for record in records if not extent.parts(record))
-        yield f"peer {bare} has no {extent.word}, but {holders[0].node} has"
+        yield f"peer {bare} has no {extent.word}, but {holders[0].node} has one"
     yield from _overlaps(records, extent)
 
 
@@ -163,13 +163,13 @@ def _faults_of(record: Record, extent: Extent) -> Iterator[str]:
 
 
 def _faults_of_part(node: str, part: IPNetwork, extent: Extent) -> Iterator[str]:
-    said = f"peer {node}: {extent.word} {part}"
+    subject = f"peer {node}: {extent.word} {part}"
     if not any(is_within(part, network) for network in extent.within):
-        yield f"{said} is outside {', '.join(map(str, extent.within)) or 'every network'}"
+        yield f"{subject} is outside {', '.join(map(str, extent.within)) or 'every network'}"
     elif (part.version == 4 or extent.mode == "l2") and extent.length not in (0, part.prefixlen):  # noqa: PLR2004 (the version)
-        yield f"{said} has not the length /{extent.length}"
+        yield f"{subject} must have prefix length /{extent.length}"
     if part.num_addresses < 4 and extent.mode == "l3":  # noqa: PLR2004 (network, gateway, one container)
-        yield f"{said} is too small"
+        yield f"{subject} is too small"
 
 
 def is_within(part: IPNetwork, network: IPNetwork) -> bool:
@@ -190,7 +190,7 @@ def _shared(keyed: Iterable[tuple[object, Record]], word: str) -> Iterator[str]:
 
 
 def _overlaps(records: list[Record], extent: Extent) -> Iterator[str]:
-    """In order of their first addresses, networks overlap only with the one before them that ends last."""
+    """Yield overlaps between neighbours in order of first addresses; that finds one if there is any."""
     bounds = [(_bounds(part), part, record) for record in records for part in extent.parts(record)]
     bounds.sort(key=lambda item: item[0])
     for (first, part, record), (second, other, holder) in pairwise(bounds):

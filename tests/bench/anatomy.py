@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import namespaces
 from tests.bench import timing
 from tests.bench.columns import Column
 from tests.bench.rows import ANATOMY, Row
-from tests.differential import netns
 from tests.differential.suites import TOOL_PATH
+from tests.namespaces import Namespace
 
 WHOLE = "warm ADD, as the runtime waits for it"
 WORKER = "… the worker, from the call's arrival to its answer"
@@ -39,9 +40,9 @@ def measure(column: Column, name: str, config: Mapping[str, Any], rounds: int) -
     rows = {operation: Row(operation, table=ANATOMY) for operation in _OPERATIONS}
     for number in range(rounds + 1):
         whole, ips = _added(column, config)
-        parts = {WHOLE: whole, **_links(column, ips), NOTHING: _run(column.world.host, "true")}
+        parts = {WHOLE: whole, **_links(column, ips), NOTHING: _run(column.fixture.host, "true")}
         if config.get("ipMasq"):
-            parts |= _rules(column.world.host, ips)
+            parts |= _rules(column.fixture.host, ips)
         if number:
             for operation, milliseconds in parts.items():
                 rows[operation].samples[name].append(milliseconds)
@@ -62,9 +63,9 @@ def _added(column: Column, config: Mapping[str, Any]) -> tuple[float, list[dict[
 
 def _links(column: Column, ips: list[dict[str, str]]) -> dict[str, float]:
     """What iproute2 needs for another container on the plugin's own bridge."""
-    host, box = column.world.host, column.world.box(_FLOOR_BOX)
+    host, box = column.fixture.host, column.fixture.box(_FLOOR_BOX)
     outside = [
-        f"link add {_HOST_END} type veth peer name eth0 netns {box}",
+        f"link add {_HOST_END} type veth peer name eth0 netns {box.path}",
         f"link set {_HOST_END} master cni0 up",
     ]
     inside = ["link set eth0 up"]
@@ -73,12 +74,12 @@ def _links(column: Column, ips: list[dict[str, str]]) -> dict[str, float]:
         inside.append(f"address add {ip['address']} dev eth0{' nodad' if v6 else ''}")
         inside.append(f"route add {'::/0' if v6 else '0.0.0.0/0'} via {ip['gateway']}")
     whole = _batch(host, outside) + _batch(box, inside)
-    with netns.entered(host):
-        netns.run("ip", "link", "del", _HOST_END)
+    with host.entered():
+        namespaces.run("ip", "link", "del", _HOST_END)
     return {LINKS: whole, NO_LINKS: _batch(host, []) + _batch(box, [])}
 
 
-def _rules(host: str, ips: list[dict[str, str]]) -> dict[str, float]:
+def _rules(host: Namespace, ips: list[dict[str, str]]) -> dict[str, float]:
     """What nft needs to masquerade these addresses as the plugin does, in one transaction."""
     sets, rules = [], []
     for ip in ips:
@@ -89,8 +90,8 @@ def _rules(host: str, ips: list[dict[str, str]]) -> dict[str, float]:
     hook = "type nat hook postrouting priority srcnat;"
     text = f"table inet {_TABLE} {{ {' '.join(sets)} chain c {{ {hook} {' '.join(rules)} }}; }}\n"
     whole = _run(host, "nft", "-f", "-", text=text)
-    with netns.entered(host):
-        netns.run("nft", "delete", "table", "inet", _TABLE)
+    with host.entered():
+        namespaces.run("nft", "delete", "table", "inet", _TABLE)
     return {RULES: whole, NO_RULES: _run(host, "nft", "-f", "-")}
 
 
@@ -98,11 +99,11 @@ def _is_v6(ip: Mapping[str, str]) -> bool:
     return ":" in ip["address"]
 
 
-def _batch(place: str, lines: list[str]) -> float:
+def _batch(place: Namespace, lines: list[str]) -> float:
     return _run(place, "ip", "-batch", "-", text="".join(f"{line}\n" for line in lines))
 
 
-def _run(place: str, program: str, *words: str, text: str = "") -> float:
+def _run(place: Namespace, program: str, *words: str, text: str = "") -> float:
     """Milliseconds of a program, started as a plugin is.
 
     :raises RuntimeError: when it fails.
@@ -110,7 +111,7 @@ def _run(place: str, program: str, *words: str, text: str = "") -> float:
     path = shutil.which(program, path=TOOL_PATH)
     if path is None:
         raise RuntimeError(f"{program} is not installed")
-    with netns.entered(place):
+    with place.entered():
         done = timing.measure(timing.Call(Path(path), {"PATH": TOOL_PATH}, text.encode(), words))
     if done.code != 0:
         raise RuntimeError(f"{program} {' '.join(words)} failed: {text}")

@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from tests import cni
 from tests.bench import resident, timing
 from tests.bench.resident import Agent
-from tests.differential import netns, reference, suites
+from tests.differential import reference, suites
+from tests.differential.fixture import Fixture, fresh_fixture
 from tests.differential.suites import TOOL_PATH, Suite
-from tests.differential.world import World, environment, fresh_world
 
 COLD, WARM = "ours, cold", "ours, warm"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A suite at work in its own world."""
+    """A suite at work on a host of its own."""
 
     label: str
     suite: Suite
-    world: World
+    fixture: Fixture
     is_reference: bool
     agent: Agent | None = None
 
@@ -31,9 +32,10 @@ class Column:
 
         Ours are told which agent to ask; none when cold, so that the machine's own one cannot flatter.
         """
-        env = environment(self.suite, command, box, "eth0", netns.path_of(self.world.box(box)))
+        netns = self.fixture.box(box).path
+        env = cni.environment(command, container=box, netns=netns, path=self.suite.directory)
         socket = {} if self.is_reference else {resident.VARIABLE: self.agent.socket if self.agent else ""}
-        text = self.world.fill(json.dumps({"type": plugin, **config}))
+        text = self.fixture.fill(json.dumps({"type": plugin, **config}))
         return timing.Call(self.suite.program(plugin), {"PATH": TOOL_PATH, **env, **socket}, text.encode())
 
     def measure(self, call: timing.Call) -> timing.Measured:
@@ -58,7 +60,7 @@ class Column:
         self, make: Callable[[], list[timing.Measured]], calls: Sequence[timing.Call]
     ) -> tuple[list[timing.Measured], float, float]:
         before = self.agent.cpu() if self.agent else 0.0
-        with netns.entered(self.world.host):
+        with self.fixture.host.entered():
             begun = time.perf_counter()
             done = make()
             wall = time.perf_counter() - begun
@@ -104,18 +106,18 @@ class Kind(NamedTuple):
 
     @contextlib.contextmanager
     def opened(self, workers: int | None = None) -> Iterator[Column]:
-        """The column in a fresh world, with a fresh agent when it is warm; both go at the end.
+        """The column on a fresh host, with a fresh agent when it is warm; both go at the end.
 
         :raises RuntimeError: in the end, when a warm column was not.
         """
         with contextlib.ExitStack() as stack:
-            world = stack.enter_context(fresh_world())
+            fixture = stack.enter_context(fresh_fixture())
             agent = (
-                stack.enter_context(resident.running(self.suite, world.host, workers))
+                stack.enter_context(resident.running(self.suite, fixture.host, workers))
                 if self.is_warm
                 else None
             )
-            column = Column(self.label, self.suite, world, self.is_reference, agent)
+            column = Column(self.label, self.suite, fixture, self.is_reference, agent)
             yield column
             column.confirm()
 

@@ -13,10 +13,10 @@ from tests.bench.rows import ANATOMY, CALL, CPU, PARALLEL, RESIDENT, Row
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _FRAME = f"# Benchmarks\n\n{BEGIN}\n{END}\n"
 _TABLES = {
-    "One call: how long the runtime waits": CALL,
+    "One call: wall-clock time": CALL,
     "One call: CPU time": CPU,
     "Many calls at once": PARALLEL,
-    "Where the time of a warm ADD goes": ANATOMY,
+    "Parts of a warm ADD": ANATOMY,
     "Memory of the agent": RESIDENT,
 }
 _NAMES = ("bridge", "host-local", "static", "loopback", "macvlan", "ptp")
@@ -75,7 +75,7 @@ def judged(kinds: list[Kind], rows: list[Row]) -> str:
         for verdict in found
         if verdict
     ]
-    return "### Budgets\n\n" + _table(["what", "at most", "measured", "kept"], lines) if lines else ""
+    return "### Budgets\n\n" + _table(["quantity", "at most", "measured", "kept"], lines) if lines else ""
 
 
 def machine() -> str:
@@ -85,7 +85,7 @@ def machine() -> str:
     words = [
         f"{os.cpu_count()} CPUs",
         f"Linux {kernel.group() if kernel else 'unknown'} {platform.machine()}",
-        f"Python {platform.python_version()} drives the clock",
+        f"Python {platform.python_version()} as timer",
         *(tool for tool in tools if tool),
     ]
     return "Machine: " + ", ".join(words) + "."

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.agent import status
-from tests.differential import netns
+from tests.differential.fixture import PREFIX
 from tests.differential.suites import TOOL_PATH, Suite
+from tests.namespaces import Namespace
 
 PROGRAM = "cnictl"
 VARIABLE = "CNI_PLUGINS_AGENT"  # where the executables look for the socket; empty: no agent
@@ -81,14 +82,14 @@ def absence(suite: Suite) -> str | None:
 
 
 @contextlib.contextmanager
-def running(suite: Suite, host: str, workers: int | None = None) -> Iterator[Agent]:
+def running(suite: Suite, host: Namespace, workers: int | None = None) -> Iterator[Agent]:
     """An agent in that netns, with as many workers as it takes by itself."""
-    with tempfile.TemporaryDirectory(prefix=netns.PREFIX) as directory:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as directory:
         socket, journal = Path(directory, "agent.sock"), Path(directory, "journal")
         words = [suite.program(PROGRAM), "agent", "--socket", str(socket)]
         if workers:
             words += ["--workers", str(workers)]
-        with netns.entered(host), journal.open("wb") as lines:
+        with host.entered(), journal.open("wb") as lines:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,6 @@ from typing import Any
 from tests.bench import anatomy, memory, timing
 from tests.bench.columns import Column, Kind, Together
 from tests.bench.rows import CPU, PARALLEL, RESIDENT, Row
-from tests.differential import netns
 
 Config = dict[str, Any]
 
@@ -106,7 +105,7 @@ def on_the_wire(name: str, config: Config) -> Callable[[list[Column], int], list
 
     def measured(columns: list[Column], rounds: int) -> list[Row]:
         for column in columns:
-            with netns.entered(column.world.host):
+            with column.fixture.host.entered():
                 subprocess.run(MASTER, input=WIRE, text=True, capture_output=True, check=False)
         return attachment(name, "macvlan", {"master": "eth0", **config})(columns, rounds)
 
@@ -127,9 +126,9 @@ def over_the_wire(name: str, config: Config, peers: int) -> Callable[[list[Colum
     def measured(columns: list[Column], rounds: int) -> list[Row]:
         ours = [column for column in columns if not column.is_reference]
         for column in ours:
-            with netns.entered(column.world.host):
+            with column.fixture.host.entered():
                 subprocess.run(MASTER, input=WIRE + UNDERLAY, text=True, capture_output=True, check=False)
-            (column.world.data / "peers.json").write_text(json.dumps(listed))
+            (column.fixture.data / "peers.json").write_text(json.dumps(listed))
             column.measure(column.call("vxlan", "ADD", whole, "resident"))
         rows = attachment(name, "vxlan", whole)(ours, rounds)
         for column in ours:
@@ -167,7 +166,7 @@ def leases(count: int) -> Callable[[list[Column], int], list[Row]]:
 
     def measured(columns: list[Column], rounds: int) -> list[Row]:
         for column in columns:
-            lay_out_leases(column.world.data / f"leases-{count}", count)
+            lay_out_leases(column.fixture.data / f"leases-{count}", count)
         once = attachment(f"host-local, {_grouped(count)} leases,", "host-local", config, tells_cpu=False)
         rows = once(columns, rounds)
         return [*rows, _after_foreign_write(columns, config, count)] if count else rows
@@ -179,7 +178,7 @@ def _after_foreign_write(columns: list[Column], config: Config, count: int) -> R
     """The first ADD after someone else wrote into the lease directory: an index must not be trusted then."""
     row = Row(f"host-local, {_grouped(count)} leases, ADD after a foreign write")
     for number, column in enumerate(_in_turn(columns, 3)):
-        (column.world.data / config["name"] / f"10.1.255.{200 + number}").write_text("foreign\r\neth0")
+        (column.fixture.data / config["name"] / f"10.1.255.{200 + number}").write_text("foreign\r\neth0")
         _, added = next(_one_life(column, "host-local", config))
         row.samples[column.label].append(_ms(added))
         column.measure(column.call("host-local", "DEL", config))
@@ -222,7 +221,7 @@ def parallel(count: int) -> Callable[[list[Column], int], list[Row]]:
 def parallel_memory(count: int) -> Callable[[list[Kind], int], list[Row]]:
     """The same ADDs under the eye of a sampler, which costs time: so apart from those that are timed.
 
-    Nobody waits for the DELs: the worlds are new, and go as they are.
+    Nobody waits for the DELs: the hosts are new, and go as they are.
     """
 
     def measured(kinds: list[Kind], rounds: int) -> list[Row]:

@@ -3,31 +3,31 @@
 import json
 from typing import Any
 
+from tests.cni import Answer
 from tests.differential.normalise import Symbols
-from tests.differential.world import Answer
 
 
 def facts(answer: Answer, symbols: Symbols) -> dict[str, Any]:
     """What is compared of an answer."""
     compared: dict[str, Any] = {"code": answer.code}
-    document = parsed(answer.stdout)
+    document = parsed(answer.out)
     if document is None:
-        compared["stdout"] = "nothing" if not answer.stdout else "not one JSON document"
+        compared["stdout"] = "nothing" if not answer.out else "not one JSON document"
     elif answer.code != 0:
         compared["error"] = _error(document)
     else:
         compared["result"] = symbols.value(document)
         compared["keys"] = _key_order(document)
-        compared["layout"] = _layout(answer.stdout, document)
-    if "CNI protocol versions supported:" in answer.stderr:
+        compared["layout"] = _layout(answer.out.decode(errors="replace"), document)
+    if "CNI protocol versions supported:" in answer.err.decode(errors="replace"):
         compared["usage"] = "told on stderr"
     return compared
 
 
-def parsed(text: str) -> Any:
+def parsed(text: bytes) -> Any:
     """The one JSON document in the text, or None."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode(errors="replace"))
     except json.JSONDecodeError:
         return None
 

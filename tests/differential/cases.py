@@ -18,7 +18,7 @@ _DEFAULTS = {"cniVersion": "1.0.0", "name": "net"}
 
 @dataclass(frozen=True)
 class Step:
-    """One thing done in the world of a case."""
+    """One thing done in a case."""
 
     do: str = ""
     box: str = "box1"

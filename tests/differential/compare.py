@@ -1,4 +1,4 @@
-"""Two stories side by side.
+"""Two traces side by side.
 
 `python -m tests.differential.compare LEFT RIGHT [case …]` prints every difference between two suites,
 intended or not; LEFT and RIGHT are `debian`, `v1.9` or `ours`.
@@ -8,8 +8,9 @@ import fnmatch
 import sys
 from dataclasses import dataclass
 
-from tests.differential import cases, story, suites, world
-from tests.differential.library import Library
+from tests.differential import cases, fixture, suites
+from tests.differential.trace import SEPARATOR, Trace
+from tests.differential.trace_cache import TraceCache
 
 ABSENT = "absent"
 
@@ -27,8 +28,8 @@ class Difference:
         return f"{self.case} | {self.path} | {self.theirs} | {self.ours}"
 
 
-def differences(name: str, theirs: story.Story, ours: story.Story) -> list[Difference]:
-    """Every difference; a thing one side lacks altogether is told once, at its top."""
+def differences(name: str, theirs: Trace, ours: Trace) -> list[Difference]:
+    """Every difference; a thing that one side lacks altogether is one difference, at its top."""
     found = [
         Difference(name, path, theirs.get(path, ABSENT), ours.get(path, ABSENT))
         for path in dict.fromkeys((*theirs, *ours))
@@ -37,7 +38,7 @@ def differences(name: str, theirs: story.Story, ours: story.Story) -> list[Diffe
     return _folded(found, theirs, ours)
 
 
-def _folded(found: list[Difference], theirs: story.Story, ours: story.Story) -> list[Difference]:
+def _folded(found: list[Difference], theirs: Trace, ours: Trace) -> list[Difference]:
     """Leaves below a thing that only one side has become one difference."""
     folded: dict[str, Difference] = {}
     for difference in found:
@@ -54,12 +55,12 @@ def _folded(found: list[Difference], theirs: story.Story, ours: story.Story) -> 
     return list(folded.values())
 
 
-def _top_of_absence(path: str, other: story.Story) -> str:
+def _top_of_absence(path: str, other: Trace) -> str:
     """The highest ancestor of which the other side knows nothing."""
-    parts = path.split(story.SEPARATOR)
+    parts = path.split(SEPARATOR)
     for depth in range(2, len(parts)):
-        top = story.SEPARATOR.join(parts[:depth])
-        if not any(known == top or known.startswith(f"{top}{story.SEPARATOR}") for known in other):
+        top = SEPARATOR.join(parts[:depth])
+        if not any(known == top or known.startswith(f"{top}{SEPARATOR}") for known in other):
             return top
     return path
 
@@ -73,12 +74,12 @@ def main(left: str, right: str, patterns: list[str]) -> None:
         for case in cases.load()
         if (not patterns or any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns))
         and all(suite.speaks(case.version) for suite in sides)
-        and not world.lacks(case.needs)
+        and not fixture.lacks(case.needs)
     ]
-    with Library((suite, case) for case in chosen for suite in sides) as library:
+    with TraceCache((suite, case) for case in chosen for suite in sides) as traces:
         for case in chosen:
-            stories = [library.story(suite, case).result() for suite in sides]
-            for difference in differences(case.name, *stories):
+            both = [traces.trace(suite, case).result() for suite in sides]
+            for difference in differences(case.name, *both):
                 sys.stdout.write(f"{difference}\n")
 
 

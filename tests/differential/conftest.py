@@ -11,6 +11,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.differential import reference, suites
 from tests.differential.suites import Suite
 
+_HERE = Path(__file__).parent
+_SECONDS_PER_TEST = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time only the tests themselves: what builds the reference before one of them has a limit of its own."""
+    for item in items:
+        if item.path.is_relative_to(_HERE) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SECONDS_PER_TEST, func_only=True))
+
 
 def _present(suite: Suite) -> Suite:
     if os.geteuid() != 0:

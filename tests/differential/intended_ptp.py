@@ -99,7 +99,17 @@ _OUTCOMES = (
     Intended(
         "host-wide switches come last, so a failed ADD has not touched them",
         "?:* > host > sysctls > *",
-        cases=("ptp: mtu too small for IPv6", "ptp: an unknown*"),
+        cases=(
+            "ptp: mtu *",
+            "ptp: an unknown*",
+            "ptp: a static address without gateway",
+            "ptp: one of two static addresses without gateway",
+            "ptp: one route twice",
+            "ptp: the gateway is of the other family",
+            "ptp: the ifname is taken",
+            "ptp: netns gone",
+            "ptp: netns is a file",
+        ),
     ),
     *is_deleted("DEL never validates more than it needs", *_OURS),
     *is_taken_away(

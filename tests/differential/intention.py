@@ -19,7 +19,7 @@ class Intended:
 
 
 def becomes_possible(reason: str, *cases: str) -> tuple[Intended, ...]:
-    """The reference refuses what ours does: that is asserted, the rest of the world follows from it."""
+    """The reference refuses what ours does: that is asserted, the other differences follow from it."""
     return (
         Intended(reason, "?:* > answer > code", "1", "0", cases),
         Intended(reason, "?:* > *", cases=cases),
@@ -52,7 +52,7 @@ def is_deleted(reason: str, *cases: str) -> tuple[Intended, ...]:
 
 
 def is_refused(reason: str, *cases: str) -> tuple[Intended, ...]:
-    """Ours refuses what the reference does: that is asserted, the rest of the world follows from it."""
+    """Ours refuses what the reference does: that is asserted, the other differences follow from it."""
     return (
         Intended(reason, "?:ADD > answer > code", "0", "1", cases),
         Intended(reason, "?:* > *", cases=cases),

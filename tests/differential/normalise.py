@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.differential import netns
+from tests.differential.fixture import Fixture
 from tests.differential.snapshot import Facts
-from tests.differential.world import World
 
 _MAC = re.compile(r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b")
 _VETH = re.compile(r"\bveth[0-9a-f]{8}\b")
@@ -16,20 +15,20 @@ _KEEP = {"00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"}
 
 @dataclass
 class Symbols:
-    """What this world's names and addresses stand for; the first meaning stays."""
+    """What the names and addresses of a fixture stand for; the first meaning stays."""
 
     literal: str
     names: dict[str, str] = field(default_factory=dict)
     macs: dict[str, str] = field(default_factory=dict)
 
-    def learn(self, world: World, facts: Facts) -> None:
+    def learn(self, fixture: Fixture, facts: Facts) -> None:
         """Give every link its role: the box's end, its host end, then the bridges in order of appearance.
 
         A bridge that nobody pinned takes the lowest MAC address of its ports, so which port's is chance.
         """
-        self.names[netns.path_of(world.host)] = "netns(host)"
-        for box, name in world.boxes.items():
-            self.names[netns.path_of(name)] = f"netns({box})"
+        self.names[fixture.host.path] = "netns(host)"
+        for box, namespace in fixture.boxes.items():
+            self.names[namespace.path] = f"netns({box})"
             for ifname, link in facts[box]["links"].items():
                 self._mac(link, f"mac({box}:{ifname})")
                 self._host_end(facts, link, f"{box}:{ifname}")

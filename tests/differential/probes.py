@@ -5,8 +5,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from tests.differential import netns
-from tests.differential.world import HOST_ADDRESSES, OUTSIDE_ADDRESSES, World
+from tests import namespaces
+from tests.differential.fixture import HOST_ADDRESSES, OUTSIDE_ADDRESSES, Fixture
+from tests.namespaces import Namespace
 
 # Seconds; of IPv6 below the one that duplicate address detection takes, which IPv4 does not know.
 _PATIENCE = {4: 2.0, 6: 0.6}
@@ -18,45 +19,47 @@ Addresses = dict[str, list[str]]
 Outcome = dict[str, str]
 
 
-def masquerade(world: World, addresses: Addresses) -> Outcome:
+def masquerade(fixture: Fixture, addresses: Addresses) -> Outcome:
     """Whose address does the outside see when a box talks to it?"""
-    outside = world.outside()
+    outside = fixture.outside()
     return {
-        f"{box} {address}": _seen_outside(world.box(box), outside, address)
+        f"{box} {address}": _seen_outside(fixture.box(box), outside, address)
         for box, own in addresses.items()
         for address in own
     }
 
 
-def neighbours(world: World, addresses: Addresses) -> Outcome:
+def neighbours(fixture: Fixture, addresses: Addresses) -> Outcome:
     """Does what one box sends reach the other, and under which source address?"""
     outcome = {}
     for box, own in addresses.items():
         for other, theirs in addresses.items():
             for target in theirs if other != box else ():
                 source = next((address for address in own if _family(address) == _family(target)), None)
-                seen = _exchange(world.box(box), source, world.box(other), target)
+                seen = _exchange(fixture.box(box), source, fixture.box(other), target)
                 outcome[f"{box} to {target}"] = "own address" if seen == source else seen or "nothing"
     return outcome
 
 
-def spoof(world: World, _addresses: Addresses) -> Outcome:
+def spoof(fixture: Fixture, _addresses: Addresses) -> Outcome:
     """Does a frame with the box's own MAC address reach the bridge, and one with a forged address?"""
-    return {name: _frame_arrives(world, forged=name == "forged") for name in ("genuine", "forged")}
+    return {name: _frame_arrives(fixture, forged=name == "forged") for name in ("genuine", "forged")}
 
 
-PROBES: dict[str, Callable[[World, Addresses], Outcome]] = {
+PROBES: dict[str, Callable[[Fixture, Addresses], Outcome]] = {
     "masquerade": masquerade,
     "neighbours": neighbours,
     "spoof": spoof,
 }
 
 
-def settle(world: World, seconds: float = 4.0) -> None:
+def settle(fixture: Fixture, seconds: float = 4.0) -> None:
     """Wait until no address of the host is tentative any more."""
     deadline = time.monotonic() + seconds
-    with netns.entered(world.host):
-        while time.monotonic() < deadline and netns.run("ip", "-6", "-o", "address", "show", "tentative"):
+    with fixture.host.entered():
+        while time.monotonic() < deadline and namespaces.run(
+            "ip", "-6", "-o", "address", "show", "tentative"
+        ):
             time.sleep(0.05)
 
 
@@ -64,14 +67,14 @@ def _family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def _seen_outside(box: str, outside: str, address: str) -> str:
+def _seen_outside(box: Namespace, outside: Namespace, address: str) -> str:
     family = _family(address)
     seen = _exchange(box, address, outside, OUTSIDE_ADDRESSES[family])
     names = {HOST_ADDRESSES[family]: "host", address: "box", None: "nothing"}
     return names.get(seen, "stranger")
 
 
-def _exchange(sender: str, source: str | None, receiver: str, target: str) -> str | None:
+def _exchange(sender: Namespace, source: str | None, receiver: Namespace, target: str) -> str | None:
     """Send a datagram and tell the source address it arrives with, or None."""
     with (
         _datagrams(receiver, _family(target), target) as inbox,
@@ -85,8 +88,8 @@ def _exchange(sender: str, source: str | None, receiver: str, target: str) -> st
 
 
 @contextlib.contextmanager
-def _datagrams(name: str, family: int, address: str | None) -> Iterator[socket.socket]:
-    with netns.entered(name):
+def _datagrams(namespace: Namespace, family: int, address: str | None) -> Iterator[socket.socket]:
+    with namespace.entered():
         opened = socket.socket(_FAMILIES[family], socket.SOCK_DGRAM)
     with opened:
         if address is not None:
@@ -95,11 +98,11 @@ def _datagrams(name: str, family: int, address: str | None) -> Iterator[socket.s
         yield opened
 
 
-def _frame_arrives(world: World, *, forged: bool) -> str:
-    with netns.entered(world.host):
+def _frame_arrives(fixture: Fixture, *, forged: bool) -> str:
+    with fixture.host.entered():
         inbox = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE))
         inbox.bind(("cni0", _ETHERTYPE))
-    with netns.entered(world.box("box1")):
+    with fixture.box("box1").entered():
         outbox = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         outbox.bind(("eth0", 0))
     with inbox, outbox:

@@ -3,6 +3,7 @@
 They are built by `go install` through the Go module proxy, once, into CNI_REF_DIR (default: build/reference).
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 VERSION = "v1.9.1"
 MODULE = "github.com/containernetworking/plugins"
 PROGRAMS = ("bridge", "macvlan", "ptp", "host-local", "static", "loopback")
+_PATIENCE = 300.0  # seconds for one plugin, its modules downloaded
 _ROOMS = {
     **dict.fromkeys(("host-local", "static", "dhcp"), "ipam"),
     **dict.fromkeys(("portmap", "firewall", "bandwidth", "tuning", "sbr", "vrf"), "meta"),
@@ -29,10 +31,18 @@ def fetch(names: tuple[str, ...] = PROGRAMS) -> str | None:
 
     Returns why that could not be done, or None.
     """
-    missing = [name for name in names if not (directory() / name).is_file()]
-    if missing and shutil.which("go") is None:
-        return f"the reference {VERSION} is not built ({', '.join(missing)}) and Go is not installed"
-    return next((reason for name in missing if (reason := _install(name))), None)
+    if not _missing(names):
+        return None
+    if shutil.which("go") is None:
+        return f"the reference {VERSION} is not built ({', '.join(_missing(names))}) and Go is not installed"
+    directory().mkdir(parents=True, exist_ok=True)
+    with (directory() / ".lock").open("w") as lock:  # test processes come here at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return next((reason for name in _missing(names) if (reason := _install(name))), None)
+
+
+def _missing(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not (directory() / name).is_file()]
 
 
 def _install(name: str) -> str | None:
@@ -45,6 +55,7 @@ def _install(name: str) -> str | None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=_PATIENCE,
     )
     return None if done.returncode == 0 else f"{package} could not be built: {done.stderr.strip()[-300:]}"
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.differential import netns
-from tests.differential.world import World
+from tests import namespaces
+from tests.differential.fixture import PREFIX, Fixture
+from tests.namespaces import Namespace
 
 Facts = dict[str, Any]
 
@@ -53,13 +54,13 @@ _ADDRESS_KEYS = (
 _PATIENCE = 1.5  # seconds; net/core/link_watch.c tells of carriers once a second
 
 
-def settled(world: World, *, rules: bool) -> Facts:
+def settled(fixture: Fixture, *, rules: bool) -> Facts:
     """Everything that is compared, once every link that will have a link-local address does."""
     deadline = time.monotonic() + _PATIENCE
-    facts = take(world, rules=rules)
+    facts = take(fixture, rules=rules)
     while _is_unsettled(facts) and time.monotonic() < deadline:
         time.sleep(0.05)
-        facts = take(world, rules=rules)
+        facts = take(fixture, rules=rules)
     return facts
 
 
@@ -68,23 +69,26 @@ def _is_unsettled(facts: Facts) -> bool:
     return any(link["unsettled"] for place in places for link in place["links"].values())
 
 
-def take(world: World, *, rules: bool) -> Facts:
+def take(fixture: Fixture, *, rules: bool) -> Facts:
     """Everything that is compared, as it is at this moment."""
-    facts: Facts = {"host": namespace(world.host, _HOST_SYSCTLS, _PORT_SYSCTLS), "leases": leases(world.data)}
-    for box, name in world.boxes.items():
-        facts[box] = namespace(name, ("net/ipv6/conf/lo/disable_ipv6",), _BOX_SYSCTLS)
+    facts: Facts = {
+        "host": namespace(fixture.host, _HOST_SYSCTLS, _PORT_SYSCTLS),
+        "leases": leases(fixture.data),
+    }
+    for box, place in fixture.boxes.items():
+        facts[box] = namespace(place, ("net/ipv6/conf/lo/disable_ipv6",), _BOX_SYSCTLS)
         for link in facts[box]["links"].values():
             link["lower"] = _lower(link, facts[box], facts["host"])
     if rules:
-        facts["rules"] = ruleset(world)
+        facts["rules"] = ruleset(fixture)
     return facts
 
 
-def namespace(name: str, fixed: Iterable[str], per_link: Iterable[str]) -> Facts:
+def namespace(place: Namespace, fixed: Iterable[str], per_link: Iterable[str]) -> Facts:
     """One namespace: links with their addresses, routes, sysctls."""
-    with netns.entered(name):
-        links = json.loads(netns.run("ip", "-d", "-j", "address", "show"))
-        own = [link for link in links if not link["ifname"].startswith(netns.PREFIX)]
+    with place.entered():
+        links = json.loads(namespaces.run("ip", "-d", "-j", "address", "show"))
+        own = [link for link in links if not link["ifname"].startswith(PREFIX)]
         wanted = [
             *fixed,
             *(path.format(link["ifname"]) for link in own if link["ifname"] != "lo" for path in per_link),
@@ -142,10 +146,12 @@ def _address(raw: Facts) -> tuple[str, Facts]:
 
 
 def _routes(family: int) -> Iterable[tuple[str, Facts]]:
-    for raw in json.loads(netns.run("ip", "-j", "-d", f"-{family}", "route", "show", "table", "all") or "[]"):
+    for raw in json.loads(
+        namespaces.run("ip", "-j", "-d", f"-{family}", "route", "show", "table", "all") or "[]"
+    ):
         if raw.get("table") == "local" or raw.get("type") in ("local", "broadcast", "anycast", "multicast"):
             continue
-        if raw.get("dev", "").startswith(netns.PREFIX):
+        if raw.get("dev", "").startswith(PREFIX):
             continue
         key = " ".join(str(raw.get(part, "-")) for part in ("dst", "gateway", "dev", "table", "metric"))
         kept = {
@@ -176,10 +182,10 @@ def _content(path: Path) -> str:
     return path.read_bytes().decode("utf-8", errors="backslashreplace")
 
 
-def ruleset(world: World) -> str:
+def ruleset(fixture: Fixture) -> str:
     """Every packet filter rule of the host, whichever tool wrote it."""
     listings = (("nft", "list", "ruleset"), ("iptables-save",), ("ip6tables-save",))
-    with netns.entered(world.host):
+    with fixture.host.entered():
         return "\n".join(
             subprocess.run(words, capture_output=True, text=True, check=False).stdout for words in listings
         )

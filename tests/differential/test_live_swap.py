@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import netns, probes
+from tests import namespaces
+from tests.differential import probes
+from tests.differential.fixture import Fixture, fresh_fixture
 from tests.differential.suites import Suite
 from tests.differential.swap import (
     Config,
@@ -23,7 +25,6 @@ from tests.differential.swap import (
     lease_names,
     marks_in_rules,
 )
-from tests.differential.world import World, fresh_world
 
 FLAVOURS: dict[str, Config] = {
     "plain": {},
@@ -41,8 +42,8 @@ FLAVOURS: dict[str, Config] = {
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with fresh_world() as made:
+def fixture() -> Iterator[Fixture]:
+    with fresh_fixture() as made:
         yield made
 
 
@@ -51,11 +52,11 @@ def flavour(request: pytest.FixtureRequest) -> Config:
     return FLAVOURS[request.param]
 
 
-def bridge_config(world: World, flavour: Config) -> Config:
+def bridge_config(fixture: Fixture, flavour: Config) -> Config:
     subnets = flavour.get("ranges", ["10.1.0.0/24"])
     ipam = {
         "type": "host-local",
-        "dataDir": str(world.data),
+        "dataDir": str(fixture.data),
         "ranges": [[{"subnet": subnet}] for subnet in subnets],
     }
     keys = {key: value for key, value in flavour.items() if key != "ranges"}
@@ -69,146 +70,149 @@ def bridge_config(world: World, flavour: Config) -> Config:
     }
 
 
-def ipam_config(world: World) -> Config:
+def ipam_config(fixture: Fixture) -> Config:
     ranges = [[{"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.40"}]]
-    ipam = {"type": "host-local", "dataDir": str(world.data), "ranges": ranges}
+    ipam = {"type": "host-local", "dataDir": str(fixture.data), "ranges": ranges}
     return {"cniVersion": "1.0.0", "name": "net", "type": "bridge", "ipam": ipam}
 
 
 def test_ours_deletes_what_the_reference_added(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, their, "ADD", config)
-    done(world, ours, "DEL", config | {"prevResult": result})
-    assert container_links(world) == []
-    assert lease_names(world) == set()
-    assert marks_in_rules(world, result) == []
-    assert chains_left(world) == []
-    done(world, ours, "DEL", config)
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, their, "ADD", config)
+    done(fixture, ours, "DEL", config | {"prevResult": result})
+    assert container_links(fixture) == []
+    assert lease_names(fixture) == set()
+    assert marks_in_rules(fixture, result) == []
+    assert chains_left(fixture) == []
+    done(fixture, ours, "DEL", config)
 
 
 def test_ours_deletes_what_the_reference_added_without_prev_result(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, their, "ADD", config)
-    done(world, ours, "DEL", config)
-    assert container_links(world) == []
-    assert lease_names(world) == set()
-    assert marks_in_rules(world, result) == []
-    assert chains_left(world) == []
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, their, "ADD", config)
+    done(fixture, ours, "DEL", config)
+    assert container_links(fixture) == []
+    assert lease_names(fixture) == set()
+    assert marks_in_rules(fixture, result) == []
+    assert chains_left(fixture) == []
 
 
 def test_ours_checks_what_the_reference_added(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, their, "ADD", config)
-    probes.settle(world)
-    done(world, ours, "CHECK", config | {"prevResult": result})
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, their, "ADD", config)
+    probes.settle(fixture)
+    done(fixture, ours, "CHECK", config | {"prevResult": result})
 
 
-def test_ours_finds_a_fault_in_what_the_reference_added(world: World, their: Suite, ours: Suite) -> None:
-    config = bridge_config(world, {})
-    result = done(world, their, "ADD", config)
-    with netns.entered(world.box("box1")):
-        netns.run("ip", "route", "del", "default")
-    assert answered(world, ours, "CHECK", config | {"prevResult": result}).code == 1
+def test_ours_finds_a_fault_in_what_the_reference_added(fixture: Fixture, their: Suite, ours: Suite) -> None:
+    config = bridge_config(fixture, {})
+    result = done(fixture, their, "ADD", config)
+    with fixture.box("box1").entered():
+        namespaces.run("ip", "route", "del", "default")
+    assert answered(fixture, ours, "CHECK", config | {"prevResult": result}).code == 1
 
 
 def test_the_reference_deletes_what_ours_added(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, ours, "ADD", config)
-    deleted_by_the_reference(world, their, config | {"prevResult": result})
-    assert container_links(world) == []
-    assert lease_names(world) == set()
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, ours, "ADD", config)
+    deleted_by_the_reference(fixture, their, config | {"prevResult": result})
+    assert container_links(fixture) == []
+    assert lease_names(fixture) == set()
 
 
 def test_what_the_reference_could_not_delete_goes_with_our_next_del(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, ours, "ADD", config)
-    deleted_by_the_reference(world, their, config | {"prevResult": result})
-    done(world, ours, "DEL", config | {"prevResult": result})
-    assert marks_in_rules(world, result) == []
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, ours, "ADD", config)
+    deleted_by_the_reference(fixture, their, config | {"prevResult": result})
+    done(fixture, ours, "DEL", config | {"prevResult": result})
+    assert marks_in_rules(fixture, result) == []
 
 
 def test_what_the_reference_could_not_delete_goes_with_our_next_gc(
-    world: World, their: Suite, ours: Suite, flavour: Config
+    fixture: Fixture, their: Suite, ours: Suite, flavour: Config
 ) -> None:
-    config = bridge_config(world, flavour)
-    result = done(world, ours, "ADD", config)
-    deleted_by_the_reference(world, their, config | {"prevResult": result})
-    done(world, ours, "GC", config | {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []})
-    assert marks_in_rules(world, result) == []
+    config = bridge_config(fixture, flavour)
+    result = done(fixture, ours, "ADD", config)
+    deleted_by_the_reference(fixture, their, config | {"prevResult": result})
+    done(fixture, ours, "GC", config | {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []})
+    assert marks_in_rules(fixture, result) == []
 
 
-def test_the_reference_checks_what_ours_added(world: World, their: Suite, ours: Suite) -> None:
-    config = bridge_config(world, {})
-    result = done(world, ours, "ADD", config)
-    done(world, their, "CHECK", config | {"prevResult": result})
+def test_the_reference_checks_what_ours_added(fixture: Fixture, their: Suite, ours: Suite) -> None:
+    config = bridge_config(fixture, {})
+    result = done(fixture, ours, "ADD", config)
+    done(fixture, their, "CHECK", config | {"prevResult": result})
 
 
 def test_a_swap_between_two_adds_keeps_both_containers_masqueraded(
-    world: World, their: Suite, ours: Suite
+    fixture: Fixture, their: Suite, ours: Suite
 ) -> None:
-    config = bridge_config(world, {"ipMasq": True})
-    results = {"box1": done(world, their, "ADD", config), "box2": done(world, ours, "ADD", config, "box2")}
+    config = bridge_config(fixture, {"ipMasq": True})
+    results = {
+        "box1": done(fixture, their, "ADD", config),
+        "box2": done(fixture, ours, "ADD", config, "box2"),
+    }
     addresses = {box: [result["ips"][0]["address"].partition("/")[0]] for box, result in results.items()}
-    assert set(probes.masquerade(world, addresses).values()) == {"host"}
-    assert set(probes.neighbours(world, addresses).values()) == {"own address"}
-    done(world, ours, "DEL", config | {"prevResult": results["box1"]})
-    assert set(probes.masquerade(world, {"box2": addresses["box2"]}).values()) == {"host"}
+    assert set(probes.masquerade(fixture, addresses).values()) == {"host"}
+    assert set(probes.neighbours(fixture, addresses).values()) == {"own address"}
+    done(fixture, ours, "DEL", config | {"prevResult": results["box1"]})
+    assert set(probes.masquerade(fixture, {"box2": addresses["box2"]}).values()) == {"host"}
 
 
-def test_interleaved_adds_never_give_an_address_twice(world: World, their: Suite, ours: Suite) -> None:
-    config = ipam_config(world) | {"type": "host-local"}
+def test_interleaved_adds_never_give_an_address_twice(fixture: Fixture, their: Suite, ours: Suite) -> None:
+    config = ipam_config(fixture) | {"type": "host-local"}
     turns = zip(itertools.cycle((their, ours)), range(12), strict=False)
     given = [
-        done(world, suite, "ADD", config, f"box{number}")["ips"][0]["address"] for suite, number in turns
+        done(fixture, suite, "ADD", config, f"box{number}")["ips"][0]["address"] for suite, number in turns
     ]
     assert given == [f"10.1.0.{last}/24" for last in range(2, 14)]
-    assert counter(world) == "10.1.0.13"
+    assert counter(fixture) == "10.1.0.13"
 
 
-def test_addresses_freed_by_one_are_reused_by_the_other(world: World, their: Suite, ours: Suite) -> None:
-    config = ipam_config(world) | {"type": "host-local"}
+def test_addresses_freed_by_one_are_reused_by_the_other(fixture: Fixture, their: Suite, ours: Suite) -> None:
+    config = ipam_config(fixture) | {"type": "host-local"}
     for number, suite in zip(range(39), itertools.cycle((ours, their)), strict=False):
-        done(world, suite, "ADD", config, f"box{number}")
-    assert answered(world, ours, "ADD", config, "late").code == 1
-    assert answered(world, their, "ADD", config, "late").code == 1
-    done(world, their, "DEL", config, "box4")
-    done(world, ours, "DEL", config, "box5")
+        done(fixture, suite, "ADD", config, f"box{number}")
+    assert answered(fixture, ours, "ADD", config, "late").code == 1
+    assert answered(fixture, their, "ADD", config, "late").code == 1
+    done(fixture, their, "DEL", config, "box4")
+    done(fixture, ours, "DEL", config, "box5")
     freed = [
-        done(world, suite, "ADD", config, box)["ips"][0]["address"]
+        done(fixture, suite, "ADD", config, box)["ips"][0]["address"]
         for suite, box in ((ours, "a"), (their, "b"))
     ]
     assert freed == ["10.1.0.6/24", "10.1.0.7/24"]
 
 
-def test_lease_files_are_the_same_bytes(world: World, newest: Suite, ours: Suite) -> None:
-    config = ipam_config(world) | {"type": "host-local"}
+def test_lease_files_are_the_same_bytes(fixture: Fixture, newest: Suite, ours: Suite) -> None:
+    config = ipam_config(fixture) | {"type": "host-local"}
     for suite, box in ((newest, "box1"), (ours, "box2")):
-        done(world, suite, "ADD", config, box)
-    modes = {name: (world.data / "net" / name).stat().st_mode for name in lease_names(world)}
+        done(fixture, suite, "ADD", config, box)
+    modes = {name: (fixture.data / "net" / name).stat().st_mode for name in lease_names(fixture)}
     assert len(set(modes.values())) == 1
-    assert text(world.data / "net" / "10.1.0.2") == "box1\r\neth0"
-    assert text(world.data / "net" / "10.1.0.3") == "box2\r\neth0"
+    assert text(fixture.data / "net" / "10.1.0.2") == "box1\r\neth0"
+    assert text(fixture.data / "net" / "10.1.0.3") == "box2\r\neth0"
 
 
-def test_a_lease_is_checked_by_the_other(world: World, their: Suite, ours: Suite) -> None:
-    config = ipam_config(world) | {"type": "host-local"}
+def test_a_lease_is_checked_by_the_other(fixture: Fixture, their: Suite, ours: Suite) -> None:
+    config = ipam_config(fixture) | {"type": "host-local"}
     for first, second, box in ((their, ours, "box1"), (ours, their, "box2")):
-        result = done(world, first, "ADD", config, box)
-        done(world, second, "CHECK", config | {"prevResult": result}, box)
+        result = done(fixture, first, "ADD", config, box)
+        done(fixture, second, "CHECK", config | {"prevResult": result}, box)
 
 
-def counter(world: World) -> str:
-    return text(world.data / "net" / "last_reserved_ip.0")
+def counter(fixture: Fixture) -> str:
+    return text(fixture.data / "net" / "last_reserved_ip.0")
 
 
 def text(path: Path) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential import netns, probes
+from tests import namespaces
+from tests.differential import probes
+from tests.differential.fixture import WIRE, Fixture, fresh_fixture
 from tests.differential.suites import Suite
 from tests.differential.swap import (
     Config,
@@ -17,7 +19,6 @@ from tests.differential.swap import (
     lease_names,
     marks_in_rules,
 )
-from tests.differential.world import WIRE, World, fresh_world
 
 _V4, _DUAL = ("10.1.0.0/24",), ("10.1.0.0/24", "fd00:1::/64")
 
@@ -43,110 +44,116 @@ FAULTS = {
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with fresh_world() as made:
-        made.lay_wire()
+def fixture() -> Iterator[Fixture]:
+    with fresh_fixture() as made:
+        made.add_wire()
         yield made
 
 
 @pytest.fixture(params=FLAVOURS)
-def config(request: pytest.FixtureRequest, world: World) -> Config:
-    return flavoured(world, request.param)
+def config(request: pytest.FixtureRequest, fixture: Fixture) -> Config:
+    return flavoured(fixture, request.param)
 
 
-def flavoured(world: World, name: str) -> Config:
+def flavoured(fixture: Fixture, name: str) -> Config:
     keys, subnets = FLAVOURS[name]
     whole = {"cniVersion": "1.0.0", "name": "net", **keys}
     if not subnets:
         return whole
     routes = [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
     ranges = [[{"subnet": subnet}] for subnet in subnets]
-    ipam = {"type": "host-local", "dataDir": str(world.data), "ranges": ranges, "routes": routes}
+    ipam = {"type": "host-local", "dataDir": str(fixture.data), "ranges": ranges, "routes": routes}
     return {**whole, "ipam": ipam}
 
 
-def leftovers(world: World) -> list[str]:
+def leftovers(fixture: Fixture) -> list[str]:
     """What may not outlive a container: its links, the host's routes to it, its leases."""
-    return [*container_links(world), *host_routes(world), *lease_names(world)]
+    return [*container_links(fixture), *host_routes(fixture), *lease_names(fixture)]
 
 
 def test_ours_checks_and_deletes_what_the_reference_added(
-    world: World, their: Suite, ours: Suite, config: Config
+    fixture: Fixture, their: Suite, ours: Suite, config: Config
 ) -> None:
-    result = done(world, their, "ADD", config)
-    done(world, ours, "CHECK", config | {"prevResult": result})
-    done(world, ours, "DEL", config | {"prevResult": result})
-    assert leftovers(world) == []
-    assert marks_in_rules(world, {"ips": [], **result}) == []
-    assert chains_left(world) == []
-    done(world, ours, "DEL", config)
+    result = done(fixture, their, "ADD", config)
+    done(fixture, ours, "CHECK", config | {"prevResult": result})
+    done(fixture, ours, "DEL", config | {"prevResult": result})
+    assert leftovers(fixture) == []
+    assert marks_in_rules(fixture, {"ips": [], **result}) == []
+    assert chains_left(fixture) == []
+    done(fixture, ours, "DEL", config)
 
 
 def test_ours_deletes_what_the_reference_added_without_prev_result(
-    world: World, their: Suite, ours: Suite, config: Config
+    fixture: Fixture, their: Suite, ours: Suite, config: Config
 ) -> None:
-    result = done(world, their, "ADD", config)
-    done(world, ours, "DEL", config)
-    assert leftovers(world) == []
-    assert marks_in_rules(world, {"ips": [], **result}) == []
-    assert chains_left(world) == []
+    result = done(fixture, their, "ADD", config)
+    done(fixture, ours, "DEL", config)
+    assert leftovers(fixture) == []
+    assert marks_in_rules(fixture, {"ips": [], **result}) == []
+    assert chains_left(fixture) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_ours_finds_a_fault_in_what_the_reference_added(
-    world: World, newest: Suite, ours: Suite, name: str
+    fixture: Fixture, newest: Suite, ours: Suite, name: str
 ) -> None:
-    config = flavoured(world, name)
-    result = done(world, newest, "ADD", config)
-    with netns.entered(world.box("box1")):
-        netns.run("sh", "-c", FAULTS[name])
-    assert answered(world, ours, "CHECK", config | {"prevResult": result}).code == 1
+    config = flavoured(fixture, name)
+    result = done(fixture, newest, "ADD", config)
+    with fixture.box("box1").entered():
+        namespaces.run("sh", "-c", FAULTS[name])
+    assert answered(fixture, ours, "CHECK", config | {"prevResult": result}).code == 1
 
 
 def test_the_reference_checks_and_deletes_what_ours_added(
-    world: World, their: Suite, ours: Suite, config: Config
+    fixture: Fixture, their: Suite, ours: Suite, config: Config
 ) -> None:
-    result = done(world, ours, "ADD", config)
-    done(world, their, "CHECK", config | {"prevResult": result})
-    deleted_by_the_reference(world, their, config | {"prevResult": result})
-    assert leftovers(world) == []
-    done(world, ours, "DEL", config | {"prevResult": result})
-    assert marks_in_rules(world, {"ips": [], **result}) == []
+    result = done(fixture, ours, "ADD", config)
+    done(fixture, their, "CHECK", config | {"prevResult": result})
+    deleted_by_the_reference(fixture, their, config | {"prevResult": result})
+    assert leftovers(fixture) == []
+    done(fixture, ours, "DEL", config | {"prevResult": result})
+    assert marks_in_rules(fixture, {"ips": [], **result}) == []
 
 
 @pytest.mark.parametrize("name", ["macvlan", "ptp", "ptp, masquerade with iptables"])
 def test_containers_from_before_and_after_a_swap_reach_each_other(
-    world: World, their: Suite, ours: Suite, name: str
+    fixture: Fixture, their: Suite, ours: Suite, name: str
 ) -> None:
-    config = flavoured(world, name)
-    results = {"box1": done(world, their, "ADD", config), "box2": done(world, ours, "ADD", config, "box2")}
+    config = flavoured(fixture, name)
+    results = {
+        "box1": done(fixture, their, "ADD", config),
+        "box2": done(fixture, ours, "ADD", config, "box2"),
+    }
     addresses = {box: [result["ips"][0]["address"].partition("/")[0]] for box, result in results.items()}
-    assert set(probes.neighbours(world, addresses).values()) == {"own address"}
+    assert set(probes.neighbours(fixture, addresses).values()) == {"own address"}
 
 
 def test_a_swap_between_two_adds_keeps_both_containers_masqueraded(
-    world: World, their: Suite, ours: Suite
+    fixture: Fixture, their: Suite, ours: Suite
 ) -> None:
-    config = flavoured(world, "ptp, masquerade with iptables")
-    results = {"box1": done(world, their, "ADD", config), "box2": done(world, ours, "ADD", config, "box2")}
+    config = flavoured(fixture, "ptp, masquerade with iptables")
+    results = {
+        "box1": done(fixture, their, "ADD", config),
+        "box2": done(fixture, ours, "ADD", config, "box2"),
+    }
     addresses = {box: [result["ips"][0]["address"].partition("/")[0]] for box, result in results.items()}
-    assert set(probes.masquerade(world, addresses).values()) == {"host"}
-    done(world, ours, "DEL", config | {"prevResult": results["box1"]})
-    assert set(probes.masquerade(world, {"box2": addresses["box2"]}).values()) == {"host"}
+    assert set(probes.masquerade(fixture, addresses).values()) == {"host"}
+    done(fixture, ours, "DEL", config | {"prevResult": results["box1"]})
+    assert set(probes.masquerade(fixture, {"box2": addresses["box2"]}).values()) == {"host"}
 
 
 def test_a_master_held_by_the_reference_in_mode_passthru_is_not_given_twice(
-    world: World, newest: Suite, ours: Suite
+    fixture: Fixture, newest: Suite, ours: Suite
 ) -> None:
-    config = flavoured(world, "macvlan, mode passthru")
-    done(world, newest, "ADD", config)
-    refused = answered(world, ours, "ADD", config, "box2")
+    config = flavoured(fixture, "macvlan, mode passthru")
+    done(fixture, newest, "ADD", config)
+    refused = answered(fixture, ours, "ADD", config, "box2")
     assert refused.code == 1
-    assert "eth0" in refused.stdout
+    assert b"eth0" in refused.out
 
 
-def test_gc_of_ours_frees_the_leases_of_the_reference(world: World, newest: Suite, ours: Suite) -> None:
-    config = flavoured(world, "macvlan") | {"cniVersion": "1.1.0"}
-    done(world, newest, "ADD", config)
-    done(world, ours, "GC", config | {"cni.dev/valid-attachments": []})
-    assert lease_names(world) == set()
+def test_gc_of_ours_frees_the_leases_of_the_reference(fixture: Fixture, newest: Suite, ours: Suite) -> None:
+    config = flavoured(fixture, "macvlan") | {"cniVersion": "1.1.0"}
+    done(fixture, newest, "ADD", config)
+    done(fixture, ours, "GC", config | {"cni.dev/valid-attachments": []})
+    assert lease_names(fixture) == set()

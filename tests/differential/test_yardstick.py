@@ -7,10 +7,10 @@ import pytest
 from tests.differential import cases, compare, reference
 from tests.differential.cases import Case
 from tests.differential.compare import Difference
+from tests.differential.difference_list import matches
 from tests.differential.intention import Intended
-from tests.differential.ledger import matches
-from tests.differential.library import Library
 from tests.differential.suites import Suite
+from tests.differential.trace_cache import TraceCache
 
 ALL = {case.name: case for case in cases.load()}
 
@@ -68,8 +68,8 @@ SABOTAGES = {
 
 @pytest.mark.parametrize("case", [case for case in ALL.values() if case.rules], ids=lambda case: case.name)
 def test_one_reference_run_twice_does_not_differ(case: Case, newest: Suite) -> None:
-    with Library(()) as library:
-        first, second = (library.told_anew(newest, case) for _ in range(2))
+    with TraceCache(()) as traces:
+        first, second = (traces.recorded_anew(newest, case) for _ in range(2))
         assert not compare.differences(case.name, first.result(), second.result())
 
 
@@ -78,8 +78,8 @@ def test_a_faulty_suite_is_found_out(name: str, newest: Suite, tmp_path: Path) -
     case_name, before, after, where = SABOTAGES[name]
     case = ALL[case_name]
     faulty = saboteur(newest, tmp_path, case.plugin, before, after)
-    with Library([(newest, case), (faulty, case)]) as library:
-        theirs, other = (library.story(suite, case).result() for suite in (newest, faulty))
+    with TraceCache([(newest, case), (faulty, case)]) as traces:
+        theirs, other = (traces.trace(suite, case).result() for suite in (newest, faulty))
     found = compare.differences(case.name, theirs, other)
     assert any(difference.path.startswith(where) for difference in found), found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab import image
+from tests.e2e.lab import guest_bridge, guest_macvlan, image, vm
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.tools import REPOSITORY, missing
 
@@ -77,3 +77,11 @@ def node(dist: Path) -> Iterator[Host]:
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OCI archive of the busybox image `cnie.local/busybox:1`."""
     return image.write(tmp_path_factory.mktemp("image") / "busybox.tar")
+
+
+@pytest.fixture(scope="session")
+def guest(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, vm.Steps]:
+    """What the steps of each part have written in the one virtual machine."""
+    parts = [guest_bridge.part(dist), guest_macvlan.part(dist)]
+    guest = vm.Guest(parts, "/opt/cni/bin/cnictl agent --workers 4")
+    return guest.run(tmp_path_factory.mktemp("vm"), timeout=550)

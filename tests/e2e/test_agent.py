@@ -316,7 +316,7 @@ def test_sigterm_lets_a_request_finish_and_sends_the_waiting_cold(node: Host) ->
             assert answer.result().ok().addresses == ["10.84.0.2", "fd00:84::2"]
             assert agent.process.wait(30) == 0
             assert [one.result().code for one in waiting] == [0, 0, 0]
-    assert "finishing what was begun" in agent.journal()
+    assert "finishing the requests under way" in agent.journal()
     assert agent.journal().count(" command=") == 1, "somebody who waited was served by an agent that ends"
     assert not node.path(SOCKET).exists()
     run(node, gate.through(Call("CHECK", DUAL | {"prevResult": answer.result().document}, netns=netns))).ok()

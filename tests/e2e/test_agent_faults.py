@@ -154,7 +154,7 @@ def test_a_worker_that_hangs_is_killed_and_its_caller_told(node: Host, add: Call
             assert held.wait(10) == 1
             gate.open()
             assert is_lost(lost.result())
-        assert f"worker {worker} hangs in a request, and is killed" in agent.journal()
+        assert f"worker {worker} is hung in a request: killing it" in agent.journal()
         run(node, gate.through(add.but(command="DEL"))).ok()
         assert_unchanged(node, idle)
         wait_for("another worker", lambda: worker not in agent.workers())
@@ -192,7 +192,7 @@ def test_a_killed_caller_leaves_nothing_though_the_worker_goes_on(
             if deleted != "never":
                 run(node, gate.through(add.but(command="DEL"))).ok()
             if deleted == "netns-gone":
-                node.run("ip", "netns", "del", "cnie1")
+                node.remove_netns("cnie1")
         wait_for("the worker", lambda: not agent.busy())
         assert_unchanged(node, idle)
         if deleted != "netns-gone":

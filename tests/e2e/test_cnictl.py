@@ -10,8 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from cni_plugins.cli.commands import app
+from tests import cni
 
 NAMES = ("bridge", "host-local", "static", "loopback")
 PLUGIN_LIMIT = 20_000_000
@@ -125,7 +130,7 @@ def test_install_brings_a_suite_that_works_and_uninstall_takes_it_away(cnictl: P
         assert '"1.1.0"' in run(image / "opt/cni/bin" / name, CNI_COMMAND="VERSION").stdout
     installed = image / "usr/local/bin/cnictl"
     assert run(installed, "--version").stdout == run(cnictl, "--version").stdout
-    assert "everything is there" in run(cnictl, "install", "--destdir", image).stdout
+    assert "everything is up to date" in run(cnictl, "install", "--destdir", image).stdout
     missing = run(installed, "install", "--destdir", image)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "name the directory" in missing.stderr
@@ -210,11 +215,9 @@ def test_a_socket_of_systemd_reaches_the_agent(cnictl: Path, dist: Path, tmp_pat
         # The first caller wakes the agent, and waits for it.
         first = subprocess.run(
             [dist / "loopback"],
-            env={
-                "CNI_COMMAND": "STATUS",
-                "CNI_PATH": "/nowhere",
-                "CNI_PLUGINS_AGENT": str(socket),
-            },
+            env=cni.environment(
+                "STATUS", container=None, netns=None, ifname=None, CNI_PLUGINS_AGENT=str(socket)
+            ),
             input=CONF,
             capture_output=True,
             timeout=30,
@@ -223,3 +226,23 @@ def test_a_socket_of_systemd_reaches_the_agent(cnictl: Path, dist: Path, tmp_pat
         assert (first.returncode, first.stdout) == (0, b"")
         page = run(cnictl, "agent", "status", "--socket", socket)
         assert "\nserved   1\n" in page.stdout, page.stdout + page.stderr
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command of the sources with the words that call it."""
+    yield words, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*words, name))
+
+
+def test_the_frozen_program_helps_with_every_command_and_option(cnictl: Path) -> None:
+    """Freezing strips docstrings, so help must not be one."""
+    for words, command in commands(get_command(app)):
+        done = run(cnictl, *words, "--help", COLUMNS="300")
+        shown = " ".join(done.stdout.split())
+        assert done.returncode == 0, done.stderr
+        assert command.help, words
+        assert command.help in shown, words
+        for option in command.params:
+            assert option.help, (words, option.name)
+            assert option.help in shown, (words, option.name)

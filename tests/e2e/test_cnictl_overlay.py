@@ -67,7 +67,7 @@ class Hosts:
 @pytest.fixture(scope="module")
 def raised(dist: Path) -> Iterator[Hosts]:
     """Three hosts; between the second and the others a narrow hop."""
-    with raise_bed(dist, (0, 1, 0), hop=NARROW) as bed:
+    with raise_bed(dist, (0, 1, 0), hop=NARROW, warm=True) as bed:
         yield Hosts(bed)
 
 
@@ -121,7 +121,7 @@ def test_who_is_not_root_is_told(hosts: Hosts) -> None:
     user = ("setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps", "-all")
     done = hosts.one.host.run(*user, str(program), "overlay", "status", check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("cnictl: be root: ")
+    assert done.stderr.startswith("cnictl: must be run as root: ")
 
 
 def test_a_broken_file_keeps_sync_from_no_other_network(hosts: Hosts) -> None:

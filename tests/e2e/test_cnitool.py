@@ -134,7 +134,7 @@ def test_gc_by_cnitool_collects_what_lost_its_netns(network: Network) -> None:
     network.cnitool("del", spare)
     idle = observe(network.host)
     network.add(lost)
-    network.host.run("ip", "netns", "del", "cnielost")
+    network.host.remove_netns("cnielost")
     network.cnitool("gc", spare)
     assert_unchanged(network.host, idle)
 
@@ -150,7 +150,7 @@ def test_gc_collects_the_dead_and_leaves_the_living_alone(network: Network, *, n
     alone = observe(host)
     run(host, add.but(container="dead", netns=dead)).ok()
     if not netns_lives:
-        host.run("ip", "netns", "del", "cniedead")
+        host.remove_netns("cniedead")
 
     valid = {"cni.dev/valid-attachments": [{"containerID": "living", "ifname": "eth0"}]}
     run(host, Call("GC", {**conf, **valid})).ok()

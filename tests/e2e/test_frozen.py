@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import cni
 from tests.e2e.lab.tools import REPOSITORY
 
 pytestmark = pytest.mark.needs("unshare", "mount")
@@ -92,14 +93,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 @pytest.fixture
 def waiting(program: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An ADD that has unpacked and waits for its configuration."""
-    environment = {
-        "CNI_COMMAND": "ADD",
-        "CNI_CONTAINERID": "frozen",
-        "CNI_IFNAME": "eth0",
-        "CNI_NETNS": "/proc/self/ns/net",
-        "CNI_PATH": "/nowhere",
-        "TMPDIR": str(place),
-    }
+    environment = cni.environment("ADD", netns="/proc/self/ns/net", TMPDIR=str(place))
     process = subprocess.Popen(
         [program],
         env=environment,
@@ -283,15 +277,8 @@ def test_a_delegate_sees_the_environment_of_the_call(program: Path, place: Path,
     spy = tmp_path / "spy"
     spy.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\n")
     spy.chmod(0o755)
-    environment = {
-        "CNI_COMMAND": "DEL",
-        "CNI_CONTAINERID": "frozen",
-        "CNI_IFNAME": "eth0",
-        "CNI_NETNS": "",
-        "CNI_PATH": str(tmp_path),
-        "TMPDIR": str(place),
-        "LD_LIBRARY_PATH": "/of/the/caller",
-    }
+    inherited = {"TMPDIR": str(place), "LD_LIBRARY_PATH": "/of/the/caller"}
+    environment = cni.environment("DEL", netns="", path=tmp_path, **inherited)
     conf = {
         "cniVersion": "1.0.0",
         "name": "frozen",

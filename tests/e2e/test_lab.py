@@ -117,7 +117,7 @@ def test_a_lab_stays_until_it_is_taken_down(lab: Lab, place: Path) -> None:
     assert namespaces() == sorted([f"{n}-sw", f"{n}-h1", f"{n}-h1-c1", f"{n}-h2", f"{n}-h2-c1"])
     again = lab("up")
     assert again.returncode == 1
-    assert f"there is a lab named {n} already" in again.stderr
+    assert f"a lab named {n} already exists" in again.stderr
     shown = lab("show", "--ping")
     assert shown.returncode == 0
     assert "2 of 2 between containers, 4 of 4 from hosts" in shown.stdout

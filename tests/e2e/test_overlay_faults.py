@@ -40,7 +40,7 @@ from tests.e2e.lab.overlay_wire import pinging, seen_from
 from tests.e2e.lab.plugin import Answer, run, start
 from tests.e2e.lab.state import State, differences, settled
 
-pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "sysctl")
+pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "setpriv", "sysctl")
 
 CONFIG, DRIFTED = 7, 103
 PLACES = ((1, "ovkea"), (2, "ovkeb"), (3, "ovkec"))
@@ -116,7 +116,7 @@ def up(bed: Bed, net: Net) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def lasting(dist: Path) -> Iterator[Bed]:
     """For containers that live through one test after the other."""
-    with raise_bed(dist) as bed:
+    with raise_bed(dist, warm=True) as bed:
         yield bed
 
 
@@ -519,7 +519,7 @@ def test_an_add_that_is_killed(bed: Bed, net: Net, company: bool) -> None:
             blank = Container(node, name, conf)
             killed += kill(blank, chance.uniform(0, seconds)).code == -signal.SIGKILL
             if number % 3 == 2:
-                node.host.run("ip", "netns", "del", name)
+                node.host.remove_netns(name)
             if number % 2:
                 blank.call("DEL").ok()
             else:
@@ -528,7 +528,7 @@ def test_an_add_that_is_killed(bed: Bed, net: Net, company: bool) -> None:
             assert changes == [], f"round {number}"
             if number % 3 != 2:
                 assert inside(blank) == ["lo"]
-                node.host.run("ip", "netns", "del", name)
+                node.host.remove_netns(name)
         assert killed >= KILLS / 10, "hardly any ADD was killed in flight"
         for other in others:
             other.check().ok()
@@ -545,7 +545,7 @@ def test_a_del_that_is_killed(bed: Bed, net: Net) -> None:
         container = attach(node, f"ovkek{number}", conf)
         kill(container, random.Random(number).uniform(0, 0.15), "DEL")
         if number % 2:
-            node.host.run("ip", "netns", "del", container.name)
+            node.host.remove_netns(container.name)
             collect(node, conf)
         else:
             detach(container)
@@ -572,7 +572,7 @@ def refused(node: Node, conf: Mapping[str, Any]) -> Answer:
     blank = Container(node, "ovkebad", conf)
     answer = run(node.host, blank.asks("ADD"))
     assert inside(blank) == ["lo"]
-    node.host.run("ip", "netns", "del", "ovkebad")
+    node.host.remove_netns("ovkebad")
     assert answer.code == 1, answer
     return answer
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.lab.agent import NO_AGENT
 from tests.e2e.lab.overlay import (
     UPLINK,
     Bed,
@@ -33,9 +34,9 @@ from tests.e2e.lab.overlay import (
 from tests.e2e.lab.overlay_wire import pinging
 from tests.e2e.lab.plugin import Answer, Call, finish, run, start
 from tests.e2e.lab.state import State, differences
-from tests.e2e.lab.wire import inside
+from tests.namespaces import entered
 
-pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "sysctl")
+pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "setpriv", "sysctl")
 
 IO, CONFIG, KERNEL, TAKEN, FULL, UNAVAILABLE = 5, 7, 100, 101, 102, 50
 SECONDS = 20
@@ -259,7 +260,7 @@ CASES: dict[str, Case] = {
 
 @pytest.fixture(scope="module")
 def bed(dist: Path) -> Iterator[Bed]:
-    with raise_bed(dist) as bed:
+    with raise_bed(dist, warm=True) as bed:
         bed.node(1).host.netns("ovkebad")
         bed.node(1).host.run("ip", "link", "add", "ovkebare", "up", "type", "veth", "peer", "ovkefar")
         yield bed
@@ -289,8 +290,9 @@ Blank = Callable[[Mapping[str, Any]], Container]
 
 @pytest.mark.parametrize(("net", "changes", "told"), CASES.values(), ids=CASES)
 def test_what_cannot_be_is_refused(bed: Bed, blank: Blank, net: Net, changes: Changes, told: Words) -> None:
+    """By a warm agent, but for one in ten: so many starts of the executable would show nothing more."""
     conf = changed(net.conf(bed.node(1), bed.nodes), changes)
-    refused(blank(conf), CONFIG, told)
+    refused(blank(conf), CONFIG, told, warm=list(CASES.values()).index((net, changes, told)) % 10 > 0)
 
 
 def test_an_address_of_another_hosts_block(bed: Bed, blank: Blank) -> None:
@@ -349,7 +351,7 @@ def test_a_name_that_another_link_has(bed: Bed, blank: Blank, command: str, kind
 def test_a_port_that_another_socket_has(bed: Bed, blank: Blank, net: Net, command: str) -> None:
     conf = {**net.conf(bed.node(1), bed.nodes), "port": 8472}
     family = socket.AF_INET6 if net is IPV6 else socket.AF_INET
-    with inside(Path(bed.node(1).file(""))):
+    with entered(bed.node(1).file("")):
         other = socket.socket(family, socket.SOCK_DGRAM)
     with other:
         other.bind(("::" if net is IPV6 else "0.0.0.0", 8472))
@@ -530,7 +532,7 @@ def test_del_and_gc_need_no_peers_file(bed: Bed, quiet: State) -> None:
         if number:
             detach(container)
         else:
-            node.host.run("ip", "netns", "del", "ovkegood")
+            node.host.remove_netns("ovkegood")
             run(node.host, Call("GC", {**conf, "cni.dev/valid-attachments": []})).ok()
         assert differences(quiet, tables(node)) == []
 
@@ -548,8 +550,17 @@ def changed(conf: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
     return dict(made)
 
 
-def refused(container: Container, codes: int | tuple[int, ...], told: Words, command: str = "ADD") -> Answer:
+def refused(
+    container: Container,
+    codes: int | tuple[int, ...],
+    told: Words,
+    command: str = "ADD",
+    *,
+    warm: bool = False,
+) -> Answer:
     call = container.asks(command)
+    if not warm:
+        call = call.but(variables=NO_AGENT)
     answer = finish(start(container.node.host, call), call, timeout=SECONDS)
     if answer.code == 0:
         container.call("DEL")  # or all that follow would fail too

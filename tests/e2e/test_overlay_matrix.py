@@ -29,7 +29,7 @@ from tests.e2e.lab.overlay import (
 from tests.e2e.lab.overlay_wire import Frame, heard, overheard, said, seen_from, shout, smuggled
 from tests.e2e.lab.state import State, differences, settled
 
-pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "sysctl")
+pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "setpriv", "sysctl")
 
 KNOWN = ("l3", "l2", "l2-head-end", "l2-multicast", "l3-multicast", "l3-bare", "l2-bare")
 NETS = {f"{shape}-over-ipv{version}": Net(shape, version) for shape in KNOWN for version in (4, 6)}
@@ -40,7 +40,7 @@ FORGET = "ip -4 neigh flush all; ip -6 neigh flush all; true"
 
 @pytest.fixture(scope="module")
 def bed(dist: Path) -> Iterator[Bed]:
-    with raise_bed(dist) as bed:
+    with raise_bed(dist, warm=True) as bed:
         yield bed
 
 
@@ -264,7 +264,7 @@ def test_who_is_behind_a_router_cannot_always_be_reached_directly(
     node.host.netns("ovkea")
     conf = Net("l3", more={"directRouting": "always"}, families=(4,)).conf(node, routed.nodes)
     answer = Container(node, "ovkea", conf).call("ADD")
-    node.host.run("ip", "netns", "del", "ovkea")
+    node.host.remove_netns("ovkea")
     assert answer.code == 1
     assert answer.document["code"] == 7, answer
     said = answer.document["msg"] + answer.document.get("details", "")
@@ -388,7 +388,7 @@ def test_addresses_run_out_where_the_block_ends(bed: Bed) -> None:
             assert answer.document["code"] == 102, answer
     finally:
         at_once(detach, made)
-        node.host.run("ip", "netns", "del", "ovkefull")
+        node.host.remove_netns("ovkefull")
     used = {address for container in made for address in container.addresses}
     assert used == {"192.168.100.17", "192.168.100.18", "192.168.100.19"}
 

@@ -28,7 +28,7 @@ from tests.e2e.lab.overlay_wire import fragments, throughput
 from tests.e2e.lab.plugin import BIN
 from tests.e2e.lab.state import differences
 
-pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "sysctl")
+pytestmark = pytest.mark.needs("ip", "nft", "nsenter", "ping", "setpriv", "sysctl")
 
 OVERHEAD = {4: 50, 6: 70}
 HOP = 1400
@@ -46,7 +46,7 @@ BOTH_UNDERLAYS = pytest.mark.parametrize("version", [4, 6])
 @pytest.fixture(scope="module")
 def narrow(dist: Path) -> Iterator[Bed]:
     """Two hosts who believe in 1500 bytes, and between them 1400."""
-    with raise_bed(dist, (0, 1, 0), hop=HOP) as bed:
+    with raise_bed(dist, (0, 1, 0), hop=HOP, warm=True) as bed:
         yield bed
 
 

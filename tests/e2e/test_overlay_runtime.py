@@ -51,7 +51,7 @@ def test_every_verb_under_cnitool(dist: Path, net: Net) -> None:
         tools[0]("del", "/run/netns/ovkea")
         tools[0]("del", "/run/netns/ovkea")
         tools[1].add("/run/netns/ovkelost")
-        bed.node(2).host.run("ip", "netns", "del", "ovkelost")
+        bed.node(2).host.remove_netns("ovkelost")
         tools[1]("gc", "/run/netns/ovkea")  # which knows of nobody who is to stay
         tools[2]("del", "/run/netns/ovkea")
         assert left(bed.nodes, before) == []

@@ -121,7 +121,7 @@ def test_the_routes_of_a_killed_container_go_with_its_link_and_gc_frees_its_addr
 ) -> None:
     [first, second, third] = containers
     host = first.node.host
-    host.run("ip", "netns", "del", first.name)
+    host.remove_netns(first.name)
     gone = seconds_until(
         "the routes to go", lambda: all(map(first.is_forgotten_by, [second.node, third.node]))
     )

@@ -1,47 +1,21 @@
-"""A test bed of network namespaces: one is the host the plugins run in, others are sandboxes.
-
-Namespaces live as long as the processes that hold them, so nothing is left whatever a test does, and no root
-is needed beyond that of a user namespace (`unshare -rmn`).
-"""
+"""A test bed of network namespaces: one is the host the plugins run in, others are sandboxes."""
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni_plugins.engine import run as engine
 from cni_plugins.engine.program import Program
-
-_CLONE_NEWNET = 0x40000000
-_HOLD = 'import sys; print("up", flush=True); sys.stdin.read()'
+from tests import cni, namespaces
 
 
-class Namespace:
-    """A network namespace held by a process of ours."""
-
-    def __init__(self) -> None:
-        self._holder = subprocess.Popen(
-            ["unshare", "--net", sys.executable, "-S", "-c", _HOLD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "up\n"
-        self.path = f"/proc/{self._holder.pid}/ns/net"
-
-    def run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(["nsenter", f"--net={self.path}", *command], capture_output=True, text=True)
-        assert not check or done.returncode == 0, f"{command}: {done.stderr}"
-        return done.stdout
+class Namespace(namespaces.Namespace):
+    """A network namespace, and what iproute2 says of it."""
 
     def ip(self, *arguments: str) -> Any:
         """Return what `ip -json` says."""
@@ -60,19 +34,11 @@ class Namespace:
         return self.ip("route", "show", *arguments)
 
     def reaches(self, address: str) -> bool:
-        command = ["nsenter", f"--net={self.path}", "ping", "-c1", "-W2", "-q", address]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return self.succeeds("ping", "-c1", "-W2", "-q", address)
 
     def skip_dad(self) -> None:
         """Let links made from now on have IPv6 addresses that are never tentative."""
         self.run("sh", "-c", "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done")
-
-    def close(self) -> None:
-        self._holder.kill()
-        self._holder.wait()
-        for pipe in (self._holder.stdin, self._holder.stdout):
-            if pipe:
-                pipe.close()
 
 
 class Bed:
@@ -116,38 +82,25 @@ class Bed:
     ) -> tuple[int, Any]:
         """Run one command in the host; return exit code and what was printed, as JSON."""
         path = sandbox.path if isinstance(sandbox, Namespace) else sandbox
-        variables = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": container,
-            "CNI_NETNS": path,
-            "CNI_IFNAME": ifname,
-            "CNI_PATH": str(self.bin),
-            "PATH": os.environ["PATH"],
-            **environment,
-        }
-        text = json.dumps(conf).encode()
+        variables = cni.environment(
+            command, container=container, netns=path, ifname=ifname, path=self.bin, **environment
+        )
         with self.inside():
-            outcome = engine.run(conf["type"], variables, lambda limit: text[:limit], self.program)
-        return outcome.code, json.loads(outcome.stdout) if outcome.stdout else None
+            answer = cni.run_engine(conf, cni.on_path(variables), self.program)
+        return answer.code, answer.document if answer.out else None
 
     def add(self, conf: dict[str, Any], sandbox: Namespace, **more: Any) -> dict[str, Any]:
         code, result = self.call("ADD", conf, sandbox, **more)
         assert code == 0, result
         return result
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
+    def request(self, conf: dict[str, Any], sandbox: Namespace, container: str = "c1") -> Any:
+        """Return an ADD as the engine sees it, for tests that replace a part of a plugin."""
+        return cni.request(self.bin, conf, "ADD", sandbox.path, container=container)
+
+    def inside(self) -> contextlib.AbstractContextManager[None]:
         """Run a block with this process in the host's namespace, as a plugin would be."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        there = os.open(self.host.path, os.O_RDONLY)
-        try:
-            assert libc.setns(there, _CLONE_NEWNET) == 0
-            yield
-        finally:
-            assert libc.setns(back, _CLONE_NEWNET) == 0
-            os.close(back)
-            os.close(there)
+        return self.host.entered()
 
     def leased(self, network: str = "net1") -> set[str]:
         """Return the leased addresses of a network."""
@@ -191,7 +144,7 @@ class Bed:
             namespace.close()
 
 
-_TOOLS = {"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping", "nsenter": "util-linux"}
+_TOOLS = {"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping"}
 
 
 @pytest.fixture
@@ -201,8 +154,10 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     if lacking:
         pytest.skip(f"not installed: {', '.join(lacking)}")
     made = Bed(tmp_path)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Metrics of the agent: counted in a process of their own, served to Prometheus."""
+"""Counts the agent's requests in a separate process, and serves the metrics to Prometheus."""

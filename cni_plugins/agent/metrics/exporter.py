@@ -1,8 +1,8 @@
-"""The process that counts what workers report, and serves it to Prometheus.
+"""Counts the requests that workers report, and serves metrics to Prometheus, in a process of its own.
 
-Requests are counted as they are reported; workers and leases are looked at when somebody asks. Names come
-from outside, so there is a bound to how many different ones become labels. The library's own collectors of
-process and platform are left out: they would describe this process, and people would take it for the agent.
+Requests are counted as they are reported; workers and leases are read at each scrape. Callers send the names,
+so the number of different label values is limited. The library's own process and platform collectors are left
+out: they would describe this process, and users would take that for the agent.
 """
 
 import os
@@ -33,22 +33,22 @@ _COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 _NETWORKS = 1000
 _CODES = 100
 _BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-_AT_ONCE = 256  # reports, between two looks at the lifeline
+_AT_ONCE = 256  # reports, between two checks of the lifeline
 _ANY_DEL = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "any", "CNI_IFNAME": "any", "CNI_PATH": "/"}
 
 
-def run(channel: Channel, address: MetricsAddress, table: Scoreboard, lifeline: int) -> None:
-    """Count and serve until the lifeline's end of file."""
+def run(channel: Channel, address: MetricsAddress, scoreboard: Scoreboard, lifeline: int) -> None:
+    """Count and serve until the lifeline is closed."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the parent's to act upon
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # would have the library count in files
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no annotations
+        signal.signal(number, signal.SIG_IGN)  # the parent acts on them
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # with it the library would count in files
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotations here
     registry = CollectorRegistry()
-    counts = Counts(registry)
-    registry.register(Looks(table, counts))
-    site = MetricsServer(address, registry)
-    # Scrapers may be slow, so they have threads of their own; this one keeps room for reports.
-    threading.Thread(target=site.serve, daemon=True).start()
+    counts = RequestCounts(registry)
+    registry.register(AgentCollector(scoreboard, counts))
+    server = MetricsServer(address, registry)
+    # Scrapers may be slow, so other threads serve them, while this one keeps the channel's buffer empty.
+    threading.Thread(target=server.serve, daemon=True).start()
     events = select.poll()
     events.register(channel, select.POLLIN)
     events.register(lifeline, 0)
@@ -58,18 +58,18 @@ def run(channel: Channel, address: MetricsAddress, table: Scoreboard, lifeline: 
             if report is None:
                 break
             counts.add(report)
-    site.close()
+    server.close()
 
 
-class Names:
-    """Texts from outside as label values: only so many different ones, and none that is long or not text."""
+class LabelValues:
+    """Maps names sent by callers to label values, of which there are few enough, short and printable."""
 
     def __init__(self, most: int, known: Iterable[str] = ()) -> None:
         self._most = most
         self._known = {OTHER, *known}
 
     def label(self, name: str) -> str:
-        """Return the name, or OTHER for one too many."""
+        """Return the name; OTHER if it is too long, unprintable, or one too many."""
         if name in self._known:
             return name
         if len(self._known) > self._most or len(name) > LONGEST or not name.isprintable():
@@ -78,13 +78,13 @@ class Names:
         return name
 
 
-class Counts:
-    """What has been reported."""
+class RequestCounts:
+    """Counters of all reported requests, and the newest pool of each network."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.pools: dict[str, HostLocal] = {}
-        self._plugins, self._commands = Names(0, NAMES), Names(0, _COMMANDS)
-        self._networks, self._codes = Names(_NETWORKS), Names(_CODES)
+        self._plugins, self._commands = LabelValues(0, NAMES), LabelValues(0, _COMMANDS)
+        self._networks, self._codes = LabelValues(_NETWORKS), LabelValues(_CODES)
         call = ("plugin", "command")
         self._requests = Counter(
             "cni_requests_total",
@@ -107,7 +107,7 @@ class Counts:
         )
         self._lost = Counter(
             "cni_agent_reports_lost_total",
-            "Requests missing in these counts, as their reports found no room.",
+            "Requests missing in these counts, because their reports were dropped.",
             registry=registry,
         )
 
@@ -123,19 +123,19 @@ class Counts:
             self._remember(report.pool.encode())
 
     def _remember(self, text: bytes) -> None:
-        """Keep the newest pool of a network, if it is one that host-local would take."""
+        """Keep the newest pool of a network, if host-local accepts it."""
         with suppress(CniError):
-            # The command that asks least of a config; the rest of it was taken out.
+            # DEL requires the fewest keys of a config; channel.py has removed the others.
             request = requests.parse(_ANY_DEL, lambda limit: text[:limit])
             if self._networks.label(request.network) == request.network != OTHER:
                 self.pools[request.network] = parse_pool(request)
 
 
-class Looks(Collector):
-    """What is looked at when somebody asks: the workers' shared table, and lease directories."""
+class AgentCollector(Collector):
+    """Collects, at each scrape, the workers' state from the scoreboard and leases from their directories."""
 
-    def __init__(self, table: Scoreboard, counts: Counts) -> None:
-        self._table = table
+    def __init__(self, scoreboard: Scoreboard, counts: RequestCounts) -> None:
+        self._scoreboard = scoreboard
         self._counts = counts
 
     def collect(self) -> Iterable[Metric]:
@@ -143,34 +143,34 @@ class Looks(Collector):
         yield from self._leases()
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: nobody else registers these names, and looking costs."""
+        """Return nothing, so that registering does not collect: no other collector has these names."""
         return ()
 
     def _agent(self) -> Iterable[Metric]:
-        slots = self._table.slots
-        yield InfoMetricFamily("cni_agent_build", "What is running.", value={"build": BUILD})
+        slots = self._scoreboard.slots
+        yield InfoMetricFamily("cni_agent_build", "Build of the running agent.", value={"build": BUILD})
         yield GaugeMetricFamily(
-            "cni_agent_start_time_seconds", "Unix time of the agent's start.", self._table.started
+            "cni_agent_start_time_seconds", "Unix time of the agent's start.", self._scoreboard.started
         )
         yield GaugeMetricFamily("cni_agent_workers", "Processes that serve requests.", len(slots))
         busy = sum(slot.busy_since > 0 for slot in slots)
         yield GaugeMetricFamily("cni_agent_workers_busy", "Workers with a request under way.", busy)
-        replaced = sum(slot.page()["recycled"] for slot in slots)
+        replaced = sum(slot.status()["recycled"] for slot in slots)
         yield CounterMetricFamily(
-            "cni_agent_workers_replaced", "Workers that ended, by plan or not.", replaced
+            "cni_agent_workers_replaced", "Workers that ended, planned or not.", replaced
         )
         refusals = CounterMetricFamily(
-            "cni_agent_refusals", "Calls left to their executables, by reason.", labels=["reason"]
+            "cni_agent_refusals", "Calls refused and left to the executable, by reason.", labels=["reason"]
         )
-        for reason, count in self._table.refusals().items():
+        for reason, count in self._scoreboard.refusals().items():
             refusals.add_metric([reason], count)
         yield refusals
 
     def _leases(self) -> Iterable[Metric]:
         used = GaugeMetricFamily("cni_leases_used", "Leased addresses of a network.", labels=["network"])
-        free = GaugeMetricFamily("cni_leases_free", "Addresses a network has left.", labels=["network"])
+        free = GaugeMetricFamily("cni_leases_free", "Free addresses of a network.", labels=["network"])
         for network, pool in self._counts.pools.copy().items():
-            with suppress(OSError):  # no figure is better than a wrong one
+            with suppress(OSError):  # no value is better than a wrong one
                 found = usage(pool, network)
                 used.add_metric([network], found.used)
                 free.add_metric([network], found.free)

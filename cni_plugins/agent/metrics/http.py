@@ -1,4 +1,4 @@
-"""The metrics page: where it is served, and who is served how long."""
+"""Serves the metrics over HTTP, with limits on the number of scrapers and on their time."""
 
 import os
 import socket
@@ -15,14 +15,14 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 from cni_plugins.agent.journal import Journal
 from cni_plugins.agent.metrics.address import MetricsAddress
 
-_SCRAPERS = 4  # at the same time; more are turned away
-_PATIENCE = 10.0  # seconds that a scrape may take
+_SCRAPERS = 4  # at the same time; further connections are closed
+_TIMEOUT = 10.0  # seconds that a scrape may take
 _RETRY = 5.0  # seconds until the address is tried again
-_NEVER = 3600.0  # seconds; the server would look twice a second whether it is to end
+_NEVER = 3600.0  # seconds; by default serve_forever() polls for shutdown twice a second
 
 
 class MetricsServer:
-    """The place where scrapers ask."""
+    """Listens for scrapers, as soon as the address is available."""
 
     def __init__(self, address: MetricsAddress, registry: CollectorRegistry) -> None:
         self._address = address
@@ -32,31 +32,31 @@ class MetricsServer:
         self._over = threading.Event()
 
     def serve(self) -> None:
-        """Serve for ever, from when the address can be had: no request depends on metrics."""
-        complaint = ""
+        """Serve for ever; retry while the address is in use, as no CNI request depends on metrics."""
+        reported = ""
         while self._listener is None and not self._over.is_set():
             try:
                 self._listener = listener(self._address)
             except OSError as err:
-                if str(err) != complaint:
-                    complaint = str(err)
-                    self._journal.warn(f"metrics: cannot listen: {complaint}")
+                if str(err) != reported:
+                    reported = str(err)
+                    self._journal.warn(f"metrics: cannot listen: {reported}")
                 self._over.wait(_RETRY)
         if self._listener:
             self._journal.note(f"metrics at {_shown(self._listener)}")
             _Server(self._listener, self._registry, self._journal).serve_forever(_NEVER)
 
     def close(self) -> None:
-        """Take the socket's name away, if it is ours."""
+        """Remove the socket file, if this process has created it."""
         self._over.set()
         if self._listener and isinstance(self._address.at, str):
             Path(self._address.at).unlink(missing_ok=True)
 
 
 def listener(address: MetricsAddress) -> socket.socket:
-    """Return a socket that listens there.
+    """Return a socket that listens at the address.
 
-    :raises OSError: when somebody else does, or the directory or port is not to be had.
+    :raises OSError: when the address is in use, or the directory or port is not available.
     """
     made = socket.socket(address.family, socket.SOCK_STREAM)
     try:
@@ -77,10 +77,10 @@ def listener(address: MetricsAddress) -> socket.socket:
 
 
 def _prepare(path: Path) -> None:
-    """Make the directory, as for the agent's own socket, and remove a socket that nobody listens on."""
+    """Create the directory, as for the agent's own socket, and remove a socket that no process listens on."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not path.is_socket():
-        return  # and if there is something else, bind() will say so
+        return  # bind() fails if another kind of file is there
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
@@ -89,7 +89,7 @@ def _prepare(path: Path) -> None:
 
 
 def _shown(listening: socket.socket) -> str:
-    """Return the address as --metrics takes it; port 0 has become a number."""
+    """Return the address in the form of --metrics, with the actual port in place of port 0."""
     if listening.family == socket.AF_UNIX:
         return f"unix:{listening.getsockname()}"
     host, port, *_ = listening.getsockname()
@@ -97,7 +97,7 @@ def _shown(listening: socket.socket) -> str:
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
-    """A thread for each scraper, and not too many of them."""
+    """Serves each scraper in a thread, at most _SCRAPERS at a time."""
 
     daemon_threads = True
 
@@ -120,8 +120,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
             request.close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as above)
-        # However it dawdles: a timeout of the socket would begin anew with each byte.
-        end = threading.Timer(_PATIENCE, _hang_up, (request,))
+        # A limit for the whole scrape: a socket timeout would start again with each byte.
+        end = threading.Timer(_TIMEOUT, _hang_up, (request,))
         end.daemon = True
         end.start()
         try:
@@ -132,18 +132,18 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
             self._free.release()
 
     def handle_error(self, _request: object, _client_address: object) -> None:
-        """Report what is wrong with us; a scraper that has gone is not."""
+        """Log exceptions, except for the OSError of a scraper that has disconnected."""
         if not isinstance(sys.exc_info()[1], OSError):
             self._journal.warn(traceback.format_exc())
 
 
 def _hang_up(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has gone by itself
+    with suppress(OSError):  # already disconnected
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(MetricsHandler):
-    """The library's page at its usual path, and nothing anywhere else."""
+    """Serves the library's exposition at /metrics; all other paths are 404."""
 
     def do_GET(self) -> None:  # noqa: N802 (http.server finds it by this name)
         if self.path.partition("?")[0] == "/metrics":

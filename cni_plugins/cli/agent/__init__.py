@@ -1,1 +1,1 @@
-"""`cnictl agent`."""
+"""Implements `cnictl agent`."""

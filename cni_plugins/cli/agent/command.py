@@ -1,4 +1,4 @@
-"""`cnictl agent`: run the resident agent, or ask it how it is."""
+"""Defines `cnictl agent`: runs the resident agent, or shows its status."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from cni_plugins.cli.failure import Failed
 
 # Help is explicit: freezing strips docstrings.
 app = typer.Typer(
-    help="Run the agent in the foreground: resident workers answer calls of the plugins without start-up."
+    help="Run the agent in the foreground: resident workers serve calls of the plugins without start-up time."
 )
 
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="Processes that serve. Default: one per processor, at least 2."),
+    typer.Option(min=1, max=1024, help="Number of workers. Default: one per processor, at least 2."),
 ]
 Socket = Annotated[
     str | None,
-    typer.Option(help="Where callers find it. Default: /run/cni-plugins/agent.sock."),
+    typer.Option(help="Path of the socket. Default: /run/cni-plugins/agent.sock."),
 ]
 RecycleAfter = Annotated[
     int | None,
@@ -27,11 +27,11 @@ RecycleAfter = Annotated[
 ]
 RequestTimeout = Annotated[
     float | None,
-    typer.Option(min=1.0, help="Seconds after which a worker is taken to hang. Default: 120."),
+    typer.Option(min=1.0, help="Seconds after which a busy worker counts as hung. Default: 120."),
 ]
 Metrics = Annotated[
     str | None,
-    typer.Option(metavar="unix:PATH|127.0.0.1:PORT", help="Where Prometheus may read. Default: nowhere."),
+    typer.Option(metavar="unix:PATH|127.0.0.1:PORT", help="Address for Prometheus. Default: no metrics."),
 ]
 
 
@@ -56,21 +56,21 @@ def agent(
     if context.invoked_subcommand:
         context.obj = given.pop("socket", None)
         if given:
-            raise typer.BadParameter("an option of the agent itself, which this command does not start")
+            raise typer.BadParameter("an option of the agent itself, not of this command")
         return
-    from cni_plugins.agent.listener import Unusable
+    from cni_plugins.agent.listener import CannotListen
     from cni_plugins.agent.metrics.address import parse
     from cni_plugins.agent.serve import Options, default_workers
-    from cni_plugins.cli.agent.process import become, require_called
+    from cni_plugins.cli.agent.process import become, require_agent_support
 
-    require_called()
+    require_agent_support()
     options = Options(**{"workers": default_workers(), **given})  # type: ignore[arg-type]
     if not options.socket.startswith("/"):
         raise typer.BadParameter("must be an absolute path", param_hint="--socket")
     try:
         if options.metrics:
             parse(options.metrics)
-    except Unusable as err:
+    except CannotListen as err:
         raise typer.BadParameter(str(err)) from err
     become(options)
 
@@ -79,20 +79,20 @@ def agent(
 def status(
     context: typer.Context,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    socket: Annotated[str | None, typer.Option(help="Where it listens.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    socket: Annotated[str | None, typer.Option(help="Path of the agent's socket.")] = None,
 ) -> None:
     from cni_plugins.agent.serve import SOCKET
     from cni_plugins.agent.status import NoAgent, ask
 
     path = socket or context.obj or os.environ.get("CNI_PLUGINS_AGENT") or SOCKET
     try:
-        page = ask(path)
-    except NoAgent as none:
-        raise Failed(str(none)) from none
+        document = ask(path)
+    except NoAgent as err:
+        raise Failed(str(err)) from err
     if as_json:
-        typer.echo(json.dumps(page, indent=2))
+        typer.echo(json.dumps(document, indent=2))
         return
     from cni_plugins.cli.agent.text import lines
 
-    typer.echo("\n".join(lines(page)))
+    typer.echo("\n".join(lines(document)))

@@ -1,7 +1,7 @@
-"""The agent's process. `cnictl agent` becomes it once its options are understood.
+"""Starts the agent in place of `cnictl agent`, once the options have been parsed.
 
-Typer and what it imports would stay in memory as long as the node runs. So the options are written out in
-full, and the program starts itself again in the same process, with words that need no parser.
+Typer and the modules it imports would stay in memory as long as the node runs. So the program executes itself
+again in the same process, with all options written out in a form that needs no parser.
 """
 
 import os
@@ -14,8 +14,8 @@ from cni_plugins.cli.failure import Failed
 from cni_plugins.cli.version import AGENT_PROCESS
 
 
-def require_called() -> None:
-    """:raises Failed: when the plugins of this build do not know of an agent"""
+def require_agent_support() -> None:
+    """:raises Failed: when the plugins of this build cannot call an agent"""
     from cni_plugins.cli.install.layout import build
 
     if getattr(sys, "frozen", False) and not build(Path("/proc/self/exe")):
@@ -23,31 +23,31 @@ def require_called() -> None:
 
 
 def become(options: Options) -> NoReturn:
-    """Start this program again as the agent; the process, its descriptors and its environment stay."""
+    """Execute this program again as the agent, in the same process with its descriptors and environment."""
     frozen = getattr(sys, "frozen", False)
     if not frozen:
         command = [sys.executable, "-m", "cni_plugins.cli.main"]
     else:
-        # By its path where that is still there, so that ps does not call it "exe".
+        # By its path if that still exists, so that ps does not show it as "exe".
         own = os.readlink("/proc/self/exe")
         command = [own if os.path.exists(own) else "/proc/self/exe"]
-    os.execv(command[0], [*command, AGENT_PROCESS, *words(options)])  # noqa: S606 - no shell is what is wanted
+    os.execv(command[0], [*command, AGENT_PROCESS, *arguments(options)])  # noqa: S606 - no shell is wanted
 
 
-def words(options: Options) -> list[str]:
+def arguments(options: Options) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in options._asdict().items()]
 
 
 def run(given: list[str]) -> int | None:
-    """Serve; None when the words are not those of this build.
+    """Serve and return the exit code; None when the arguments are not those of this build.
 
-    An agent that is upgraded starts the new program with the words the old one wrote.
+    An upgraded agent executes the new program with the arguments that the old one wrote.
     """
-    options = understood(given)
+    options = parse_arguments(given)
     return None if options is None else serve(options)
 
 
-def understood(given: list[str]) -> Options | None:
+def parse_arguments(given: list[str]) -> Options | None:
     pairs = [word.removeprefix("--").partition("=") for word in given]
     found = {key.replace("-", "_"): value for key, _, value in pairs}
     if tuple(found) != Options._fields:

@@ -1,4 +1,4 @@
-"""The status of the agent as lines of text: a pure function of the document that the agent sends."""
+"""Formats the agent's status document as lines of text, with pure functions."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,35 +8,35 @@ from cni_plugins.cli.text import table
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
-# The reasons of agent/protocol.py in words.
+# Descriptions of the reasons in agent/protocol.py.
 _REASONS = {
     "build": "called from another build",
     "place": "called from another namespace or root directory",
-    "message": "sent what no caller of ours sends",
-    "descriptors": "sent descriptors that no caller of ours sends",
+    "message": "sent a malformed message",
+    "descriptors": "sent unexpected descriptors",
     "user": "called as another user",
-    "left": "left before the call had begun",
+    "left": "disconnected before the request began",
 }
 
 
-def lines(page: dict[str, Any]) -> Iterator[str]:
-    """:param page: the document that `Scoreboard.page` of the agent returns"""
-    yield f"agent    build {page['build']}, pid {page['pid']}, up {duration(page['uptime'])}"
-    yield f"served   {page['served']}"
-    refused = {reason: count for reason, count in page["refused"].items() if count}
-    yield f"refused  {sum(refused.values())}{'' if refused else ': no caller had to do it by itself'}"
+def lines(document: dict[str, Any]) -> Iterator[str]:
+    """:param document: the document that `Scoreboard.status` of the agent returns"""
+    yield f"agent    build {document['build']}, pid {document['pid']}, up {duration(document['uptime'])}"
+    yield f"served   {document['served']}"
+    refused = {reason: count for reason, count in document["refused"].items() if count}
+    yield f"refused  {sum(refused.values())}"
     yield from (f"         {count} {_REASONS.get(reason, reason)}" for reason, count in refused.items())
     yield ""
-    yield from table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, page["workers"]))
+    yield from table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, document["workers"]))
     yield ""
-    yield "errors   none" if not page["errors"] else "errors"
-    for error in page["errors"]:
+    yield "errors   none" if not document["errors"] else "errors"
+    for error in document["errors"]:
         when = datetime.fromtimestamp(error["time"]).astimezone()
         yield f"  {when:%Y-%m-%d %H:%M:%S}  {error['text']}"
 
 
 def duration(seconds: float) -> str:
-    """Return it in the two largest units that say something."""
+    """Format a duration in its two largest units."""
     rest = int(seconds)
     parts: list[str] = []
     for size, unit in _UNITS:

@@ -1,1 +1,1 @@
-"""`cnictl install` and `cnictl uninstall`."""
+"""Implements `cnictl install` and `cnictl uninstall`."""

@@ -1,4 +1,4 @@
-"""`cnictl install` and `cnictl uninstall`."""
+"""Defines the commands `cnictl install` and `cnictl uninstall`."""
 
 import os
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _absolute(path: str) -> str:
-    # It becomes part of a unit file, where some characters have a meaning.
+    # The path is written to a unit file, where some characters have a special meaning.
     if not re.fullmatch(r"/[\w/.+-]*", path, re.ASCII) or ".." in path.split("/"):
         raise typer.BadParameter("must be an absolute path of plain characters, without ..")
     return path
@@ -29,22 +29,20 @@ INSTALL_HELP = (
     "Install the plugins, cnictl, the agent's systemd units and an example config. "
     "Files in use are replaced by rename; a file of another origin is kept as NAME.orig."
 )
-UNINSTALL_HELP = "Remove what install put there, and restore what it kept. Leases and networks stay."
+UNINSTALL_HELP = "Remove the installed files, and restore those that were kept. Leases and networks stay."
 
 Prefix = Annotated[
     str, typer.Option(callback=_absolute, help="Directory for cnictl, the units and the record.")
 ]
 BinDir = Annotated[
-    str, typer.Option(callback=_absolute, help="Directory in which the runtime looks for plugins.")
+    str, typer.Option(callback=_absolute, help="Directory where the runtime looks for plugins.")
 ]
-Destdir = Annotated[
-    str, typer.Option(help="Install into this image of a root directory, not into this node.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+Destdir = Annotated[str, typer.Option(help="Install into this root directory of an image, not on this node.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the changes without making them.")]
 Source = Annotated[
-    Path | None, typer.Option("--from", help="Directory of the executables. Default: that of this one.")
+    Path | None, typer.Option("--from", help="Directory of the executables. Default: that of cnictl.")
 ]
-Start = Annotated[bool, typer.Option(help="Let systemd start or reload the agent; else print how.")]
+Start = Annotated[bool, typer.Option(help="Start or reload the agent with systemd, or print the commands.")]
 
 
 def install(
@@ -60,20 +58,20 @@ def install(
     from cni_plugins.cli.install import record, systemd
     from cni_plugins.cli.install.layout import batches
 
-    with _foreseen():
+    with _os_errors_as_failed():
         places = _places(prefix, destdir, bin_dir)
-        wanted = batches(places, source or _beside_this())
+        wanted = batches(places, source or _default_source())
         with nullcontext() if dry_run else work.only_one(places):
             changes = work.plan(places, wanted, record.read(places.record))
             if not dry_run:
                 work.carry_out(places, changes)
-            _say(changes.lines(), dry_run=dry_run)
+            _print(changes.lines(), dry_run=dry_run)
     if not any(changes):
-        typer.echo("nothing to install: everything is there")
+        typer.echo("nothing to install: everything is up to date")
     if start and systemd.is_running(places):
         _systemctl(systemd.START, dry_run=dry_run)
     else:
-        typer.echo("to start the agent, or to have a running one become this build:")
+        typer.echo("to start the agent, or to upgrade a running one to this build:")
         typer.echo("\n".join(f"  {line}" for line in systemd.lines(systemd.to_start(places))))
 
 
@@ -88,19 +86,19 @@ def uninstall(
     from cni_plugins.cli.install import uninstall as work
     from cni_plugins.cli.install.install import only_one
 
-    with _foreseen():
+    with _os_errors_as_failed():
         places = _places(prefix, destdir, bin_dir)
         if not places.notes.exists():
             typer.echo(f"nothing to uninstall: there is no {places.record}")
             return
         with nullcontext() if dry_run else only_one(places):
             changes = work.plan(places, record.read(places.record))
-            tell = systemd.is_running(places) and changes.touches_units()
-            _systemctl(systemd.STOP if tell else (), dry_run=dry_run)
+            affects_systemd = systemd.is_running(places) and changes.touches_units()
+            _systemctl(systemd.STOP if affects_systemd else (), dry_run=dry_run)
             if not dry_run:
                 work.carry_out(places, changes)
-            _say(changes.lines(), dry_run=dry_run)
-            _systemctl(systemd.FORGET if tell else (), dry_run=dry_run)
+            _print(changes.lines(), dry_run=dry_run)
+            _systemctl(systemd.FORGET if affects_systemd else (), dry_run=dry_run)
 
 
 def _systemctl(commands: "Commands", *, dry_run: bool) -> None:
@@ -108,7 +106,7 @@ def _systemctl(commands: "Commands", *, dry_run: bool) -> None:
 
     if not dry_run:
         systemd.run(commands)
-    _say((f"run {line}" for line in systemd.lines(commands)), dry_run=dry_run)
+    _print((f"run {line}" for line in systemd.lines(commands)), dry_run=dry_run)
 
 
 def _places(prefix: str, destdir: str, bin_dir: str) -> "Places":
@@ -122,24 +120,24 @@ def _places(prefix: str, destdir: str, bin_dir: str) -> "Places":
     return places
 
 
-def _beside_this() -> Path:
-    """Return the directory of the running executable; from the sources, where `make freeze` puts them."""
+def _default_source() -> Path:
+    """Return the directory of the running executable, or of `make freeze` when run from the sources."""
     if getattr(sys, "frozen", False):
         return Path(os.readlink("/proc/self/exe")).parent
     return Path(__file__).parents[3] / "dist"
 
 
-def _say(lines: Iterable[str], *, dry_run: bool) -> None:
+def _print(lines: Iterable[str], *, dry_run: bool) -> None:
     for line in lines:
         typer.echo(f"would {line}" if dry_run else line)
 
 
 @contextmanager
-def _foreseen() -> Iterator[None]:
-    """Make a sentence of what the system refuses."""
+def _os_errors_as_failed() -> Iterator[None]:
+    """Turn an OSError into a message for the operator."""
     try:
         yield
     except PermissionError as err:
-        raise Failed(f"{err.filename}: {err.strerror}: be root, or give --destdir") from err
+        raise Failed(f"{err.filename}: {err.strerror}: must be run as root, or with --destdir") from err
     except OSError as err:
         raise Failed(f"{err.filename or 'a file'}: {err.strerror}") from err

@@ -1,4 +1,4 @@
-"""What is there already, under the names that an install uses. Changes nothing."""
+"""Inspects existing files under the names that an install uses, and the safety of its directories."""
 
 import os
 import stat
@@ -9,11 +9,11 @@ from cni_plugins.cli.failure import Failed
 from cni_plugins.cli.install.layout import Places, build, digest
 from cni_plugins.cli.install.record import RecordedFile
 
-_OVERFLOW = 65534  # root of the host, seen from a user namespace
+_OVERFLOW = 65534  # the overflow uid: root of the host, as seen from a user namespace
 
 
 class Present(NamedTuple):
-    """A file under one of our names; a symbolic link has no digest and is nobody's but its maker's."""
+    """An existing file under one of our names; a symbolic link has no digest, and never counts as ours."""
 
     digest: str
     build: str
@@ -24,8 +24,8 @@ class Present(NamedTuple):
         return bool(self.build) or (entry is not None and self.digest in entry.digests)
 
 
-def look(path: Path) -> Present | None:
-    """:raises Failed: when what is there cannot be replaced by a file"""
+def existing_file(path: Path) -> Present | None:
+    """:raises Failed: when the path is not a regular file or a symbolic link, which could be replaced"""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -34,14 +34,14 @@ def look(path: Path) -> Present | None:
     if stat.S_ISLNK(status.st_mode):
         return Present("", "", 0, inode)
     if not stat.S_ISREG(status.st_mode):
-        raise Failed(f"{path} is no file, and is left alone: move it away first")
+        raise Failed(f"{path} is not a regular file: move it away first")
     return Present(digest(path), build(path), stat.S_IMODE(status.st_mode), inode)
 
 
 def require_safe(places: Places) -> None:
-    """Refuse directories through which somebody else would decide what root writes or where.
+    """Refuse directories in which another user could change the target of a write by root.
 
-    :raises Failed: when a symbolic link leads out of destdir, or anybody may write to a directory on the way
+    :raises Failed: when a symbolic link leads out of destdir, or a directory on the path is world-writable
     """
     for directory in places.directories():
         real = directory.resolve()
@@ -49,12 +49,12 @@ def require_safe(places: Places) -> None:
             if not real.is_relative_to(Path(places.destdir).resolve()):
                 raise Failed(f"{directory} leads out of {places.destdir}, to {real}")
             continue
-        for way in (real, *real.parents):
-            if way.exists() and not _is_safe(way.stat()):
-                raise Failed(f"{way} can be changed by other users: nothing is installed below it")
+        for part in (real, *real.parents):
+            if part.exists() and not _is_safe(part.stat()):
+                raise Failed(f"{part} can be changed by other users: nothing is installed below it")
 
 
 def _is_safe(status: os.stat_result) -> bool:
-    # A group may have been given /usr/local on purpose, as Debian does; everybody never is.
-    everybody = bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
-    return status.st_uid in (0, os.geteuid(), _OVERFLOW) and not everybody
+    # Group-writable is accepted: Debian gives /usr/local to the group staff. World-writable never is.
+    world_writable = bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+    return status.st_uid in (0, os.geteuid(), _OVERFLOW) and not world_writable

@@ -1,7 +1,7 @@
-"""Installing: decide what differs from what is wanted, then change that and nothing else.
+"""Installs the suite: compares the wanted files with the existing ones, and changes only those that differ.
 
-Plugins of others are not looked at. A file of theirs under one of our names is kept beside, and uninstall
-gives it back.
+Foreign plugins are left alone. A foreign file under one of our names is kept under another name in the same
+directory, and uninstall restores it.
 """
 
 import os
@@ -11,21 +11,21 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from cni_plugins.cli.install.existing import Present, look
+from cni_plugins.cli.install.existing import Present, existing_file
 from cni_plugins.cli.install.layout import Places, digest
 from cni_plugins.cli.install.record import InstallRecord, RecordedFile
 from cni_plugins.cli.install.replace import Batch, flush, is_at, locked, put
 
 
 class Keep(NamedTuple):
-    """A file of somebody else, and the name under which it stays."""
+    """A foreign file, and the name under which it is kept."""
 
     path: Path
     kept: str
 
 
 class InstallPlan(NamedTuple):
-    """What an install would change: nothing, when all of it is empty."""
+    """The changes of an install; none if all fields are empty."""
 
     keep: tuple[Keep, ...] = ()
     put: tuple[Batch, ...] = ()
@@ -35,14 +35,14 @@ class InstallPlan(NamedTuple):
         yield from (f"keep {keep.path} as {keep.kept}" for keep in self.keep)
         yield from (f"put {batch.directory}: {' '.join(batch.names)}" for batch in self.put)
         if self.record and not self.put:
-            yield "record what is there already"
+            yield "record the files that are up to date"
 
 
 def plan(places: Places, wanted: tuple[Batch, ...], record: InstallRecord) -> InstallPlan:
     files, keeps, puts = dict(record.files), list[Keep](), list[Batch]()
     for batch in wanted:
         content = digest(batch.content)
-        found = {name: look(batch.directory / name) for name in batch.names}
+        found = {name: existing_file(batch.directory / name) for name in batch.names}
         if not _is_as_wanted(batch, content, list(found.values())):
             puts.append(batch)
         for name, present in found.items():
@@ -58,7 +58,7 @@ def plan(places: Places, wanted: tuple[Batch, ...], record: InstallRecord) -> In
 
 
 def _is_as_wanted(batch: Batch, content: str, found: list[Present | None]) -> bool:
-    """Hard links of one file, all of them: a plugin tells by it that another is the same program."""
+    """Say whether all names are hard links of the wanted file: a plugin recognises its program by that."""
     return len({present and present.inode for present in found}) == 1 and all(
         present is not None and present.digest == content and present.mode == batch.mode for present in found
     )
@@ -74,9 +74,9 @@ def _entry(
 
 
 def _free_name(path: Path, present: Present) -> str:
-    """Return a name nobody uses, or that of the very file we are to keep."""
+    """Return an unused name, or one under which this very file has been kept already."""
     names = (f"{path.name}.orig{f'.{number}' if number else ''}" for number in count())
-    return next(name for name in names if _is_free(look(path.with_name(name)), present))
+    return next(name for name in names if _is_free(existing_file(path.with_name(name)), present))
 
 
 def _is_free(there: Present | None, present: Present) -> bool:
@@ -84,10 +84,10 @@ def _is_free(there: Present | None, present: Present) -> bool:
 
 
 def carry_out(places: Places, changes: InstallPlan) -> None:
-    """Make the changes, or none of them if one cannot be made.
+    """Make all changes, or none if one fails.
 
-    What is kept and recorded comes before the first name is changed. Killed in between, the next install
-    finds the same file still to be kept, and its name already there.
+    Foreign files are kept, and the record is written, before the first name is changed. If the process is
+    killed in between, the next install finds the same file to keep, already under its new name.
     """
     with ExitStack() as undo:
 
@@ -116,14 +116,14 @@ def _keep(keep: Keep, undo: ExitStack) -> None:
 
 @contextmanager
 def only_one(places: Places) -> Iterator[None]:
-    """Wait until no other install or uninstall of this prefix runs, and keep others waiting."""
+    """Hold the lock of this prefix, so that no other install or uninstall runs at the same time."""
     with ExitStack() as held:
-        while not _hold(places.notes, held):
-            pass  # an uninstall that we waited for has removed it
+        while not _lock_directory(places.notes, held):
+            pass  # the uninstall that held the lock has removed the directory
         yield
 
 
-def _hold(directory: Path, held: ExitStack) -> bool:
+def _lock_directory(directory: Path, held: ExitStack) -> bool:
     directory.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         return is_at(held.enter_context(locked(directory, patient=True)), directory)

@@ -1,4 +1,4 @@
-"""What an install consists of, and where each part of it goes. Looks at nothing but the source."""
+"""Defines the files of an install and their paths; reads only the source directory."""
 
 import hashlib
 import re
@@ -11,19 +11,19 @@ from cni_plugins.cli.install.replace import Batch
 from cni_plugins.engine.registry import NAMES
 
 AGENT_UNITS = ("cni-plugins-agent.socket", "cni-plugins-agent.service")
-# There to be enabled by who has overlay networks whose peers change.
+# Installed but not enabled: only for nodes with overlay networks whose peers change.
 SYNC_UNITS = ("cni-overlay-sync.timer", "cni-overlay-sync.service")
 UNITS = (*AGENT_UNITS, *SYNC_UNITS)
-# No runtime loads a file of this suffix: an active one would change the network of a node in use.
+# With this suffix no runtime loads the file: an active config would change the network of a node in use.
 EXAMPLE = "10-containers.conflist.example"
 _UNIT_PREFIXES = ("/usr", "/usr/local")
 _WRITTEN_FOR = b"/usr/local/bin/cnictl"
 _MARK = re.compile(rb"@build-id:([0-9a-f]{16})")
-_MARK_WITHIN = 1 << 20  # bytes; the bootloader comes first in a program
+_MARK_WITHIN = 1 << 20  # bytes; the bootloader is at the start of a program
 
 
 class Places(NamedTuple):
-    """Where an install goes, as given."""
+    """The paths of an install, from its options."""
 
     destdir: str
     prefix: str
@@ -39,7 +39,7 @@ class Places(NamedTuple):
 
     @property
     def units(self) -> Path:
-        """Below the prefix if systemd looks there: /etc is for `systemctl edit` and `mask`."""
+        """Return a path below the prefix if systemd reads it; /etc is for `systemctl edit` and `mask`."""
         root = self.prefix.rstrip("/")
         return self._at(f"{root}/lib/systemd/system" if root in _UNIT_PREFIXES else "/etc/systemd/system")
 
@@ -59,14 +59,14 @@ class Places(NamedTuple):
         return self.plugins, self.programs, self.units, self.configs, self.notes
 
     def on_node(self, path: Path) -> str:
-        """Return the path as it is on the node that destdir is an image of."""
+        """Return the path on the node, without destdir."""
         return str(Path("/") / path.relative_to(self.destdir or "/"))
 
     def _at(self, path: str) -> Path:
         return Path(self.destdir or "/", path.lstrip("/"))
 
     def names(self) -> tuple[Path, ...]:
-        """Return every name that an install puts something under."""
+        """Return the path of every file that an install creates."""
         return (
             *(self.plugins / name for name in NAMES),
             self.programs / "cnictl",
@@ -76,17 +76,17 @@ class Places(NamedTuple):
 
 
 def batches(places: Places, source: Path) -> tuple[Batch, ...]:
-    """Return all that is to be put in place.
+    """Return all files to install.
 
-    :raises Failed: when the programs of the source are missing, or not of one build
+    :raises Failed: when the programs of the source are missing, or not of the same build
     """
     plugins = {path.stat().st_ino: path for path in (_program(source / name) for name in NAMES)}
     program, *others = plugins.values()
     if any(digest(other) != digest(program) for other in others):
-        raise Failed(f"the plugins in {source} are not of one build")
+        raise Failed(f"the plugins in {source} are not of the same build")
     cnictl = _program(source / "cnictl")
     if build(program) != build(cnictl):
-        raise Failed(f"cnictl and the plugins in {source} are not of one build")
+        raise Failed(f"cnictl and the plugins in {source} are not of the same build")
     own = f"{places.prefix.rstrip('/')}/bin/cnictl".encode()
     units = {name: _text(f"systemd/{name}").replace(_WRITTEN_FOR, own) for name in UNITS}
     return (
@@ -105,7 +105,7 @@ def digest(content: Path | bytes) -> str:
 
 
 def build(program: Path) -> str:
-    """Return the id that freeze.py put into a program of ours; nothing for any other file."""
+    """Return the build id that freeze.py wrote into a program; an empty text for any other file."""
     with program.open("rb") as file:
         found = _MARK.search(file.read(_MARK_WITHIN))
     return found[1].decode() if found else ""
@@ -113,12 +113,12 @@ def build(program: Path) -> str:
 
 def _program(path: Path) -> Path:
     if not path.is_file() or path.is_symlink():
-        raise Failed(f"there is no {path}: name the directory that `make freeze` made with --from")
+        raise Failed(f"{path} does not exist: name the directory of the frozen executables with --from")
     return path
 
 
 def _text(name: str) -> bytes:
-    """Return a file that freeze.py packed into this program; from the sources, the file itself."""
+    """Return a file that freeze.py packed into this program, or from the source tree."""
     root = Path(getattr(sys, "_MEIPASS", "") or Path(__file__).parents[3])
     inside = root if root.joinpath(name).exists() else root / "packaging"
     return (inside / name).read_bytes()

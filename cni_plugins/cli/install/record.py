@@ -1,7 +1,7 @@
-"""What an install wrote down, so that an uninstall takes away that and nothing else.
+"""Reads the record of an install, by which uninstall knows which files to remove and which to restore.
 
-The file is believed only as far as it has been checked: root's own, small, of the form below; and no path is
-taken from it, it is only asked about paths that the layout has.
+The file is trusted only after these checks: owned by root, small, and of the form below. No path is taken
+from it; it is only looked up by the paths of the layout.
 """
 
 import os
@@ -23,10 +23,10 @@ class _Model(BaseModel):
 
 
 class RecordedFile(_Model):
-    """One name that was installed.
+    """One installed file.
 
-    `digests` are those of what was put there, and of what we had put there before: an install that is killed
-    in between leaves either. `kept` is where the file is that somebody else had under this name.
+    `digests` are those of the installed file and of the one it replaced: an install that is killed leaves
+    either. `kept` is the name under which a foreign file with the same name was kept.
     """
 
     digests: tuple[_Digest, ...] = Field(min_length=1, max_length=2)
@@ -34,7 +34,7 @@ class RecordedFile(_Model):
 
 
 class InstallRecord(_Model):
-    """All names that were installed; keys are paths on the node."""
+    """All installed files, by their paths on the node."""
 
     version: Literal[1] = 1
     files: dict[str, RecordedFile] = {}
@@ -44,9 +44,9 @@ class InstallRecord(_Model):
 
 
 def read(path: Path) -> InstallRecord:
-    """Return what is recorded; an empty record when there is none.
+    """Return the record; an empty one when the file does not exist.
 
-    :raises Failed: when it is not one that an install wrote
+    :raises Failed: when the file was not written by an install
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -57,7 +57,7 @@ def read(path: Path) -> InstallRecord:
         if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o022 or status.st_size > _LIMIT:
             raise Failed(f"{path} is not a record that cnictl install wrote")
         if status.st_uid not in (0, os.geteuid()):
-            raise Failed(f"{path} belongs to user {status.st_uid}, who did not install anything")
+            raise Failed(f"{path} belongs to user {status.st_uid}, not to root")
         text = file.read(_LIMIT)
     try:
         return InstallRecord.model_validate_json(text)

@@ -1,8 +1,8 @@
-"""Put files into directories that a running node uses.
+"""Replaces files in directories that a running node uses.
 
-A runtime may start a plugin at any moment, so no name ever points at a file half written: a file is written
-under a name no runtime asks for, then linked and renamed over each of its names. What fails because a disk
-is full or a source cannot be read fails before the first name is changed.
+A runtime may start a plugin at any moment, so no name ever refers to a half-written file: the file is written
+in a directory of its own, then linked and renamed over each of its names. A full disk or an unreadable source
+is an error before the first name is changed.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ PREFIX = ".cni-plugins-"
 
 
 class Batch(NamedTuple):
-    """One file, and the names in one directory that shall all be hard links of it."""
+    """One file, and the names in one directory that are to be hard links of it."""
 
     directory: Path
     names: tuple[str, ...]
@@ -32,16 +32,16 @@ def place(program: Path, directory: Path, names: Iterable[str]) -> None:
 
 
 def put(batches: Sequence[Batch], before: Callable[[], None] = lambda: None) -> None:
-    """Write all files, then change all names.
+    """Write all files, then replace all names.
 
-    :param before: called in between; when it raises, no name is changed
+    :param before: called in between; if it raises, no name is replaced
     """
     with ExitStack() as stack:
         written = []
         for batch in batches:
-            with _told(batch.directory):
+            with _with_directory(batch.directory):
                 batch.directory.mkdir(parents=True, exist_ok=True)
-                own = stack.enter_context(_workshop(batch.directory))
+                own = stack.enter_context(_work_directory(batch.directory))
                 _write(own / "copy", batch)
             written.append((batch, own))
         before()
@@ -53,8 +53,8 @@ def put(batches: Sequence[Batch], before: Callable[[], None] = lambda: None) -> 
 
 
 @contextmanager
-def _told(directory: Path) -> Iterator[None]:
-    """Name the directory in what the system says: a full disk names nothing."""
+def _with_directory(directory: Path) -> Iterator[None]:
+    """Add the directory to an OSError: that of a full disk names no file."""
     try:
         yield
     except OSError as err:
@@ -67,7 +67,7 @@ def _write(copy: Path, batch: Batch) -> None:
     else:
         shutil.copyfile(batch.content, copy)
     copy.chmod(batch.mode)
-    # On disk before a name leads to it: power lost now would boot a node without network.
+    # On disk before a name refers to it: after a power failure the node would boot without a network.
     flush(copy)
 
 
@@ -80,20 +80,20 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def _workshop(directory: Path) -> Iterator[Path]:
-    """Make a directory of our own in there, and remove those of installs that were killed.
+def _work_directory(directory: Path) -> Iterator[Path]:
+    """Create a work directory in there, and remove those of installs that were killed.
 
-    What a killed one left is linked with the plugins themselves, so nothing of it may ever be written to.
+    Files left by a killed install may be hard links of the plugins in use, so they must never be written to.
     """
     for left in directory.glob(f"{PREFIX}*"):
         with suppress(OSError), locked(left):
             shutil.rmtree(left)
     with ExitStack() as stack:
-        yield _held(directory, stack)
+        yield _create_work_directory(directory, stack)
 
 
-def _held(directory: Path, stack: ExitStack) -> Path:
-    """Another install that sweeps may be faster than our lock: then make another."""
+def _create_work_directory(directory: Path, stack: ExitStack) -> Path:
+    """Create and lock a work directory; create another if a concurrent install removes it before the lock."""
     while True:
         own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
         with suppress(BlockingIOError, FileNotFoundError):
@@ -104,9 +104,9 @@ def _held(directory: Path, stack: ExitStack) -> Path:
 
 @contextmanager
 def locked(directory: Path, *, patient: bool = False) -> Iterator[int]:
-    """Hold a directory's lock, and give the descriptor that does.
+    """Lock a directory, and yield the descriptor that holds the lock.
 
-    :raises BlockingIOError: when somebody else holds it, unless patient
+    :raises BlockingIOError: when another process holds it, unless patient
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -117,7 +117,7 @@ def locked(directory: Path, *, patient: bool = False) -> Iterator[int]:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether the path still leads to what was opened."""
+    """Say whether the path still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:

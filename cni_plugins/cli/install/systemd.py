@@ -1,4 +1,4 @@
-"""What systemd has to be told after an install and before an uninstall."""
+"""Runs the systemctl commands that an install and an uninstall need."""
 
 import shlex
 import subprocess
@@ -10,8 +10,8 @@ from cni_plugins.cli.install.layout import AGENT_UNITS, SYNC_UNITS, Places
 
 _SOCKET, _SERVICE = AGENT_UNITS
 _TIMER, _ = SYNC_UNITS
-# The socket alone: the service comes with the first call, or at once when it runs already. A running agent
-# answers SIGHUP by becoming the new build.
+# Only the socket is enabled: the first call starts the service. A running agent is sent SIGHUP, and executes
+# the new build.
 START = (
     ("systemctl", "daemon-reload"),
     ("systemctl", "enable", "--now", _SOCKET),
@@ -24,12 +24,12 @@ Commands = Sequence[Sequence[str]]
 
 
 def is_running(places: Places) -> bool:
-    """Whether there is a systemd that this install concerns; sd_booted(3)."""
+    """Say whether systemd runs and this install is on its node; see sd_booted(3)."""
     return not places.destdir and Path("/run/systemd/system").is_dir()
 
 
 def run(commands: Commands) -> None:
-    """:raises Failed: with the last line that systemctl said"""
+    """:raises Failed: with the last line of systemctl's stderr"""
     for command in commands:
         try:
             done = subprocess.run(
@@ -38,12 +38,12 @@ def run(commands: Commands) -> None:
         except FileNotFoundError as err:
             raise Failed(f"{command[0]} is not installed") from err
         if done.returncode:
-            said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-            raise Failed(f"{shlex.join(command)}: {said}")
+            message = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+            raise Failed(f"{shlex.join(command)}: {message}")
 
 
 def to_start(places: Places) -> Commands:
-    """Return what starts the agent, on this node or in an image."""
+    """Return the commands that enable the agent, on this node or in an image."""
     return (("systemctl", f"--root={places.destdir}", "enable", _SOCKET),) if places.destdir else START
 
 

@@ -1,6 +1,6 @@
-"""Uninstalling: take away what an install put there and is still ours, and give back what it kept.
+"""Uninstalls the suite: removes installed files that are unchanged, and restores the ones that were kept.
 
-Leases, networks and directories that others use stay.
+Leases, networks and directories that other programs use are left.
 """
 
 import os
@@ -9,34 +9,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cni_plugins.cli.install.existing import look
+from cni_plugins.cli.install.existing import existing_file
 from cni_plugins.cli.install.layout import UNITS, Places
 from cni_plugins.cli.install.record import InstallRecord, RecordedFile
 from cni_plugins.cli.install.replace import Batch, flush, put
 
 
 class Restore(NamedTuple):
-    """What was kept, and the name it gets back."""
+    """A kept file, and the name to restore."""
 
     kept: Path
     path: Path
 
 
 class Remove(NamedTuple):
-    """A file that is ours."""
+    """An installed file to remove."""
 
     path: Path
 
 
 class Leave(NamedTuple):
-    """A file that is not ours, or not ours any more."""
+    """A file that is left, as it is not, or no longer, the installed one."""
 
     path: Path
     why: str
 
 
 class UninstallPlan(NamedTuple):
-    """What an uninstall would change, and what stays recorded."""
+    """The changes of an uninstall, and the record of files that remain installed."""
 
     steps: tuple[Restore | Remove | Leave, ...]
     rest: InstallRecord
@@ -62,19 +62,19 @@ def plan(places: Places, record: InstallRecord) -> UninstallPlan:
         entry = rest.pop(places.on_node(path), None)
         if entry:
             steps += _steps(path, entry)
-    elsewhere = (Leave(Path(name), "as these options do not lead there") for name in rest)
+    elsewhere = (Leave(Path(name), "which is outside the directories of these options") for name in rest)
     return UninstallPlan((*steps, *elsewhere), InstallRecord(files=rest))
 
 
 def _steps(path: Path, entry: RecordedFile) -> Iterator[Restore | Remove | Leave]:
-    present = look(path)
+    present = existing_file(path)
     kept = path.with_name(entry.kept) if entry.kept and os.path.lexists(path.with_name(entry.kept)) else None
     if present and not present.is_ours(entry):
-        yield Leave(path, "as it is not what was installed")
+        yield Leave(path, "which is not the installed file")
         if kept and os.path.samestat(kept.lstat(), path.lstat()):
-            yield Remove(kept)  # an install was killed that had kept it, and not replaced it yet
+            yield Remove(kept)  # an install was killed after keeping the file, before replacing it
         elif kept:
-            yield Leave(kept, "which was there before")
+            yield Leave(kept, "which existed before the install")
     elif kept:
         yield Restore(kept, path)
     elif present:
@@ -82,7 +82,7 @@ def _steps(path: Path, entry: RecordedFile) -> Iterator[Restore | Remove | Leave
 
 
 def carry_out(places: Places, changes: UninstallPlan) -> None:
-    """Make the changes; the record goes last, so that what was not done can be done later."""
+    """Make the changes; the record is removed last, so that an interrupted uninstall can be repeated."""
     for step in changes.steps:
         match step:
             case Restore(kept, path):
@@ -96,5 +96,5 @@ def carry_out(places: Places, changes: UninstallPlan) -> None:
         put([Batch(places.notes, (places.record.name,), changes.rest.text(), 0o644)])
         return
     places.record.unlink(missing_ok=True)
-    with suppress(OSError):  # somebody put something of his own there
+    with suppress(OSError):  # it contains foreign files
         places.notes.rmdir()

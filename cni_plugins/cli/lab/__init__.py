@@ -1,1 +1,1 @@
-"""`cnictl lab`."""
+"""Implements `cnictl lab`."""

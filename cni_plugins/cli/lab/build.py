@@ -1,6 +1,6 @@
-"""Building a lab and taking it down: the underlay by `ip`, the overlay by calls of the plugin as a runtime's.
+"""Builds a lab and takes it down: the underlay with `ip`, the overlay by calling the plugin like a runtime.
 
-Whatever state a lab is in, it can be taken down: what is not there needs no removing.
+A lab in any state can be taken down, as missing parts are skipped.
 """
 
 import json
@@ -21,16 +21,16 @@ from cni_plugins.ownership import ROUTE_PROTOCOL
 
 PLUGIN = "vxlan"
 IFNAME = "eth0"  # of a container
-_RULES = "cni_plugins"  # what tables of our rules are called
+_RULES = "cni_plugins"  # part of the names of our nf_tables tables
 _NOT_LEASES = ("lock", "last_reserved_ip")
 
 
 class PluginRefused(Exception):
-    """What a plugin answered instead of a result."""
+    """A plugin has returned an error; the message contains it."""
 
 
 class BuildOrder(NamedTuple):
-    """A lab, where its files are, and where the plugins are."""
+    """A lab to build, the directory of its files, and the directory of the plugins."""
 
     lab: Lab
     place: Place
@@ -38,7 +38,7 @@ class BuildOrder(NamedTuple):
 
 
 class Attached(NamedTuple):
-    """What ADD gave a container, and the seconds it took.
+    """The result of an ADD, and how long it took in seconds.
 
     :param addresses: without prefix length.
     """
@@ -49,7 +49,7 @@ class Attached(NamedTuple):
 
 
 class LabRemoval(NamedTuple):
-    """How a lab went: errors of DEL, and for each host what it kept of the overlay."""
+    """The outcome of a removal: errors of DEL, and objects of the overlay that are left on the hosts."""
 
     detached: int = 0
     errors: tuple[str, ...] = ()
@@ -61,13 +61,13 @@ class LabRemoval(NamedTuple):
 
 
 def require_plugin(plugins: Path) -> None:
-    """:raises Failed: when it is not there"""
+    """:raises Failed: when the plugin is missing or not executable"""
     if not os.access(plugins / PLUGIN, os.X_OK):
-        raise Failed(f"there is no {plugins / PLUGIN}: name the directory of the plugins with --plugins")
+        raise Failed(f"{plugins / PLUGIN} does not exist: name the directory of the plugins with --plugins")
 
 
 def write_files(order: BuildOrder) -> None:
-    """Write all that a later `down` needs, before anything else is made."""
+    """Write the files that a later `down` needs, before anything else is created."""
     lab, place, plugins = order
     places.write_order(place, lab, plugins)
     places.write(place.peers, topology.peers(lab))
@@ -77,14 +77,14 @@ def write_files(order: BuildOrder) -> None:
 
 
 def build_underlay(lab: Lab) -> None:
-    """Make the hosts, the containers' namespaces and the switch between the hosts."""
+    """Create the hosts, the containers' namespaces, and the switch that connects the hosts."""
     places.ip(topology.wires(lab))
     places.ip(topology.of_switch(lab), lab.switch)
     each(lambda host: places.ip(topology.of_host(lab, host), host.netns), lab.hosts, processors())
 
 
 def attach(order: BuildOrder) -> list[Attached]:
-    """ADD every container, as many at a time as there are processors.
+    """ADD all containers, as many at a time as there are processors.
 
     :raises Failed: with the first error of the plugin.
     """
@@ -104,14 +104,14 @@ def _attach(order: BuildOrder, host: Host, container: str) -> Attached:
 
 
 def attached(place: Place) -> list[Attached]:
-    """Return what `attach` made, nothing where it did not come to its end."""
+    """Return the attachments that `attach` made; an empty list if it did not finish."""
     return [Attached(**item) for item in places.read(place.attached) or ()]
 
 
 def call(order: BuildOrder, command: str, host: Host, container: str) -> dict[str, Any]:
     """Call the plugin in the host's namespace.
 
-    :raises PluginRefused: when it ends with an error.
+    :raises PluginRefused: when it returns an error.
     """
     environment = {
         **{name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ},
@@ -120,7 +120,7 @@ def call(order: BuildOrder, command: str, host: Host, container: str) -> dict[st
         "CNI_NETNS": str(places.NAMESPACES / container),
         "CNI_IFNAME": IFNAME,
         "CNI_PATH": str(order.plugins),
-        "CNI_PLUGINS_AGENT": "",  # that of this node serves no other namespace: there is no use in asking
+        "CNI_PLUGINS_AGENT": "",  # the node's agent does not serve calls from other namespaces
     }
     conf = order.place.conf(host).read_text()
     with places.inside(host.netns):
@@ -136,14 +136,14 @@ def _reason(stdout: str, stderr: str) -> str:
         document = json.loads(stdout)
         parts = (document["msg"], document.get("details"))
     except (ValueError, KeyError, TypeError):
-        parts = (stdout.strip() or stderr.strip() or "it ended without a word", None)
+        parts = (stdout.strip() or stderr.strip() or "it ended without any output", None)
     return ": ".join(part for part in parts if part)
 
 
 def take_down(place: Place) -> LabRemoval | None:
-    """Detach all containers, look what the hosts kept, and remove namespaces and files.
+    """Detach all containers, check what is left on the hosts, and remove namespaces and files.
 
-    Return None where nothing tells what the lab was, and it went without that.
+    Return None when the files do not say which containers the lab had, so that none was detached.
     """
     known = places.read_order(place)
     removal = _detach(BuildOrder(known[0], place, known[1])) if known else None
@@ -153,7 +153,7 @@ def take_down(place: Place) -> LabRemoval | None:
 
 
 def _detach(order: BuildOrder) -> LabRemoval:
-    """DEL what is there to be deleted: of a lab that was interrupted not all of it has been made."""
+    """DEL the containers of all hosts that exist: an interrupted lab may be incomplete."""
     hosts = [
         host for host in order.lab.hosts if places.is_there(host.netns) and order.place.conf(host).exists()
     ]
@@ -163,7 +163,7 @@ def _detach(order: BuildOrder) -> LabRemoval:
         errors = tuple(filter(None, each_error))
         detached = len(attachments) - len(errors)
     else:
-        errors, detached = (f"there is no {order.plugins / PLUGIN} any more",), 0
+        errors, detached = (f"{order.plugins / PLUGIN} does not exist any more",), 0
     left = each(lambda host: list(_left(order, host)), hosts, processors())
     return LabRemoval(detached, errors, tuple(line for lines in left for line in lines))
 
@@ -177,7 +177,7 @@ def _error_of_del(order: BuildOrder, host: Host, container: str) -> str:
 
 
 def _left(order: BuildOrder, host: Host) -> Iterator[str]:
-    """Name what the plugin made on a host and did not remove."""
+    """Yield the objects that the plugin created on a host and did not remove."""
     with places.inside(host.netns):
         links = _listed("ip", "-json", "link", "show")
         routes = _listed("ip", "-json", "route", "show", "table", "all", "proto", str(ROUTE_PROTOCOL))

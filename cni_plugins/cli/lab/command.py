@@ -1,4 +1,4 @@
-"""`cnictl lab`: an overlay network between hosts that are network namespaces of this machine."""
+"""Defines `cnictl lab`: builds an overlay network between hosts that are network namespaces."""
 
 import os
 import signal
@@ -28,37 +28,39 @@ if TYPE_CHECKING:
 # Help is explicit: freezing strips docstrings.
 app = typer.Typer(
     no_args_is_help=True,
-    help="Try the overlay on this machine: hosts are network namespaces, with containers attached to them.",
+    help="Try an overlay on this machine: hosts are network namespaces, with containers attached to them.",
 )
 
-Name = Annotated[str, typer.Option(help="Up to 15 small letters and digits; namespaces begin with it.")]
+Name = Annotated[str, typer.Option(help="Up to 15 lower-case letters and digits; prefix of the namespaces.")]
 Directory = Annotated[Path | None, typer.Option("--dir", help="Default: /run/cni-plugins-lab.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-Hosts = Annotated[int, typer.Option(min=1, max=MOST_HOSTS)]
-Containers = Annotated[int, typer.Option(min=1, max=MOST_CONTAINERS, help="On each host.")]
-ModeOption = Annotated[Mode, typer.Option(help="A subnet for each host, or one for all.")]
-BackendOption = Annotated[Backend, typer.Option(help="How hosts know of each other.")]
-Underlay = Annotated[Literal["4", "6"], typer.Option(help="Version of IP between hosts.")]
-DualStack = Annotated[bool, typer.Option("--dual-stack", help="Containers have IPv6 addresses too.")]
-BumOption = Annotated[
-    Bum | None, typer.Option(help="l2: what becomes of frames for all. Default: as the plugin's.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Hosts = Annotated[int, typer.Option(min=1, max=MOST_HOSTS, help="Number of hosts.")]
+Containers = Annotated[
+    int, typer.Option(min=1, max=MOST_CONTAINERS, help="Number of containers on each host.")
 ]
-Direct = Annotated[DirectRouting | None, typer.Option(help="l3: no encapsulation where none is needed.")]
+ModeOption = Annotated[Mode, typer.Option(help="A subnet for each host, or one for all.")]
+BackendOption = Annotated[Backend, typer.Option(help="How hosts find each other.")]
+Underlay = Annotated[Literal["4", "6"], typer.Option(help="IP version between hosts.")]
+DualStack = Annotated[bool, typer.Option("--dual-stack", help="Give containers IPv6 addresses as well.")]
+BumOption = Annotated[
+    Bum | None, typer.Option(help="l2: handling of broadcast and multicast. Default: that of the plugin.")
+]
+Direct = Annotated[DirectRouting | None, typer.Option(help="l3: when to route without encapsulation.")]
 ZeroControl = Annotated[
-    bool, typer.Option("--zero-control", help="Hosts know nothing but each other's addresses.")
+    bool, typer.Option("--zero-control", help="Configure hosts only with each other's addresses.")
 ]
 Mtu = Annotated[
-    int, typer.Option(min=0, max=65535, help="Of the overlay. Default: what the plugin computes.")
+    int, typer.Option(min=0, max=65535, help="MTU of the overlay. Default: computed by the plugin.")
 ]
-UnderlayMtu = Annotated[int, typer.Option(min=1280, max=65535, help="Of the links between hosts.")]
+UnderlayMtu = Annotated[int, typer.Option(min=1280, max=65535, help="MTU of the links between hosts.")]
 Plugins = Annotated[
-    Path | None, typer.Option(help="Where the plugins are. Default: beside this program, else /opt/cni/bin.")
+    Path | None, typer.Option(help="Directory of the plugins. Default: that of cnictl, or else /opt/cni/bin.")
 ]
-Keep = Annotated[bool, typer.Option("--keep/--once", help="Leave it standing, or take it down again.")]
+Keep = Annotated[bool, typer.Option("--keep/--once", help="Keep the lab, or take it down at the end.")]
 
 
 @app.command(
-    help="Build hosts, attach containers through the plugins, and let all of them ping each other. "
+    help="Build hosts, attach containers with the plugins, and ping between all of them. "
     "Exit code 1: a ping was not answered. A lab that cannot be built completely is removed again."
 )
 def up(  # noqa: PLR0913 (options are parameters to typer)
@@ -104,14 +106,14 @@ def up(  # noqa: PLR0913 (options are parameters to typer)
     require_tools()
     order = BuildOrder(wanted, _place(name, directory), _plugins(plugins))
     require_plugin(order.plugins)
-    with _foreseen(), _ended_by_signals(), claimed(order.place):
+    with _errors_as_failed(), _ended_by_signals(), claimed(order.place):
         is_whole = run.up(order, keep=keep, as_json=as_json)
     if not is_whole:
         raise typer.Exit(1)
 
 
 @app.command(
-    help="Detach the containers, show that nothing is left on the hosts, and remove the lab, "
+    help="Detach the containers, show what is left on the hosts, and remove the lab, "
     "also one that was only partly built."
 )
 def down(*, name: Name = "cnilab", directory: Directory = None) -> None:
@@ -123,25 +125,25 @@ def down(*, name: Name = "cnilab", directory: Directory = None) -> None:
     if place.is_empty():
         typer.echo(f"nothing to take down: there is no lab named {name}")
         return
-    with _foreseen(), held(place):
+    with _errors_as_failed(), held(place):
         is_clean = run.down(place, typer.echo)
     if not is_clean:
         raise typer.Exit(1)
 
 
-@app.command(help="Show the hosts and containers of a lab, and with --ping who reaches whom now.")
+@app.command(help="Show the hosts and containers of a lab, and with --ping which of them reach each other.")
 def show(
     *,
     name: Name = "cnilab",
     directory: Directory = None,
-    ping: Annotated[bool, typer.Option("--ping", help="Have all ping each other again.")] = False,
+    ping: Annotated[bool, typer.Option("--ping", help="Ping between containers and hosts again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.lab import run
     from cni_plugins.cli.lab.files import require_tools
 
     require_tools()
-    with _foreseen():
+    with _errors_as_failed():
         is_whole = run.show(_place(name, directory), ping=ping, as_json=as_json)
     if not is_whole:
         raise typer.Exit(1)
@@ -166,15 +168,15 @@ def _plugins(given: Path | None) -> Path:
 
 
 @contextmanager
-def _foreseen() -> Iterator[None]:
-    """Make a sentence of what the kernel or the file system refuses."""
+def _errors_as_failed() -> Iterator[None]:
+    """Turn an error of the kernel or the file system into a message for the operator."""
     from cni_plugins.errors import CniError
 
     try:
         yield
     except CniError as err:
         raise Failed(err.msg) from err
-    except BrokenPipeError:  # nobody reads any more, nor would read the sentence
+    except BrokenPipeError:  # the reader of the output is gone, and would not read the message
         raise
     except OSError as err:
         raise Failed(f"{err.filename or 'a file'}: {err.strerror}") from err
@@ -190,7 +192,7 @@ def _as_bad_parameter() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C does: with everything taken down."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, so that the lab is taken down as with Ctrl-C."""
 
     def end(*_: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Where a lab is on this machine: its network namespaces by their names, and its files.
+"""Manages the files and network namespaces of a lab, and runs programs in them.
 
-The names alone lead to all of it, so a lab that was interrupted is found and removed like any other.
+All of them are found by name, so a lab that was interrupted is found and removed like any other.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from cni_plugins.errors import InvalidNetns
 from cni_plugins.kernel.session import netns
 
 NAMESPACES = Path("/run/netns")  # of iproute2
-# Not below /run/cni-plugins: what stands there is swept by every plugin that starts (packaging/launch.c).
+# Not below /run/cni-plugins: every plugin that starts sweeps that directory (packaging/launch.c).
 DIRECTORY = Path("/run/cni-plugins-lab")
 
 
@@ -51,7 +51,7 @@ class Place(NamedTuple):
         return self.directory / host.name / "leases"
 
     def namespaces(self) -> list[str]:
-        """Return those that are there, whoever made them."""
+        """Return the existing network namespaces with names of this lab."""
         listed = os.listdir(NAMESPACES) if NAMESPACES.is_dir() else []
         return sorted(name for name in listed if is_part(name, self.name))
 
@@ -60,18 +60,18 @@ class Place(NamedTuple):
 
 
 def require_tools() -> None:
-    """:raises Failed: when a lab cannot be built or removed here at all"""
+    """:raises Failed: when the user is not root or `ip` is missing"""
     if os.geteuid() != 0:
-        raise Failed("a lab is made of network namespaces, and those of root: be root, or use unshare -rmn")
+        raise Failed("a lab needs network namespaces: must be run as root, or under unshare -rmn")
     if not shutil.which("ip"):
-        raise Failed("ip is not installed: it is in the package iproute2")
+        raise Failed("ip is not installed (package iproute2)")
 
 
 @contextmanager
 def claimed(place: Place) -> Iterator[None]:
-    """Make the directory, and keep it to ourselves for the block.
+    """Create the directory of a lab, and hold its lock for the block.
 
-    :raises Failed: when there is a lab of this name, or what is left of one.
+    :raises Failed: when a lab of this name exists, or parts of one.
     """
     if place.namespaces():
         raise _taken(place)
@@ -89,15 +89,13 @@ def claimed(place: Place) -> Iterator[None]:
 
 def _taken(place: Place) -> Failed:
     down = f"cnictl lab down --name {place.name}"
-    return Failed(
-        f"there is a lab named {place.name} already, or what is left of one: remove it with `{down}`"
-    )
+    return Failed(f"a lab named {place.name} already exists, or a part of one: remove it with `{down}`")
 
 
 @contextmanager
 def held(place: Place) -> Iterator[None]:
-    """Have no other command build or remove the lab meanwhile."""
-    if not place.directory.exists():  # namespaces alone: there is nothing that anybody could be building
+    """Hold the lock of a lab, so that no other command builds or removes it meanwhile."""
+    if not place.directory.exists():  # only namespaces are left: no command can be building the lab
         yield
         return
     fd = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -111,7 +109,7 @@ def held(place: Place) -> Iterator[None]:
 
 
 def write(path: Path, content: Any) -> None:  # noqa: ANN401 (JSON)
-    """Write it so that a reader sees all of it or nothing, and no other user any."""
+    """Write JSON to a file atomically, readable only by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = path.with_name(f".{path.name}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -120,7 +118,7 @@ def write(path: Path, content: Any) -> None:  # noqa: ANN401 (JSON)
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """Return what `write` wrote; None when there is no such file."""
+    """Return what `write` wrote; None when the file does not exist."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -129,7 +127,7 @@ def write_order(place: Place, lab: Lab, plugins: Path) -> None:
 
 
 def remove_files(place: Place) -> None:
-    """Remove the directory, and the one of all labs with the last of them, if it is ours."""
+    """Remove the directory of the lab, and the default parent directory if it is empty then."""
     if place.directory.exists():
         shutil.rmtree(place.directory)
     if place.directory.parent == DIRECTORY:
@@ -138,18 +136,18 @@ def remove_files(place: Place) -> None:
 
 
 def read_order(place: Place) -> tuple[Lab, Path] | None:
-    """Return the lab that was to be built, and where its plugins are; None when nothing tells."""
+    """Return the recorded lab and its plugin directory; None when they are unknown."""
     order = read(place.order)
     try:
         return None if order is None else (plan(LabOptions(**order["options"])), Path(order["plugins"]))
-    except (TypeError, KeyError, ValueError):  # another version of ours ordered it
+    except (TypeError, KeyError, ValueError):  # written by another version
         return None
 
 
 def ip(lines: Iterable[str], namespace: str = "") -> None:
-    """Have `ip` do all of the lines, in a namespace.
+    """Run lines of `ip -batch`, in a network namespace.
 
-    :raises Failed: with what it says of the first that fails.
+    :raises Failed: with its message about the first line that fails.
     """
     command = ["ip", *(("-n", namespace) if namespace else ()), "-batch", "-"]
     done = run(command, "".join(f"{line}\n" for line in lines))
@@ -160,14 +158,14 @@ def ip(lines: Iterable[str], namespace: str = "") -> None:
 def run(
     command: Sequence[str | Path], text: str = "", environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end."""
+    """Run a program, and wait until it exits."""
     return subprocess.run(
         command, input=text, env=environment, capture_output=True, text=True, check=False, errors="replace"
     )
 
 
 def is_there(namespace: str) -> bool:
-    """Say whether it is one: `ip netns add`, interrupted, leaves a file that is none."""
+    """Say whether the namespace exists: an interrupted `ip netns add` leaves an ordinary file."""
     with suppress(InvalidNetns):
         os.close(netns.open_sandbox(str(NAMESPACES / namespace)))
         return True
@@ -176,7 +174,7 @@ def is_there(namespace: str) -> bool:
 
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """Have the calling thread, and the programs it starts, be in a network namespace by its name."""
+    """Move the calling thread, and the programs it starts, into a network namespace for the block."""
     there = netns.open_sandbox(str(NAMESPACES / namespace))
     try:
         back = netns.open_own()

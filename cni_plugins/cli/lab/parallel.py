@@ -1,4 +1,4 @@
-"""The same work for many hosts of a lab, several at a time."""
+"""Runs a function for many hosts of a lab, several at a time."""
 
 import os
 import threading
@@ -14,12 +14,13 @@ def processors() -> int:
 
 
 def each(work: Callable[[Item], Made], items: Iterable[Item], width: int) -> list[Made]:
-    """Return what the work makes of each item, in their order.
+    """Return the results of `work` for all items, in their order.
 
-    After a failure, or Ctrl-C, nothing new is begun; what runs is waited for, and the first failure raised.
+    After a failure, or Ctrl-C, no further item is started; those running are waited for, and the first
+    failure is raised.
     """
     numbered = list(enumerate(items))
-    waiting = iter(numbered)  # that of a list may be shared: one step of it is one operation of CPython
+    waiting = iter(numbered)  # threads may share a list iterator: next() on it is atomic in CPython
     made, failed = dict[int, Made](), list[BaseException]()
 
     def serve() -> None:

@@ -1,7 +1,7 @@
-"""Who reaches whom in a lab: the questions, the asking, and the answers as a matrix of hosts.
+"""Pings between the hosts and containers of a lab, and reports the answers as a matrix of hosts.
 
-Every container asks every other one, and every host every container of another host, as far as the kernel has
-room for neighbours.
+Every container pings all other containers, and every host all containers, as far as the kernel's neighbour
+table has room.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,20 +17,20 @@ from cni_plugins.cli.lab.topology import Host, Lab
 from cni_plugins.kernel.echo import echo
 from cni_plugins.protocol.fields import IPAddress
 
-PATIENCE = 1.0  # seconds for an answer; who gives none is asked once more
-WIDTH = 8  # sources at a time: they wait more than they work
+TIMEOUT = 1.0  # seconds for an answer; an address that gives none is pinged once more
+WIDTH = 8  # sources at a time: they mostly wait
 
-# The kernel counts the neighbours of all namespaces together; in any but the first it does not tell.
+# The kernel limits the neighbours of all namespaces together; the sysctl exists only in the initial one.
 _LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 _USUAL_LIMIT = 1024
-_SHARE = 0.75  # of it; there are gateways and others' neighbours
+_SHARE = 0.75  # of the limit; gateways and other namespaces need the rest
 
 
-class Question(NamedTuple):
-    """What one namespace asks.
+class PingSource(NamedTuple):
+    """The pings that one namespace sends.
 
-    :param host: the index of the host that it is, or is on.
-    :param targets: addresses, and the index of the host of each.
+    :param host: the index of the host of this namespace.
+    :param targets: addresses, each with the index of its host.
     """
 
     netns: str
@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many were asked, and how many of them answered."""
+    """How many addresses were pinged, and how many of them answered."""
 
     asked: int = 0
     answered: int = 0
@@ -50,13 +50,13 @@ class Count(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The outcome.
+    """The outcome of all pings.
 
-    :param matrix: for each host as the source, for each as the target.
-    :param missing: pairs that did not get through: a namespace and an address.
-    :param late: pairs that needed a second question.
+    :param matrix: rows are source hosts, columns target hosts.
+    :param missing: pairs without an answer: a namespace and an address.
+    :param late: number of answers to the second ping only.
     :param slowest: seconds.
-    :param reach: how many hosts each asked beside its own; fewer than there are: for want of room.
+    :param reach: how many other hosts each one pinged; fewer than all if the neighbour table is too small.
     """
 
     matrix: tuple[tuple[Count, ...], ...]
@@ -73,22 +73,22 @@ class Report(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Seconds that each address took; some were asked twice."""
+    """Round-trip time of each address that answered, in seconds; `late` of them only the second time."""
 
     seconds: Mapping[IPAddress, float]
     late: int
 
 
 def learned(lab: Lab) -> bool:
-    """Say whether kernels of this lab learn a neighbour for each container they talk to."""
+    """Say whether hosts of this lab learn a neighbour entry for each container that they reach."""
     options = lab.options
     return options.mode == "l2" or options.backend == "multicast" or options.zero_control
 
 
 def reach(lab: Lab, limit: int) -> int:
-    """Return how many other hosts each may ask.
+    """Return how many other hosts each one may ping.
 
-    :param limit: the neighbours that the kernel has room for.
+    :param limit: the maximum number of neighbour entries.
     """
     others = len(lab.hosts) - 1
     if not learned(lab):
@@ -97,28 +97,31 @@ def reach(lab: Lab, limit: int) -> int:
 
 
 def room_for_all(lab: Lab) -> int:
-    """Return the limit at which everybody may ask everybody."""
+    """Return the limit at which every host may ping every other one."""
     return ceil((len(lab.hosts) - 1) * _neighbours_per_reach(lab) / _SHARE)
 
 
 def _neighbours_per_reach(lab: Lab) -> int:
-    """Return how many more the kernel has when each asks one more host: one at either end of a question."""
+    """Return how many entries are added if each host pings one more: one at either end of every ping."""
     containers = lab.options.containers
     return 2 * containers * (containers + 1) * len(lab.hosts)  # from containers, and from the hosts
 
 
-def questions(lab: Lab, attached: Sequence[Attached], within: int) -> list[Question]:
-    """:param within: each asks its own host's containers, and those of so many hosts that follow it"""
+def ping_sources(lab: Lab, attached: Sequence[Attached], within: int) -> list[PingSource]:
+    """Return the pings of all namespaces.
+
+    :param within: each pings the containers of its own host, and of so many hosts that follow it.
+    """
     addresses = {item.container: [ip_address(text) for text in item.addresses] for item in attached}
-    asked: list[Question] = []
+    sources: list[PingSource] = []
     for index, host in enumerate(lab.hosts):
         near = [(lab.hosts[at], at) for at in ((index + n) % len(lab.hosts) for n in range(within + 1))]
-        asked.append(Question(host.netns, index, is_host=True, targets=_targets(near, addresses, "")))
-        asked += [
-            Question(container, index, is_host=False, targets=_targets(near, addresses, container))
+        sources.append(PingSource(host.netns, index, is_host=True, targets=_targets(near, addresses, "")))
+        sources += [
+            PingSource(container, index, is_host=False, targets=_targets(near, addresses, container))
             for container in host.containers
         ]
-    return asked
+    return sources
 
 
 def _targets(
@@ -134,40 +137,40 @@ def _targets(
 
 
 def room() -> int:
-    """Return how many neighbours the kernel keeps for all namespaces together."""
+    """Return the maximum number of neighbour entries in all namespaces together."""
     return int(_LIMIT.read_text()) if _LIMIT.exists() else _USUAL_LIMIT
 
 
-def ask(asked: Sequence[Question]) -> list[Answers]:
-    """Have all containers ask, and then the hosts: what a host has learned by asking must not help them."""
-    containers = [question for question in asked if not question.is_host]
-    hosts = [question for question in asked if question.is_host]
+def send_all(sources: Sequence[PingSource]) -> list[Answers]:
+    """Ping from all containers, then from the hosts: what a host has learned must not help the containers."""
+    containers = [source for source in sources if not source.is_host]
+    hosts = [source for source in sources if source.is_host]
     given = dict(
-        zip(containers + hosts, each(_ask, containers, WIDTH) + each(_ask, hosts, WIDTH), strict=True)
+        zip(containers + hosts, each(_send, containers, WIDTH) + each(_send, hosts, WIDTH), strict=True)
     )
-    return [given[question] for question in asked]
+    return [given[source] for source in sources]
 
 
-def _ask(question: Question) -> Answers:
-    targets = [address for address, _ in question.targets]
-    with inside(question.netns):
-        first = echo(targets, timeout=PATIENCE)
+def _send(source: PingSource) -> Answers:
+    targets = [address for address, _ in source.targets]
+    with inside(source.netns):
+        first = echo(targets, timeout=TIMEOUT)
         silent = [address for address in targets if address not in first]
-        second = echo(silent, timeout=PATIENCE)
+        second = echo(silent, timeout=TIMEOUT)
     return Answers({**first, **second}, len(second))
 
 
-def report(lab: Lab, asked: Sequence[Question], answers: Sequence[Answers], within: int) -> Report:
+def report(lab: Lab, sources: Sequence[PingSource], answers: Sequence[Answers], within: int) -> Report:
     rows = [[Count() for _ in lab.hosts] for _ in lab.hosts]
     totals = {True: Count(), False: Count()}
     missing: list[tuple[str, str]] = []
-    for question, given in zip(asked, answers, strict=True):
-        for address, host in question.targets:
+    for source, given in zip(sources, answers, strict=True):
+        for address, host in source.targets:
             answered = address in given.seconds
-            rows[question.host][host] = rows[question.host][host].plus(answered=answered)
-            totals[question.is_host] = totals[question.is_host].plus(answered=answered)
+            rows[source.host][host] = rows[source.host][host].plus(answered=answered)
+            totals[source.is_host] = totals[source.is_host].plus(answered=answered)
             if not answered:
-                missing.append((question.netns, str(address)))
+                missing.append((source.netns, str(address)))
     matrix = tuple(tuple(row) for row in rows)
     late = sum(item.late for item in answers)
     slowest = max(_all_seconds(answers), default=0.0)
@@ -180,7 +183,7 @@ def _all_seconds(answers: Sequence[Answers]) -> Iterator[float]:
 
 
 def ping(lab: Lab, attached: Sequence[Attached]) -> Report:
-    """Ask all that can be asked."""
+    """Ping as many containers as the neighbour table permits."""
     within = reach(lab, room())
-    asked = questions(lab, attached, within)
-    return report(lab, asked, ask(asked), within)
+    sources = ping_sources(lab, attached, within)
+    return report(lab, sources, send_all(sources), within)

@@ -1,4 +1,4 @@
-"""What `cnictl lab` does, told on stdout as it goes, or as one document for programs."""
+"""Runs the commands of `cnictl lab`, and prints their progress, or one JSON document at the end."""
 
 import json
 import time
@@ -17,27 +17,27 @@ Made = TypeVar("Made")
 
 
 def up(order: BuildOrder, *, keep: bool, as_json: bool) -> bool:
-    """Build it and have it ping; whatever goes wrong on the way, nothing of it stays.
+    """Build the lab and ping; on any error it is removed again.
 
-    Return whether everybody answered, and what was not to be kept left nothing.
+    Return whether all pings were answered and, unless the lab is kept, its removal left nothing.
     """
-    say = _nothing if as_json else typer.echo
+    say = _print_nothing if as_json else typer.echo
     try:
-        document = _built(order, say)
+        document = _build(order, say)
     except BaseException:
-        typer.echo("taking down what there is of it", err=True)
+        typer.echo("taking the incomplete lab down", err=True)
         build.take_down(order.place)
         raise
     is_clean = keep or down(order.place, say)
     if as_json:
-        _say_json(document)
+        _print_json(document)
     elif keep:
         inside = f"ip netns exec {order.lab.hosts[0].netns} …"
-        say(f"\nlook into it with `{inside}`, remove it with {_how_to_remove(order.place)}")
+        say(f"\ninspect it with `{inside}`, remove it with {_how_to_remove(order.place)}")
     return bool(document["answers"]["whole"]) and is_clean
 
 
-def _built(order: BuildOrder, say: Callable[[str], Any]) -> dict[str, Any]:
+def _build(order: BuildOrder, say: Callable[[str], Any]) -> dict[str, Any]:
     say(text.head(order.lab))
     build.write_files(order)
     _, building = _timed(lambda: build.build_underlay(order.lab))
@@ -51,7 +51,7 @@ def _built(order: BuildOrder, say: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def down(place: Place, say: Callable[[str], Any]) -> bool:
-    """Take it down; return whether the plugins left nothing and refused nothing."""
+    """Take the lab down; return whether no DEL failed and nothing is left on the hosts."""
     namespaces = len(place.namespaces())
     removal, seconds = _timed(lambda: build.take_down(place))
     say("\n".join(text.removed(place.name, removal, namespaces, seconds)))
@@ -59,21 +59,19 @@ def down(place: Place, say: Callable[[str], Any]) -> bool:
 
 
 def show(place: Place, *, ping: bool, as_json: bool) -> bool:
-    """Show what there is; return whether everybody who was asked answered.
+    """Show the lab; return whether all pings were answered.
 
-    :raises Failed: when there is no lab, or none that could ping.
+    :raises Failed: when the lab does not exist, or is not complete enough to ping.
     """
     known = read_order(place)
     if known is None:
-        raise Failed(
-            f"there is {'no' if place.is_empty() else 'only what is left of a'} lab named {place.name}"
-        )
+        raise Failed(f"there is {'no' if place.is_empty() else 'only a part of a'} lab named {place.name}")
     lab, made = known[0], build.attached(place)
     if ping and not made:
-        raise Failed(f"the lab {place.name} has not been built to its end")
+        raise Failed(f"the lab {place.name} has not been built completely")
     report, seconds = _timed(lambda: pings.ping(lab, made)) if ping else (None, 0.0)
     if as_json:
-        _say_json(text.document(lab, made, report, {"ping": seconds} if ping else {}))
+        _print_json(text.document(lab, made, report, {"ping": seconds} if ping else {}))
     else:
         answers = ["", *text.answered(lab, report, seconds)] if report else []
         typer.echo("\n".join([*text.shown(lab, made, place.namespaces()), *answers]))
@@ -90,9 +88,9 @@ def _timed(work: Callable[[], Made]) -> tuple[Made, float]:
     return work(), time.perf_counter() - began
 
 
-def _nothing(_: str) -> None:
-    """Say nothing: what is printed is for programs."""
+def _print_nothing(_: str) -> None:
+    """Print no progress, as the output is JSON."""
 
 
-def _say_json(document: Mapping[str, Any]) -> None:
+def _print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2))

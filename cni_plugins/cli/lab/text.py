@@ -1,4 +1,4 @@
-"""A lab as pages of text and as JSON. Pure functions: values in, lines out."""
+"""Formats a lab as text and as JSON, with pure functions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,15 +8,15 @@ from cni_plugins.cli.lab.build import Attached, LabRemoval
 from cni_plugins.cli.lab.ping import Count, Report, room_for_all
 from cni_plugins.cli.lab.topology import Lab
 
-_WIDE = 16  # hosts that fit into a table of words
-_SHOWN = 10  # of a list that may be long
+_WIDE = 16  # hosts that fit into a table with one word per pair
+_SHOWN = 10  # lines of a list that may be long
 _NONE = "\N{EN DASH}"
-_SIGNS = "one sign a pair: . all answered, / some, - none, blank not asked"
+_SIGNS = "one character per pair: . all answered, / some, - none, blank not pinged"
 
 
 def head(lab: Lab) -> str:
     options = lab.options
-    each_has = _many(options.containers, "container")
+    each_has = _plural(options.containers, "container")
     extras = {
         "no control plane": options.zero_control,
         f"bum {options.bum}": options.bum,
@@ -25,7 +25,7 @@ def head(lab: Lab) -> str:
         "dual stack": options.dual_stack,
     }
     words = [options.mode, options.backend, f"underlay IPv{options.underlay}", *filter(extras.get, extras)]
-    return f"lab {options.name}: {_many(options.hosts, 'host')} with {each_has} each, {', '.join(words)}"
+    return f"lab {options.name}: {_plural(options.hosts, 'host')} with {each_has} each, {', '.join(words)}"
 
 
 def built(seconds: float) -> str:
@@ -34,24 +34,24 @@ def built(seconds: float) -> str:
 
 def attached(made: Sequence[Attached], seconds: float) -> str:
     slowest = max(item.seconds for item in made)
-    return f"attached  {_many(len(made), 'container')} in {seconds:.2f} s, the slowest in {slowest:.2f} s"
+    return f"attached  {_plural(len(made), 'container')} in {seconds:.2f} s, the slowest in {slowest:.2f} s"
 
 
 def answered(lab: Lab, report: Report, seconds: float) -> Iterator[str]:
-    """Yield the matrix, and what there is to say of it."""
+    """Yield the summary of the pings, and the matrix."""
     between, hosts = (f"{count.answered} of {count.asked}" for count in (report.containers, report.hosts))
     slowest = f"the slowest in {report.slowest * 1000:.1f} ms"
     yield f"answered  {between} between containers, {hosts} from hosts, in {seconds:.2f} s, {slowest}"
     if report.late:
-        yield f"          {report.late} only when asked a second time"
+        yield f"          {report.late} only at the second ping"
     if report.reach < len(lab.hosts) - 1:
-        few = _many(report.reach, "host")
-        yield f"          each asked {few} only: the kernel has room for too few neighbours"
+        few = _plural(report.reach, "host")
+        yield f"          each pinged only {few}: the kernel's neighbour table is too small"
         for family in ("ipv4", *(("ipv6",) if lab.options.dual_stack else ())):
             yield f"          for all: sysctl -w net.{family}.neigh.default.gc_thresh3={room_for_all(lab)}"
     yield ""
     yield from _matrix([host.name for host in lab.hosts], report.matrix)
-    yield from _some([f"no answer: from {source} to {address}" for source, address in report.missing])
+    yield from _shortened([f"no answer: from {source} to {address}" for source, address in report.missing])
 
 
 def _matrix(names: Sequence[str], rows: Sequence[Sequence[Count]]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _word(count: Count) -> str:
 
 
 def shown(lab: Lab, made: Sequence[Attached], there: Sequence[str]) -> Iterator[str]:
-    """Yield what there is of a lab.
+    """Yield the hosts and containers of a lab.
 
     :param there: the network namespaces that exist.
     """
@@ -103,19 +103,19 @@ def _gone(namespace: str, there: Sequence[str]) -> str:
 
 def removed(name: str, removal: LabRemoval | None, namespaces: int, seconds: float) -> Iterator[str]:
     if removal is None:
-        yield "detached  nothing: there is no telling what containers it had"
+        yield "detached  nothing: the containers of this lab are not known"
     else:
-        yield f"detached  {_many(removal.detached, 'container')}"
-        yield from _some([f"          {error}" for error in removal.errors])
+        yield f"detached  {_plural(removal.detached, 'container')}"
+        yield from _shortened([f"          {error}" for error in removal.errors])
         yield "left      on hosts:" if removal.left else "left      nothing of the overlay on any host"
-        yield from _some([f"          {line}" for line in removal.left])
-    yield f"removed   lab {name}, {_many(namespaces, 'namespace')} and its files, in {seconds:.2f} s"
+        yield from _shortened([f"          {line}" for line in removal.left])
+    yield f"removed   lab {name}, {_plural(namespaces, 'namespace')} and its files, in {seconds:.2f} s"
 
 
 def document(
     lab: Lab, made: Sequence[Attached], report: Report | None, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return a lab for programs."""
+    """Return the JSON document of a lab."""
     by_name = {item.container: item for item in made}
     hosts = [
         {
@@ -127,8 +127,8 @@ def document(
         }
         for host in lab.hosts
     ]
-    page = {"options": lab.options._asdict(), "hosts": hosts, "seconds": dict(seconds)}
-    return page if report is None else {**page, "answers": _answers(report)}
+    content = {"options": lab.options._asdict(), "hosts": hosts, "seconds": dict(seconds)}
+    return content if report is None else {**content, "answers": _answers(report)}
 
 
 def _answers(report: Report) -> dict[str, Any]:
@@ -146,11 +146,11 @@ def _answers(report: Report) -> dict[str, Any]:
     }
 
 
-def _some(lines: Sequence[str]) -> Iterator[str]:
+def _shortened(lines: Sequence[str]) -> Iterator[str]:
     yield from islice(lines, _SHOWN)
     if len(lines) > _SHOWN:
         yield f"          and {len(lines) - _SHOWN} more"
 
 
-def _many(count: int, thing: str) -> str:
+def _plural(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""What a lab consists of: names, addresses, the config of each host. Decides all of it, looks at nothing.
+"""Plans a lab: names, addresses and the config of each host, with pure functions.
 
-All hosts of a lab share a bridge, so every two of them are neighbours on the underlay. Numbers are kept
-readable: host 7 is h7, and 7 stands in each of its addresses.
+All hosts of a lab share a bridge, so every two of them are neighbours on the underlay. Numbers are readable:
+host 7 is h7, and each of its addresses contains 7.
 """
 
 import re
@@ -18,9 +18,8 @@ DirectRouting = Literal["off", "same-subnet", "always"]
 
 UPLINK = "eth0"  # of a host
 MOST_HOSTS, MOST_CONTAINERS = 250, 100
-OVERHEAD = {4: 50, 6: 70}
 
-_NAME = re.compile(r"[a-z][a-z0-9]{0,14}")  # without the dash that parts of names are joined by
+_NAME = re.compile(r"[a-z][a-z0-9]{0,14}")  # without the dash that separates the parts of derived names
 _UNDERLAY = {4: ip_network("10.99.0.0/16"), 6: ip_network("fd00:99::/64")}
 _GROUP = {4: "239.7.7.7", 6: "ff05::7:7"}
 _L3 = {4: ip_network("10.244.0.0/16"), 6: ip_network("fd00:244::/48")}
@@ -29,11 +28,11 @@ _L2_FIRST, _L2_IPV6 = IPv4Address("10.245.0.0"), ip_network("fd00:245::/64")
 
 
 class LabOptions(NamedTuple):
-    """A lab as it was ordered.
+    """The options of a lab.
 
-    :param underlay: the version of IP.
-    :param bum: for l2; empty: what suits the rest.
-    :param zero_control: hosts know of each other no more than the addresses.
+    :param underlay: the IP version.
+    :param bum: for l2; None: chosen to suit the other options.
+    :param zero_control: hosts are configured only with each other's addresses.
     :param mtu: of the overlay; 0: the plugin computes it.
     """
 
@@ -52,10 +51,10 @@ class LabOptions(NamedTuple):
 
 
 class Host(NamedTuple):
-    """One host.
+    """A host of the lab.
 
     :param own: its subnets (l3) or its block (l2).
-    :param containers: names, each also that of a network namespace.
+    :param containers: names, which are also those of their network namespaces.
     """
 
     name: str
@@ -67,7 +66,7 @@ class Host(NamedTuple):
 
 
 class Lab(NamedTuple):
-    """All of it.
+    """A planned lab.
 
     :param networks: of the overlay, IPv4 first.
     """
@@ -86,7 +85,7 @@ class Lab(NamedTuple):
 
 
 def plan(options: LabOptions) -> Lab:
-    """:raises ValueError: when it cannot be had, with the reason"""
+    """:raises ValueError: when the options contradict each other, with the reason"""
     fault = next(_faults(options), "")
     if fault:
         raise ValueError(fault)
@@ -101,12 +100,12 @@ def namespaces(lab: Lab) -> list[str]:
 
 
 def is_part(netns: str, name: str) -> bool:
-    """Say whether a network namespace is of the lab of this name, whatever its size."""
+    """Say whether a network namespace belongs to the lab of this name, whatever the size of the lab."""
     return bool(re.fullmatch(rf"{re.escape(name)}-(sw|h\d+(-c\d+)?)", netns))
 
 
 def peers(lab: Lab) -> list[Any]:
-    """Return what one file tells all hosts of each other."""
+    """Return the content of the peers file, which is the same for all hosts."""
     if lab.options.zero_control:
         return [str(host.vtep) for host in lab.hosts]
     key = "subnets" if lab.options.mode == "l3" else "blocks"
@@ -116,7 +115,7 @@ def peers(lab: Lab) -> list[Any]:
 
 
 def conf(lab: Lab, host: Host, peers_file: str, leases: str) -> dict[str, Any]:
-    """Return the plugin's config on a host; of static hosts that know each other, only the leases differ."""
+    """Return the plugin's config for a host; with the static backend, only the lease directory may differ."""
     options = lab.options
     chosen = {
         "mtu": options.mtu,
@@ -137,7 +136,7 @@ def conf(lab: Lab, host: Host, peers_file: str, leases: str) -> dict[str, Any]:
 
 
 def wires(lab: Lab) -> list[str]:
-    """Return lines for `ip -batch`: the namespaces, and a link from each host to the switch."""
+    """Return lines for `ip -batch` that create the namespaces, and a link from each host to the switch."""
     pairs = [
         f"link add name {UPLINK} address {host.mac} mtu {lab.options.underlay_mtu} netns {host.netns}"
         f" type veth peer name {host.name} mtu {lab.options.underlay_mtu} netns {lab.switch}"
@@ -147,18 +146,18 @@ def wires(lab: Lab) -> list[str]:
 
 
 def of_switch(lab: Lab) -> list[str]:
-    """Return lines for `ip -batch` in the switch: a bridge, and every host a port of it."""
+    """Return lines for `ip -batch` in the switch: a bridge with a port for every host."""
     ports = [f"link set {host.name} master br0 up" for host in lab.hosts]
-    # Nobody asks here who listens to which group, so groups go to everybody.
+    # The bridge has no multicast querier, so snooping must be off for groups to be flooded to all ports.
     return ["link add br0 type bridge mcast_snooping 0", "link set br0 up", *ports]
 
 
 def of_host(lab: Lab, host: Host) -> list[str]:
-    """Return lines for `ip -batch` in a host: its address, and those of all others."""
+    """Return lines for `ip -batch` in a host: its address, and neighbour entries for all others."""
     length = _UNDERLAY[lab.options.underlay].prefixlen
     nodad = " nodad" if host.vtep.version == 6 else ""  # noqa: PLR2004
-    # The kernel counts the neighbours of all namespaces together, up to 1024 by default; not those that
-    # are there for good. A hundred real hosts have a table each.
+    # Permanent neighbours do not count towards the kernel's limit, by default 1024 for all namespaces
+    # together. A hundred real hosts would each have a table of their own.
     others = [other for other in lab.hosts if other != host]
     return [
         "link set lo up",
@@ -171,15 +170,15 @@ def of_host(lab: Lab, host: Host) -> list[str]:
 def _faults(options: LabOptions) -> Iterator[str]:
     multicast, l2 = options.backend == "multicast", options.mode == "l2"
     if not _NAME.fullmatch(options.name):
-        yield f"a name has up to 15 small letters and digits, not {options.name!r}"
+        yield f"the name must have up to 15 lower-case letters and digits, not {options.name!r}"
     if multicast and options.zero_control:
-        yield "with multicast hosts know nothing of each other anyway: leave out --zero-control"
+        yield "with multicast hosts do not know each other anyway: leave out --zero-control"
     if multicast and options.bum:
-        yield "with multicast the group gets what is for all: leave out --bum"
+        yield "with multicast broadcast frames are sent to the group: leave out --bum"
     if options.bum and not l2:
         yield "--bum is for --mode l2"
     if options.zero_control and options.bum == "none":
-        yield "with --zero-control somebody has to be asked for addresses: --bum head-end, not none"
+        yield "--zero-control needs --bum head-end, not none: addresses are resolved by broadcast"
     if options.direct_routing and l2:
         yield "--direct-routing is for --mode l3"
 
@@ -192,7 +191,7 @@ def _networks(options: LabOptions) -> tuple[IPNetwork, ...]:
 
 
 def _block_length(options: LabOptions) -> int:
-    """Return that of blocks just large enough: every address of one is an entry on every other host."""
+    """Return the prefix length of the smallest block: each address in it is an entry on all other hosts."""
     return 32 - max(2, options.containers.bit_length())  # with one for the host
 
 
@@ -210,7 +209,7 @@ def _host(options: LabOptions, networks: tuple[IPNetwork, ...], number: int) -> 
 
 
 def _own(options: LabOptions, networks: tuple[IPNetwork, ...], number: int) -> Iterator[IPNetwork]:
-    """Yield what host `number` gives its containers addresses from; number 0 has the gateway of l2."""
+    """Yield the networks of host `number`, for its containers; in l2, number 0 contains the gateway."""
     if options.mode == "l3":
         yield from (_part(network, _L3_OWN[network.version], number) for network in networks)
     else:

@@ -1,1 +1,1 @@
-"""`cnictl overlay`."""
+"""Implements `cnictl overlay`."""

@@ -1,4 +1,4 @@
-"""`cnictl overlay`: the overlay networks of this host, brought in line, shown and measured."""
+"""Defines `cnictl overlay`: synchronises, shows and measures the overlay networks of this host."""
 
 import json
 import os
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from cni_plugins.cli.overlay.text import NetworkOutcome
 
 # Help is explicit: freezing strips docstrings.
-app = typer.Typer(no_args_is_help=True, help="The overlay networks of this host (plugin vxlan).")
+app = typer.Typer(
+    no_args_is_help=True, help="Inspect and repair this host's overlay networks (plugin vxlan)."
+)
 
 Networks = Annotated[list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Default: all.")]
-ConfDir = Annotated[Path, typer.Option(help="Where the runtime finds network configs.")]
-Conf = Annotated[Path | None, typer.Option(help="A network config or list, instead of a directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+ConfDir = Annotated[Path, typer.Option(help="Directory of the runtime's network configs.")]
+Conf = Annotated[Path | None, typer.Option(help="File with a network config or list, not a directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _CONF_DIR = Path("/etc/cni/net.d")
 
 
-@app.command(help="Bring the kernel in line with config and peers, as the next ADD would; meant for a timer.")
+@app.command(help="Update the kernel to match config and peers, as the next ADD would; meant for a timer.")
 def sync(
     networks: Networks = None,
     *,
     create: Annotated[
-        bool, typer.Option("--create", help="Also where no container of this host is in the network.")
+        bool, typer.Option("--create", help="Also for networks without a container on this host.")
     ] = False,
     conf_dir: ConfDir = _CONF_DIR,
     conf: Conf = None,
@@ -38,12 +40,12 @@ def sync(
     from cni_plugins.cli.overlay import document, text
     from cni_plugins.upkeep import overlay
 
-    found = _found(conf_dir, conf, networks)
-    outcomes = _each(
+    found = _load(conf_dir, conf, networks)
+    outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
     )
     _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes))
-    _fail([*found.faults, *text.faults(outcomes), *text.remains(outcomes)])
+    _fail([*found.faults, *text.faults(outcomes), *text.unrepaired(outcomes)])
 
 
 @app.command(help="Show each network, and every difference between the kernel and its intended state.")
@@ -56,13 +58,13 @@ def status(
 ) -> None:
     from cni_plugins.cli.overlay import document, text
 
-    found = _found(conf_dir, conf, networks)
+    found = _load(conf_dir, conf, networks)
     outcomes = _views(found)
     _show(document.status(outcomes) if as_json else text.status_lines(outcomes))
     _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes)])
 
 
-@app.command(help="Show the hosts of each network, this one marked by a star, and how packets reach them.")
+@app.command(help="Show the hosts of each network, this one marked with *, and how packets reach them.")
 def peers(
     networks: Networks = None,
     *,
@@ -72,7 +74,7 @@ def peers(
 ) -> None:
     from cni_plugins.cli.overlay import document, text
 
-    found = _found(conf_dir, conf, networks)
+    found = _load(conf_dir, conf, networks)
     outcomes = _views(found)
     _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes))
     _fail([*found.faults, *text.faults(outcomes)])
@@ -85,7 +87,7 @@ def probe(
     networks: Networks = None,
     *,
     write: Annotated[
-        bool, typer.Option("--write", help="Give the routes to peers the MTU of the path there.")
+        bool, typer.Option("--write", help="Write the measured path MTU into the routes to each peer.")
     ] = False,
     conf_dir: ConfDir = _CONF_DIR,
     conf: Conf = None,
@@ -94,33 +96,33 @@ def probe(
     from cni_plugins.cli.overlay import document, text
     from cni_plugins.upkeep import overlay
 
-    found = _found(conf_dir, conf, networks)
-    outcomes = _each(
+    found = _load(conf_dir, conf, networks)
+    outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, *overlay.probe(one.network, one.conf, write=write))
     )
     lines = text.probe_lines(outcomes, written=write)
     _show(document.probe(outcomes) if as_json else lines)
-    _fail([*found.faults, *text.faults(outcomes), *text.silences(outcomes)])
+    _fail([*found.faults, *text.faults(outcomes), *text.unanswered(outcomes)])
 
 
-def _found(conf_dir: Path, conf: Path | None, names: list[str] | None) -> "FoundConfigs":
+def _load(conf_dir: Path, conf: Path | None, names: list[str] | None) -> "FoundConfigs":
     from cni_plugins.cli.overlay import configs
 
     if os.geteuid() != 0:
-        raise Failed("run this as root: the kernel shows overlay state to no other user")
+        raise Failed("must be run as root: the kernel shows overlay state to no other user")
     found = configs.in_directory(conf_dir) if conf is None else configs.in_file(conf)
-    return configs.chosen(found, names or (), str(conf or conf_dir))
+    return configs.select(found, names or (), str(conf or conf_dir))
 
 
 def _views(found: "FoundConfigs") -> "list[NetworkOutcome]":
     from cni_plugins.cli.overlay import text
     from cni_plugins.upkeep import overlay
 
-    return _each(found, lambda one: text.NetworkOutcome(one, overlay.view(one.network, one.conf)))
+    return _for_each(found, lambda one: text.NetworkOutcome(one, overlay.view(one.network, one.conf)))
 
 
-def _each(found: "FoundConfigs", do: "Callable[[Configured], NetworkOutcome]") -> "list[NetworkOutcome]":
-    """Go through the networks; one that is at fault keeps none of the others waiting."""
+def _for_each(found: "FoundConfigs", do: "Callable[[Configured], NetworkOutcome]") -> "list[NetworkOutcome]":
+    """Apply a function to each network; an error in one does not stop the others."""
     return [_outcome(one, do) for one in found.networks]
 
 
@@ -138,7 +140,7 @@ def _outcome(one: "Configured", do: "Callable[[Configured], NetworkOutcome]") ->
 
 
 def _show(answer: Iterable[Any]) -> None:
-    """:param answer: a document, or lines"""
+    """:param answer: a JSON document, or lines of text"""
     from cni_plugins.cli.overlay.text import plain
 
     if isinstance(answer, list):
@@ -149,7 +151,7 @@ def _show(answer: Iterable[Any]) -> None:
 
 
 def _fail(faults: Iterable[str]) -> None:
-    """:raises Failed: with the last of the faults, when there are any; those before it are told"""
+    """:raises Failed: with the last of the faults, if there are any; the others are printed before"""
     from cni_plugins.cli.overlay.text import plain
 
     *others, last = [*map(plain, faults)] or [""]

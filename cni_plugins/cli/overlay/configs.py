@@ -1,7 +1,7 @@
-"""Which overlay networks a node is configured with: files in the order of libcni, and our entries in them.
+"""Finds the overlay networks in a node's network configs, reading the files in the order of libcni.
 
-Whether an entry makes sense is not judged here. A file that cannot be understood is a fault of its own, and
-keeps no other from being read.
+Plugin configs are not validated here. A file that cannot be parsed is reported as a fault, and the others are
+still read.
 """
 
 import json
@@ -15,11 +15,11 @@ from cni_plugins.protocol.request import NAME
 
 PLUGIN = "vxlan"
 _SUFFIXES = (".conf", ".conflist", ".json")
-_LIMIT = 1 << 20  # bytes, as of a plugin's stdin
+_LIMIT = 1 << 20  # bytes, as for a plugin's stdin
 
 
 class Configured(NamedTuple):
-    """A network, as a plugin would get it on stdin, and the file that it stands in."""
+    """A configured network: the config as a plugin would get it on stdin, and the file that contains it."""
 
     network: str
     file: str
@@ -27,7 +27,10 @@ class Configured(NamedTuple):
 
 
 class FoundConfigs(NamedTuple):
-    """:param faults: a sentence for each file of which a runtime would not make what is written there."""
+    """The networks found.
+
+    :param faults: a message for each file that a runtime cannot load, or would load in another way.
+    """
 
     networks: tuple[Configured, ...] = ()
     faults: tuple[str, ...] = ()
@@ -37,13 +40,13 @@ class FoundConfigs(NamedTuple):
 
 
 def in_directory(directory: Path) -> FoundConfigs:
-    """Return the networks of a node.
+    """Return the networks configured on a node.
 
     :raises Failed: when the directory cannot be read.
     """
     try:
         listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
-        return merged(in_file(path) for path in listed if not path.is_dir())
+        return merge(in_file(path) for path in listed if not path.is_dir())
     except OSError as err:
         raise Failed(f"{directory}: {err.strerror}") from err
 
@@ -56,14 +59,14 @@ def in_file(path: Path) -> FoundConfigs:
         return FoundConfigs(faults=(f"{path}: {err.strerror}",))
     if len(content) > _LIMIT:
         return FoundConfigs(faults=(f"{path}: larger than {_LIMIT} bytes",))
-    return understood(content, str(path))
+    return parse_config(content, str(path))
 
 
-# ------------------------------------------------------------------------------------- without any file
+# -------------------------------------------------------------------------------------- pure functions
 
 
-def understood(content: bytes, file: str) -> FoundConfigs:
-    """Return the networks in a config of one plugin, or in a list of several."""
+def parse_config(content: bytes, file: str) -> FoundConfigs:
+    """Return the networks in a config of one plugin, or in a list of plugins."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as err:
@@ -79,18 +82,18 @@ def understood(content: bytes, file: str) -> FoundConfigs:
     if ours and not (isinstance(name, str) and NAME.match(name)):
         return FoundConfigs(faults=(f"{file}: invalid network name: name is {shown(name)}",))
     version = get(document, "cniVersion")
-    said = {"name": name} if version is None else {"cniVersion": version, "name": name}
-    return merged(
+    head = {"name": name} if version is None else {"cniVersion": version, "name": name}
+    return merge(
         [
             FoundConfigs(
-                tuple(Configured(name, file, {**said, **rest(plugin, tuple(said))}) for plugin in ours)
+                tuple(Configured(name, file, {**head, **rest(plugin, tuple(head))}) for plugin in ours)
             )
         ]
     )
 
 
-def merged(parts: Iterable[FoundConfigs]) -> FoundConfigs:
-    """Of several networks of one name, runtimes take the first; nothing is said of its copies."""
+def merge(parts: Iterable[FoundConfigs]) -> FoundConfigs:
+    """Merge the networks; of several with one name runtimes use the first, and a different one is a fault."""
     networks: dict[str, Configured] = {}
     faults: list[str] = []
     for part in parts:
@@ -98,15 +101,15 @@ def merged(parts: Iterable[FoundConfigs]) -> FoundConfigs:
         for one in part.networks:
             first = networks.setdefault(one.network, one)
             if first.conf != one.conf:
-                also = "twice" if first.file == one.file else f"in {first.file} too, which comes first"
-                faults.append(f"{one.file}: network {one.network} is there {also}")
+                also = "twice" if first.file == one.file else f"also in {first.file}, which comes first"
+                faults.append(f"{one.file}: network {one.network} is configured {also}")
     return FoundConfigs(tuple(networks.values()), tuple(faults))
 
 
-def chosen(found: FoundConfigs, names: Sequence[str], place: str) -> FoundConfigs:
-    """Return the networks that are asked for, or all of them; of files that were not asked for no fault.
+def select(found: FoundConfigs, names: Sequence[str], place: str) -> FoundConfigs:
+    """Return the networks with these names, or all of them with the faults of all files.
 
-    :raises Failed: when there are none, or one of these names is unknown.
+    :raises Failed: when no network is found, or one of the names is unknown.
     """
     known = {one.network: one for one in found.networks}
     unknown = next((name for name in names if name not in known), None)

@@ -1,6 +1,6 @@
-"""What `cnictl overlay … --json` prints: pure functions from views and measurements to documents.
+"""Builds the JSON documents of `cnictl overlay … --json` from views and measurements, with pure functions.
 
-docs/cnictl.md lists their keys. None of them changes its meaning.
+docs/cnictl.md lists the keys, whose meaning never changes.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ def probe(outcomes: Iterable[NetworkOutcome]) -> list[dict[str, Any]]:
 
 
 def _document(outcome: NetworkOutcome) -> dict[str, Any]:
-    """Return what is told of a network in every document."""
+    """Return the keys of a network that all documents have."""
     seen, error = outcome.seen, outcome.error
     return {
         "network": outcome.of.network,

@@ -1,4 +1,4 @@
-"""What `cnictl overlay` shows people: pure functions from views and measurements to lines and sentences."""
+"""Formats what `cnictl overlay` prints from views and measurements, with pure functions."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _MOST_NAMED = 10
 
 
 class NetworkOutcome(NamedTuple):
-    """What became of one network: a view, or the error that kept us from it."""
+    """The outcome of a command for one network: a view, or an error."""
 
     of: Configured
     seen: View | None = None
@@ -26,9 +26,9 @@ class NetworkOutcome(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How packets get to containers of a peer.
+    """How packets reach containers of a peer.
 
-    :param mtu: of the route that they take, or else of the link.
+    :param mtu: of the route, or, if it has none, of the link.
     """
 
     to: IPNetwork
@@ -37,10 +37,10 @@ class Way(NamedTuple):
     mtu: int
     measured: bool = False
 
-    def told(self) -> str:
+    def text(self) -> str:
         return f"{self.how} via {self.link}"
 
-    def told_mtu(self) -> str:
+    def mtu_text(self) -> str:
         return f"{self.mtu}{' measured' if self.measured else ''}"
 
 
@@ -50,7 +50,7 @@ class Way(NamedTuple):
 def faults(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
     for outcome in outcomes:
         if outcome.error is not None:
-            yield f"network {outcome.of.network}: {_told(outcome.error)}"
+            yield f"network {outcome.of.network}: {_error_text(outcome.error)}"
 
 
 def drifts(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
@@ -63,14 +63,14 @@ def drifts(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
             )
 
 
-def remains(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
-    """Yield what sync could not repair, as it is not of its making."""
+def unrepaired(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
+    """Yield the differences that sync cannot repair."""
     for outcome in outcomes:
         if outcome.seen is not None and outcome.seen.state == State.DRIFTED:
             yield f"network {outcome.of.network}: {'; '.join(outcome.seen.differences)}"
 
 
-def silences(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
+def unanswered(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
     for outcome in outcomes:
         silent = [probe.peer for probe in outcome.probes if probe.rtt is None and probe.inside is None]
         if silent:
@@ -79,14 +79,14 @@ def silences(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
             yield f"network {outcome.of.network}: no answer from {', '.join([*named, *more])}"
 
 
-def _told(error: CniError) -> str:
+def _error_text(error: CniError) -> str:
     details = error.full_details()
     more = f" ({details})" if details and details not in error.msg else ""
     return f"{error.msg}{more}, code {error.code}"
 
 
 def plain(text: str) -> str:
-    """Return it as one line that a terminal only shows: names come from files, and errors repeat them."""
+    """Replace unprintable characters: names come from files, and must not control the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -125,7 +125,7 @@ def _encapsulation(seen: View) -> str:
 
 def _count(seen: View) -> str:
     if seen.overlay.roster.records is None:
-        return "peers are found by asking"
+        return "peers are discovered on demand"
     count = len(seen.host.others)
     return f"{count} peer{'' if count == 1 else 's'}"
 
@@ -150,7 +150,9 @@ def probe_lines(outcomes: Iterable[NetworkOutcome], *, written: bool) -> Iterato
         yield _heading(of, seen)
         yield from table(head, (_probe_row(seen, probe) for probe in probes)) if probes else ()
         if written and not seen.routes:
-            why = "mode l2 has none" if seen.overlay.config.mode == "l2" else "they come with a container"
+            why = (
+                "mode l2 has none" if seen.overlay.config.mode == "l2" else "the first container creates them"
+            )
             yield f"no routes to write to: {why}"
 
 
@@ -165,13 +167,13 @@ def _peer_row(seen: View, record: Record) -> tuple[str, ...]:
         way = f"own host via {seen.host.link}", str(seen.host.mtu)
     else:
         ways = ways_to(seen, record)
-        way = _listed(way.told() for way in ways), _listed(way.told_mtu() for way in ways)
+        way = _listed(way.text() for way in ways), _listed(way.mtu_text() for way in ways)
     return f"{record.node}{mark}", str(record.vtep), addresses, *way
 
 
 def _probe_row(seen: View, probe: Probe) -> tuple[str, ...]:
     path = str(probe.mtu) if probe.mtu else _NONE
-    route = _listed(way.told_mtu() for way in ways_to(seen, probe.peer) if seen.routes)
+    route = _listed(way.mtu_text() for way in ways_to(seen, probe.peer) if seen.routes)
     times = _time(probe.rtt), path, _time(probe.inside)
     return probe.peer.node, str(probe.peer.vtep), *times, route
 
@@ -200,7 +202,7 @@ def parts(record: Record) -> tuple[object, ...]:
 
 
 def ways_to(seen: View, record: Record) -> list[Way]:
-    """Return the ways to a peer's containers: by the routes to them, or, in mode l2, by the bridge."""
+    """Return how a peer's containers are reached: by the routes to them, or, in mode l2, by the bridge."""
     overlay, listed = seen.overlay, seen.routes_to(record)
     if not listed:
         return [Way(net, _TUNNEL, overlay.vxlan, seen.host.inner_mtu) for net in overlay.config.within]
@@ -209,7 +211,7 @@ def ways_to(seen: View, record: Record) -> list[Way]:
 
 
 def _way(seen: View, planned: PeerRoute) -> Way:
-    """Return what the kernel has, where it has it, and else what it should have."""
+    """Describe the kernel's route if it exists, otherwise the planned one."""
     tunnelled = planned.link == seen.overlay.vxlan
     there = seen.routes.get(planned.dst)
     mtu, measured = (planned.mtu, False) if there is None else (there.mtu, there.measured)

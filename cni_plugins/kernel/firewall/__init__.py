@@ -1,1 +1,1 @@
-"""Packet filter and address translation rules in nf_tables and iptables."""
+"""Manages packet filter and address translation rules in nf_tables and iptables."""

@@ -1,69 +1,45 @@
-"""nf_tables objects of attachments: one table per family, rules over sets, elements that name their owner.
+"""Manages the nf_tables objects of attachments: one table per family, rules over sets, elements with owners.
 
-A rule is created once for a network and matches a set; an attachment only adds elements, so both an ADD and a
-packet cost the same however many containers there are. Ownership is in the elements' comments, which `nft
-list ruleset` shows. When the last element of a set is deleted, its rule is deleted, and with the last set the
-table. That clean-up is guarded by the ruleset's generation number: if anything changed since the ruleset was
-read, the kernel refuses it and it is read again. Objects of a whole network are ignored here (see
-network_ruleset): the names of their sets and chains begin with OF_NETWORKS.
+A rule is created once per network and matches a set; an attachment only adds elements, so the cost of an ADD
+and of a packet does not depend on the number of containers. The comment of an element, which `nft list
+ruleset` shows, names its owner. When the last element of a set is deleted, its rule is deleted, and with the
+last set the table. That clean-up is guarded by the generation number of the ruleset: if anything has changed
+since the ruleset was read, the kernel refuses the transaction, and the ruleset is read again. Objects of a
+whole network are ignored here (see network_ruleset): their sets and chains have names that begin with
+OF_NETWORKS.
 """
 
 import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
-from cni_plugins.errors import TryAgainLater
+from cni_plugins.errors import NameTaken, TryAgainLater
 from cni_plugins.kernel.deed import REMOVES, deed
+from cni_plugins.kernel.firewall import nft_table
 from cni_plugins.kernel.firewall import read as look
-from cni_plugins.kernel.firewall.read import Element, FoundRule, where_there_are_rules
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
+from cni_plugins.kernel.firewall.read import Element, where_there_are_rules
 from cni_plugins.kernel.netlink import nf_tables as wire
-from cni_plugins.kernel.netlink.nf_tables import attr, message
-from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Refused
+from cni_plugins.kernel.netlink.nf_tables import attr
+from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Refused
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import NFT_TABLE, NO_LINK, OF_NETWORKS, RULE_MARK, Owner, is_stale, link_of
 from cni_plugins.steps.firewall import DelOwnedRules, DelStaleRules
 
 _FAMILIES = (wire.INET, wire.BRIDGE)
-TRIES = 50
-_ELEMENTS = 500  # in one message; an attribute ends at 64 KiB
 _AT_ONCE = 2000  # elements removed in one transaction
-_HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
-_SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
-ACCEPT = 1
 _SIOCGIFINDEX = 0x8933  # linux/sockios.h
 _IFREQ = struct.Struct("16s24x")  # linux/if.h: the name, and room for the answer
 
 
-class Chain(NamedTuple):
-    """A base chain: where in the packet's way it hooks in."""
-
-    name: str
-    kind: str
-    hook: int
-    priority: int
-
-
-class Set(NamedTuple):
-    """A named set; key type as nft(8) numbers its data types, length in bytes.
-
-    `host_order` tells nft(8), not the kernel, how to read the key: names of links are in host order to it.
-    """
-
-    name: str
-    key_type: int
-    key_length: int
-    comment: str
-    host_order: bool = False
-
-
 class Rule(NamedTuple):
-    """A rule over sets; its expressions are only spelled out when it has to be made.
+    """A rule over sets; its expressions are only built if it has to be created.
 
-    :param part: which of several rules over the same sets; a word that is no set's name.
+    :param part: distinguishes rules over the same sets; must not be the name of a set.
     """
 
     sets: tuple[Set, ...]
@@ -72,13 +48,13 @@ class Rule(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """The rule's comment: by the names of its sets it is found again, and goes when one of them does."""
+        """The rule's comment: names its sets, so that it is found again, and deleted with any of them."""
         names = [item.name for item in self.sets]
         return RULE_MARK + " ".join([*names, self.part] if self.part else names)
 
 
 class Objects(NamedTuple):
-    """What one attachment needs in one table: rules, and its own elements (set name, key)."""
+    """The objects of one attachment in one table: rules, and its own elements (set name, key)."""
 
     family: int
     chain: Chain
@@ -86,18 +62,22 @@ class Objects(NamedTuple):
     elements: tuple[tuple[str, bytes], ...]
 
 
-def ensure(session: Session, objects: Objects, comment: str) -> None:
-    """Add the elements, and whatever they need that is not there yet, in one transaction.
+def ensure(session: Session, objects: Objects, owner: Owner, link: str = "") -> None:
+    """Add the elements, and whatever they need that does not exist yet, in one transaction.
 
-    An element that somebody else left under the same key is replaced: the address is ours now.
+    An element that another attachment left under the same key is replaced: the address has a new owner.
+
+    :param link: the host link whose absence shows that the attachment is gone, if there is one.
+    :raises NameTaken: when another plugin of the same attachment has such an element.
     """
+    comment = owner.comment(link)
     building: list[bytearray] = []
     generation = None
-    # Asked first: a refused transaction is aborted by the kernel in 10 ms (nf_tables_abort waits for RCU).
+    # Checked first: aborting a refused transaction takes the kernel 10 ms (nf_tables_abort waits for RCU).
     if not all(look.has_set(session, objects.family, name) for name, _ in objects.elements):
         generation = look.generation(session)
         building = _build(session, objects)
-    for _ in range(TRIES):
+    for _ in range(nft_table.TRIES):
         add = [
             _element(objects, item, wire.NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, comment)
             for item in objects.elements
@@ -106,45 +86,38 @@ def ensure(session: Session, objects: Objects, comment: str) -> None:
             session.nft().transact(wire.batch([*building, *add], generation))
         except Refused as err:
             if err.errno == errno.EEXIST:
-                _evict(session, objects)
-            elif err.errno == errno.ENOENT or has_changed(err):
+                _evict(session, objects, owner)
+            elif err.errno == errno.ENOENT or nft_table.has_changed(err):
                 generation = look.generation(session)
                 building = _build(session, objects)
             else:
                 raise
         else:
             return
-    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {TRIES} tries")
+    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {nft_table.TRIES} tries")
 
 
 def missing(session: Session, objects: Objects, owner: Owner) -> str:
-    """Say what of the objects is not in the kernel, or is not the owner's; empty when all is well."""
+    """Say which of the objects are missing, or do not belong to the owner; empty if all are present."""
     marks = [text for _, text in look.rules(session, objects.family, objects.chain.name)]
     wanted = {rule.mark for rule in objects.rules}
     if not wanted.issubset(marks) or not all(text.startswith(RULE_MARK) for text in marks):
-        return f"the rule in chain {objects.chain.name} of table {NFT_TABLE}, with no other beside our own,"
+        return f"the rule in chain {objects.chain.name} of table {NFT_TABLE}, without foreign rules,"
     for item in objects.elements:
-        query = _element(objects, item, wire.GETSETELEM, NLM_F_ACK)
-        try:
-            answers = session.nft().call(query)
-        except Refused as err:
-            if err.errno != errno.ENOENT:
-                raise
-            answers = []
-        found = [element for answer in answers for element in look.elements_of(answer.data)]
+        found = _elements_at(session, objects, item)
         if not any(owner.owns(element.comment) for element in found):
             return f"the element of set {item[0]} of table {NFT_TABLE}"
     return ""
 
 
 def remove(session: Session, look_anew: Callable[[], Callable[[Element], bool]]) -> None:
-    """Remove the elements that a predicate names, and all that has no element left because of it.
+    """Remove the elements that a predicate selects, and the sets, rules and chains that become unused.
 
-    :param look_anew: makes the predicate for one look at the ruleset; it may remember things as long as that.
+    :param look_anew: returns the predicate for one reading of the ruleset, for which it may cache results.
     """
     for family in _FAMILIES:
-        for attempt in range(TRIES):
-            if _remove_once(session, family, look_anew(), tidy=attempt < TRIES - 1):
+        for attempt in range(nft_table.TRIES):
+            if _remove_once(session, family, look_anew(), clean_up=attempt < nft_table.TRIES - 1):
                 break
 
 
@@ -152,73 +125,34 @@ def remove(session: Session, look_anew: Callable[[], Callable[[Element], bool]])
 
 
 def _build(session: Session, objects: Objects) -> list[bytearray]:
-    """Return the messages that make table, chain, sets and rules, rules only where they are missing."""
+    """Return the messages that create table, chain and sets, and those rules that are missing."""
     family, chain = objects.family, objects.chain
     sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     present = {text for _, text in look.rules(session, family, chain.name)}
-    lacking = [rule for rule in objects.rules if rule.mark not in present]
+    missing_rules = [rule for rule in objects.rules if rule.mark not in present]
     return [
-        in_table(wire.NEWTABLE, family, NLM_F_CREATE),
-        new_chain(family, chain),
-        *(new_set(family, item, number) for number, item in enumerate(sets, 1)),
-        *(new_rule(family, chain, rule.mark, rule.expressions()) for rule in lacking),
+        nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
+        nft_table.new_chain(family, chain),
+        *(nft_table.new_set(family, item, number) for number, item in enumerate(sets, 1)),
+        *(nft_table.new_rule(family, chain, rule.mark, rule.expressions()) for rule in missing_rules),
     ]
-
-
-def in_table(kind: int, family: int, flags: int = 0, *attrs: bytes) -> bytearray:
-    """Return a message on our table, or on something in it."""
-    return message(kind, family, flags, attr(1, NFT_TABLE), *attrs)
-
-
-def new_chain(family: int, chain: Chain) -> bytearray:
-    hook = attr(4, [attr(1, chain.hook), attr(2, chain.priority)])
-    described = (attr(3, chain.name), hook, attr(5, ACCEPT), attr(7, chain.kind))
-    return in_table(wire.NEWCHAIN, family, NLM_F_CREATE, *described)
-
-
-def new_rule(family: int, chain: Chain, mark: str, expressions: bytes) -> bytearray:
-    described = (attr(2, chain.name), attr(4, [expressions]), attr(7, wire.comment(mark)))
-    return in_table(wire.NEWRULE, family, NLM_F_CREATE | NLM_F_APPEND, *described)
-
-
-def new_set(family: int, item: Set, number: int) -> bytearray:
-    userdata = (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)
-    return in_table(
-        wire.NEWSET,
-        family,
-        NLM_F_CREATE,
-        attr(2, item.name),
-        attr(3, 0),
-        attr(4, item.key_type),
-        attr(5, item.key_length),
-        attr(10, number),
-        attr(13, userdata),
-    )
 
 
 def _element(
     objects: Objects, item: tuple[str, bytes], kind: int, flags: int, comment: str = ""
 ) -> bytearray:
-    return elements_message(kind, objects.family, flags, item[0], [item[1]], comment)
+    return nft_table.elements_message(kind, objects.family, flags, item[0], [item[1]], comment)
 
 
-def elements_message(
-    kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes], comment: str = ""
-) -> bytearray:
-    userdata = [attr(6, wire.comment(comment))] if comment else []
-    entries = [attr(1, [attr(1, [attr(1, key)]), *userdata]) for key in keys]
-    return in_table(kind, family, flags, attr(2, set_name), attr(3, entries))
-
-
-def in_parts(kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes]) -> list[bytearray]:
-    """Return messages for elements of one set that bear no comment, many to a message."""
-    parts = [keys[start : start + _ELEMENTS] for start in range(0, len(keys), _ELEMENTS)]
-    return [elements_message(kind, family, flags, set_name, part) for part in parts]
-
-
-def _evict(session: Session, objects: Objects) -> None:
-    """Remove what stands under our keys, one by one, as only some of them may be taken."""
+def _evict(session: Session, objects: Objects, owner: Owner) -> None:
+    """Remove the elements with our keys one by one, as only some of them may exist."""
     for item in objects.elements:
+        for element in _elements_at(session, objects, item):
+            if owner.shares_attachment_with(element.comment):
+                raise NameTaken(
+                    f"another plugin of this attachment has an element in set {item[0]} with the same key",
+                    f"its owner is {element.comment}",
+                )
         try:
             session.nft().transact(wire.batch([_element(objects, item, wire.DELSETELEM, 0)]))
         except Refused as err:
@@ -226,18 +160,31 @@ def _evict(session: Session, objects: Objects) -> None:
                 raise
 
 
+def _elements_at(session: Session, objects: Objects, item: tuple[str, bytes]) -> list[Element]:
+    """Return the element of a set with this key, if it exists."""
+    try:
+        answers = session.nft().call(_element(objects, item, wire.GETSETELEM, NLM_F_ACK))
+    except Refused as err:
+        if err.errno != errno.ENOENT:
+            raise
+        return []
+    return [element for answer in answers for element in look.elements_of(answer.data)]
+
+
 # ---------------------------------------------------------------------------------------------- removing
 
 
-def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool], *, tidy: bool) -> bool:
-    """Look and remove; say whether that settles it: more may be left, or the ruleset may have changed."""
+def _remove_once(
+    session: Session, family: int, is_going: Callable[[Element], bool], *, clean_up: bool
+) -> bool:
+    """Read the ruleset and remove; return False if more is left, or the ruleset has changed meanwhile."""
     generation = look.generation(session)
     kept: dict[str, int] = {}
     going: dict[str, list[Element]] = {}
     names = look.set_names(session, family)
     for set_name in (name for name in names if not name.startswith(OF_NETWORKS)):
         elements = look.elements(session, family, set_name)
-        going[set_name] = [element for element in elements if doomed(element)]
+        going[set_name] = [element for element in elements if is_going(element)]
         kept[set_name] = len(elements) - len(going[set_name])
     count = sum(map(len, going.values()))
     if not count:
@@ -245,65 +192,56 @@ def _remove_once(session: Session, family: int, doomed: Callable[[Element], bool
     messages = [
         item
         for name, elements in going.items()
-        for item in in_parts(
+        for item in nft_table.in_parts(
             wire.DELSETELEM, family, 0, name, [element.key for element in elements[:_AT_ONCE]]
         )
     ]
     empty = {name for name, number in kept.items() if number == 0}
     whole = all(len(elements) <= _AT_ONCE for elements in going.values())
-    guarded = tidy and bool(empty) and whole
+    guarded = clean_up and bool(empty) and whole
     if guarded:
-        messages = _tidied(session, family, messages, empty, everything=len(empty) == len(names))
+        messages = _with_clean_up(session, family, messages, empty, everything=len(empty) == len(names))
     try:
         session.nft().transact(wire.batch(messages, generation if guarded else None))
     except Refused as err:
-        if err.errno == errno.ENOENT or has_changed(err):
+        if err.errno == errno.ENOENT or nft_table.has_changed(err):
             return False
         raise
-    return whole and (guarded or not empty or not tidy)
+    return whole and (guarded or not empty or not clean_up)
 
 
-def _tidied(
+def _with_clean_up(
     session: Session, family: int, messages: list[bytearray], empty: set[str], *, everything: bool
 ) -> list[bytearray]:
     if everything:
-        return [in_table(wire.DELTABLE, family)]
+        return [nft_table.in_table(wire.DELTABLE, family)]
     rules = [item for item in look.all_rules(session, family) if not item.chain.startswith(OF_NETWORKS)]
     going = [item for item in rules if empty.intersection(_set_names(item.mark))]
     idle = {item.chain for item in going} - {item.chain for item in rules if item not in going}
     return [
         *messages,
-        *(del_rule(family, item) for item in going),
-        *(in_table(wire.DELSET, family, 0, attr(2, name)) for name in sorted(empty)),
-        *(in_table(wire.DELCHAIN, family, 0, attr(3, name)) for name in sorted(idle)),
+        *(nft_table.del_rule(family, item) for item in going),
+        *(nft_table.in_table(wire.DELSET, family, 0, attr(2, name)) for name in sorted(empty)),
+        *(nft_table.in_table(wire.DELCHAIN, family, 0, attr(3, name)) for name in sorted(idle)),
     ]
 
 
-def del_rule(family: int, rule: FoundRule) -> bytearray:
-    return in_table(wire.DELRULE, family, 0, attr(2, rule.chain), attr(3, rule.handle))
-
-
 def _set_names(mark: str) -> list[str]:
-    """Return the names in a rule's comment; of a rule that is not ours there are none."""
+    """Return the set names in a rule's comment, an empty list for a rule that is not ours."""
     return mark.removeprefix(RULE_MARK).split() if mark.startswith(RULE_MARK) else []
-
-
-def has_changed(err: Refused) -> bool:
-    """Say whether a batch was refused because the generation moved on."""
-    return err.errno in (errno.ERESTART, errno.EINTR)
 
 
 # ------------------------------------------------------------------------------------- the rules of an owner
 
 
 def _delete_owned(session: Session, step: DelOwnedRules) -> None:
-    """Remove the owner's elements, and those of its network and plugin whose link is gone without a DEL."""
+    """Remove the owner's elements, and those of its network and plugin whose link vanished without a DEL."""
     owner = step.owner
     network = owner.attachment.network
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
 
-        def look() -> Callable[[Element], bool]:
-            is_gone = cache(partial(_is_gone, asking))  # a link has an element for each of its addresses
+        def look_anew() -> Callable[[Element], bool]:
+            is_gone = cache(partial(_is_gone, any_socket))  # a link has an element for each of its addresses
             return lambda item: (
                 owner.owns(item.comment)
                 or (
@@ -312,15 +250,15 @@ def _delete_owned(session: Session, step: DelOwnedRules) -> None:
                 )
             )
 
-        remove(session, look)
+        remove(session, look_anew)
 
 
-def _is_gone(asking: socket.socket, link: str) -> bool:
-    """Ask as socket.if_nametoindex() does, but without a new socket for each of many links."""
+def _is_gone(any_socket: socket.socket, link: str) -> bool:
+    """Say whether a link is gone, as socket.if_nametoindex() does, but without a new socket for each link."""
     if link == NO_LINK:
         return False
     try:
-        fcntl.ioctl(asking, _SIOCGIFINDEX, _IFREQ.pack(link.encode()))
+        fcntl.ioctl(any_socket, _SIOCGIFINDEX, _IFREQ.pack(link.encode()))
     except OSError:
         return True
     return False

@@ -1,8 +1,8 @@
-"""Masquerading through the iptables executables, for hosts that want it there.
+"""Masquerades through the iptables executables, for hosts configured to use them.
 
-Chain names and POSTROUTING rules are the reference's, so either implementation removes what the other made.
-The reference keeps one chain for all interfaces a container has on a network; here the rules inside the chain
-name their interface, so one of them can go without the others.
+Chain names and POSTROUTING rules are those of the reference, so either implementation removes the other's.
+The reference has one chain for all interfaces of a container on a network; here the rules inside the chain
+name their interface, so those of one interface can be removed without the others.
 """
 
 import errno
@@ -24,11 +24,11 @@ _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _TABLE, _CHAIN_PREFIX = "nat", "CNI-"
 _OLD_TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
-_TIMEOUT = 60  # seconds; the xtables lock may be held by somebody slow
+_TIMEOUT = 60  # seconds; a slow process may hold the xtables lock
 
 
 class _Rule(NamedTuple):
-    """One line of `iptables -S`, in the parts that matter; `words` is the whole."""
+    """One line of `iptables -S`, parsed as far as needed; `words` is the whole line."""
 
     chain: str
     words: tuple[str, ...]
@@ -44,7 +44,7 @@ def installed() -> bool:
 
 
 def chain_of(attachment: Attachment) -> str:
-    """Return the reference's chain name: the interface has no part in it."""
+    """Return the reference's chain name, which does not depend on the interface."""
     return f"{_CHAIN_PREFIX}{digest(attachment.network + attachment.container_id, 24)}"
 
 
@@ -61,16 +61,16 @@ def _ensure(_session: Session, step: EnsureIptablesMasquerade) -> None:
 def _differs(_session: Session, step: EnsureIptablesMasquerade) -> str:
     for family in sorted({address.version for address in step.addresses}):
         have = {rule.words for rule in _rules(family)}
-        lost = next((words for words in _wanted(step, family) if _listed(words) not in have), None)
-        if lost is not None:
-            return f"masquerade: {_COMMANDS[family]} has no rule {shlex.join(lost)}"
+        missing = next((words for words in _wanted(step, family) if _listed(words) not in have), None)
+        if missing is not None:
+            return f"masquerade: {_COMMANDS[family]} has no rule {shlex.join(missing)}"
     return ""
 
 
 def _delete(session: Session, step: DelIptablesMasquerade) -> None:
-    """Remove this interface's rules, and the chain when no other interface has rules in it.
+    """Remove this interface's rules, and the chain if no other interface has rules in it.
 
-    Asked on every DEL, as the config may have named another backend at the time of ADD.
+    Runs on every DEL, as the config may have named another backend at the time of ADD.
     """
     for family in _families_with(session, chain_of(step.attachment)):
         rules = _rules(family)
@@ -81,7 +81,7 @@ def _delete(session: Session, step: DelIptablesMasquerade) -> None:
 
 
 def delete_reference(session: Session, attachment: Attachment, addresses: tuple[IPInterface, ...]) -> None:
-    """Remove what the reference made for these addresses, and its chain when nothing leads there any more."""
+    """Remove the reference's rules for these addresses, and its chain if no other rule jumps to it."""
     sources = {str(ip_interface(address.ip)) for address in addresses}
     chain = chain_of(attachment)
     for family in _families_with(session, chain):
@@ -103,7 +103,7 @@ def _delete_stale(session: Session, step: DelStaleIptables) -> None:
 
 
 def _owner(comment: str) -> tuple[str, str, str] | None:
-    """Read network, container id and interface back from a comment of ours."""
+    """Parse network, container id and interface from one of our comments."""
     try:
         words = shlex.split(comment)
     except ValueError:
@@ -128,13 +128,13 @@ def _deletion(rule: _Rule) -> str:
 
 
 def _quoted(words: tuple[str, ...]) -> str:
-    """Return a line for iptables-restore, which knows double quotes and backslashes only."""
+    """Return a line for iptables-restore, which understands only double quotes and backslashes."""
     escaped = (word.replace("\\", "\\\\").replace('"', '\\"') for word in words)
     return " ".join(f'"{word}"' if set(word) & set(' "\\') else word for word in escaped)
 
 
 def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]]:
-    """Return the rules as `iptables -S` prints them, so that present ones are recognised."""
+    """Return the rules in the form of `iptables -S`, so that existing ones are recognised."""
     chain = chain_of(step.attachment)
     outer, inner = _outer_comment(step.attachment), _inner_comment(step.attachment)
     addresses = [address for address in step.addresses if address.version == family]
@@ -142,7 +142,7 @@ def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]
     rules: list[tuple[str, ...]] = []
     for address in addresses:
         source = str(ip_interface(address.ip))
-        # Inserted before the MASQUERADE rule: a second interface's rules come after it otherwise.
+        # Inserted at the top: appended rules of a second interface would come after the MASQUERADE rule.
         rules += [
             ("-I", chain, "-s", source, *_towards(net), "-m", "comment", "--comment", inner, "-j", "ACCEPT")
             for net in exclusions(step, address)
@@ -157,7 +157,7 @@ def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]
 
 
 def _towards(network: IPNetwork) -> tuple[str, ...]:
-    """`iptables -S` does not print what matches everything."""
+    """Return the match on the destination; `iptables -S` omits a prefix that matches everything."""
     return ("-d", str(network)) if network.prefixlen else ()
 
 
@@ -174,9 +174,9 @@ def _inner_comment(attachment: Attachment) -> str:
 
 
 def _families_with(session: Session, chain: str) -> list[int]:
-    """Return the families that may have a chain whose name begins so, found out without an exec.
+    """Return the IP versions that may have a chain with this name prefix, determined without an exec.
 
-    What iptables writes into nf_tables is seen there; a nat table of the older backend must be asked.
+    Chains of iptables-nft are visible in nf_tables; if iptables-legacy has a nat table, it must be listed.
     """
     return [family for family in _COMMANDS if _has_chain(session, family, chain) or _has_old_table(family)]
 
@@ -210,7 +210,7 @@ def _rule(words: tuple[str, ...]) -> _Rule:
 
 
 def _restore(family: int, lines: list[str]) -> None:
-    """Apply changes to the nat table in one exec, all of them or none."""
+    """Apply all changes to the nat table, or none, with one exec."""
     if not lines:
         return
     text = "\n".join(["*nat", *lines, "COMMIT", ""])

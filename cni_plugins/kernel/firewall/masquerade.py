@@ -1,4 +1,4 @@
-"""Masquerading in nf_tables: addresses of attachments in sets of their network."""
+"""Masquerades in nf_tables, by rules over sets with the addresses of each network's attachments."""
 
 from functools import lru_cache
 from ipaddress import collapse_addresses, ip_network
@@ -6,7 +6,8 @@ from typing import cast
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Chain, Objects, Rule, Set
+from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import digest, network_tag
@@ -15,12 +16,12 @@ from cni_plugins.steps.firewall import EnsureIptablesMasquerade, EnsureMasquerad
 
 _CHAIN = Chain("masq_postrouting", "nat", 4, 100)  # linux/netfilter_ipv4.h: NF_IP_PRI_NAT_SRC
 _UNPRIVILEGED, _LAST_PORT = 1024, 65535
-_NETWORKS = 64  # whose exclusions are cached
+_NETWORKS = 64  # networks whose exclusions are cached
 _MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 
 
 def _ensure(session: Session, step: EnsureMasquerade) -> None:
-    attachment_rules.ensure(session, _masquerade(step), step.owner.comment(step.link))
+    attachment_rules.ensure(session, _masquerade(step), step.owner, step.link)
 
 
 def _differs(session: Session, step: EnsureMasquerade) -> str:
@@ -40,7 +41,7 @@ def _collapsed(first: tuple[IPNetwork, ...], chosen: tuple[IPNetwork, ...]) -> t
 
 
 def _masquerade(step: EnsureMasquerade) -> Objects:
-    """Return a set for each address family and list of exclusions, with its rules; usually one each."""
+    """Return one set with its rules per IP version and list of exclusions: usually one per version."""
     rules: dict[str, tuple[Rule, ...]] = {}
     elements = []
     for address in step.addresses:
@@ -53,7 +54,7 @@ def _masquerade(step: EnsureMasquerade) -> Objects:
 
 
 def _masquerade_rules(step: EnsureMasquerade, address: IPInterface) -> tuple[Rule, ...]:
-    """The set's name has a digest of the rules, so a changed config creates new rules beside the old ones."""
+    """Return the rules of one set; its name contains their digest, so a changed config creates a new set."""
     version, network = address.version, step.owner.attachment.network
     exempt = [] if step.exempts_network else [address.network]
     excluded = _collapsed((*exempt, _MULTICAST[version]), step.exclude)

@@ -1,8 +1,9 @@
-"""All that one network has in our nf_tables table: compared as a whole, brought in line in one transaction.
+"""Compares all objects of one network in our nf_tables table, and corrects them in one transaction.
 
-It has rules, sets of its own, and elements in sets that it shares with other networks. Each difference is a
-sentence for people, and the messages that mend it. Rules and elements that no network owns go as well; what
-is of attachments (see nft) is not looked at. The generation number guards a transaction, as there.
+A network has rules, sets of its own, and elements in sets that it shares with other networks. Each difference
+consists of a phrase for people and the messages that correct it. Rules and elements that no network owns are
+removed as well; objects of attachments (see attachment_rules) are ignored. The generation number guards the
+transaction, as there.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,9 +11,9 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from cni_plugins.errors import TryAgainLater
-from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.firewall import nft_table
 from cni_plugins.kernel.firewall import read as look
-from cni_plugins.kernel.firewall.attachment_rules import Chain, Set
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.firewall.read import Element, FoundRule, Hook
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.nf_tables import attr
@@ -20,11 +21,11 @@ from cni_plugins.kernel.netlink.socket import NLM_F_CREATE, Refused
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import NETWORK_OWNER, NFT_TABLE, OF_NETWORKS, RULE_MARK, digest
 
-_NAMED = 4  # elements that one sentence names
+_NAMED = 4  # elements named in one phrase
 
 
 class PlacedRule(NamedTuple):
-    """A rule in its chain, and in words what it is for."""
+    """A rule, its chain, and a description of its purpose."""
 
     chain: Chain
     what: str
@@ -32,10 +33,10 @@ class PlacedRule(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """A set and the network's elements in it, which are all there are unless the set is shared.
+    """A set and the network's elements in it, which are all of its elements unless the set is shared.
 
-    Elements of shared sets bear their owner's comment; others bear none, as the set's own says it, and
-    thousands of them have to fit into one datagram.
+    Elements of shared sets have their owner as comment; others have none, as the comment of the set names it
+    and thousands of them must fit into one datagram.
     """
 
     item: Set
@@ -45,9 +46,9 @@ class Holding(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """What a network has in the table; nothing but shared sets without elements of its: it has none.
+    """The objects of a network in the table; only shared sets without keys: all its objects are removed.
 
-    :param chains: every chain that networks have rules in.
+    :param chains: all chains that contain rules of networks.
     """
 
     tag: str
@@ -65,24 +66,24 @@ class Whole(NamedTuple):
         return f"{self.owner}net: {self.network}"
 
     def mark(self, rule: PlacedRule) -> str:
-        """The rule's comment as it can be read back; it tells the content: a changed rule is another one."""
+        """The rule's comment as read back; it contains a digest, so a changed rule has another comment."""
         content = digest(rule.expressions.hex(), 8)
         return wire.comment_text(wire.comment(f"{RULE_MARK}{self.owner}{content} net: {self.network}"))
 
 
 class Drift(NamedTuple):
-    """One difference in words, none if another tells it already, and the messages that mend it."""
+    """One difference: its text, empty if another one reports it already, and the messages that correct it."""
 
     text: str
     messages: list[bytearray]
 
 
 class _Found(NamedTuple):
-    """What is in the table; rules are sorted by whose they are.
+    """The objects in the table, with rules grouped by owner.
 
-    :param kept: rules in chains of networks that are as they should be, or another network's.
-    :param stale: rules there that are to go.
-    :param others: rules in any other chain.
+    :param kept: rules in chains of networks that are correct, or belong to another network.
+    :param stale: rules in these chains that must be removed.
+    :param others: rules in all other chains.
     """
 
     hooks: dict[str, Hook]
@@ -93,27 +94,25 @@ class _Found(NamedTuple):
 
 
 def bring_in_line(session: Session, whole: Whole) -> None:
-    """Make the table hold exactly this of the network's; nothing is sent when it does."""
-    for _ in range(attachment_rules.TRIES):
+    """Make the network's part of the table match exactly; send nothing if it matches already."""
+    for _ in range(nft_table.TRIES):
         generation = look.generation(session)
         messages = [item for drift in drifts(session, whole) for item in drift.messages]
         if not messages:
             return
-        table = attachment_rules.in_table(wire.NEWTABLE, wire.INET, NLM_F_CREATE)
+        table = nft_table.in_table(wire.NEWTABLE, wire.INET, NLM_F_CREATE)
         try:
             session.nft().transact(wire.batch([table, *messages], generation))
         except Refused as err:
-            if not attachment_rules.has_changed(err):
+            if not nft_table.has_changed(err):
                 raise
         else:
             return
-    raise TryAgainLater(
-        "the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {attachment_rules.TRIES} tries"
-    )
+    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {nft_table.TRIES} tries")
 
 
 def drifts(session: Session, whole: Whole) -> list[Drift]:
-    """Return all that differs, in the order in which the kernel can take the messages."""
+    """Return all differences, in an order in which the kernel accepts their messages."""
     found = _look(session, whole)
     changes: list[Drift] = []
     idle: list[Drift] = []
@@ -129,22 +128,22 @@ def drifts(session: Session, whole: Whole) -> list[Drift]:
     every = [
         *_of_chains(whole, found),
         *_of_sets(whole, found),
-        *(Drift(_of(rule), [attachment_rules.del_rule(wire.INET, rule)]) for rule in found.stale),
+        *(Drift(_of(rule), [nft_table.del_rule(wire.INET, rule)]) for rule in found.stale),
         *changes,
         *_of_rules(whole, found),
         *idle,
         *_of_idle_chains(whole, found),
     ]
     is_last = not left and not found.others and len(idle) == len(found.sets)
-    return [Drift("", [attachment_rules.in_table(wire.DELTABLE, wire.INET)])] if every and is_last else every
+    return [Drift("", [nft_table.in_table(wire.DELTABLE, wire.INET)])] if every and is_last else every
 
 
 # ---------------------------------------------------------------------------------------------- looking
 
 
 def _look(session: Session, whole: Whole) -> _Found:
-    asked = ((chain.name, look.hook(session, wire.INET, chain.name)) for chain in whole.chains)
-    hooks = {name: hook for name, hook in asked if hook}
+    looked_up = ((chain.name, look.hook(session, wire.INET, chain.name)) for chain in whole.chains)
+    hooks = {name: hook for name, hook in looked_up if hook}
     names = {chain.name for chain in whole.chains}
     rules = look.all_rules(session, wire.INET)
     misplaced = {chain.name for chain in whole.chains if _is_misplaced(chain, hooks.get(chain.name))}
@@ -153,11 +152,11 @@ def _look(session: Session, whole: Whole) -> _Found:
     stale: list[FoundRule] = []
     for rule in rules:
         if rule.chain not in names or rule.chain in misplaced:
-            continue  # a chain that is misplaced goes with its rules
+            continue  # a misplaced chain is removed with its rules
         is_ours = rule.mark.startswith(RULE_MARK + whole.owner)
-        is_due = rule.key in wanted if is_ours else rule.mark.startswith(RULE_MARK + NETWORK_OWNER)
-        wanted.discard(rule.key)  # a second one like it is one too many
-        (kept if is_due else stale).append(rule)
+        is_kept = rule.key in wanted if is_ours else rule.mark.startswith(RULE_MARK + NETWORK_OWNER)
+        wanted.discard(rule.key)  # a second identical rule is stale
+        (kept if is_kept else stale).append(rule)
     others = [rule for rule in rules if rule.chain not in names]
     return _Found(hooks, frozenset(look.set_names(session, wire.INET)), kept, stale, others)
 
@@ -181,35 +180,33 @@ def _of(rule: FoundRule) -> str:
 def _of_chains(whole: Whole, found: _Found) -> Iterable[Drift]:
     for chain in dict.fromkeys(rule.chain for rule in whole.rules):
         hook = found.hooks.get(chain.name)
-        new = attachment_rules.new_chain(wire.INET, chain)
+        new = nft_table.new_chain(wire.INET, chain)
         if hook is None:
             yield Drift(f"chain {chain.name} is missing", [new])
         elif _is_misplaced(chain, hook):
-            gone = attachment_rules.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, chain.name))
-            yield Drift(f"chain {chain.name} is in the wrong place", [gone, new])
-        elif hook.policy != attachment_rules.ACCEPT:
-            yield Drift(f"the policy of chain {chain.name} is not to accept", [new])
+            gone = nft_table.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, chain.name))
+            yield Drift(f"chain {chain.name} has the wrong type, hook or priority", [gone, new])
+        elif hook.policy != nft_table.ACCEPT:
+            yield Drift(f"the policy of chain {chain.name} is not accept", [new])
 
 
 def _of_idle_chains(whole: Whole, found: _Found) -> Iterable[Drift]:
     used = {rule.chain.name for rule in whole.rules} | {rule.chain for rule in found.kept}
     for name in found.hooks:
         if name not in used:
-            gone = attachment_rules.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, name))
-            yield Drift(f"chain {name} has no use", [gone])
+            gone = nft_table.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, name))
+            yield Drift(f"chain {name} is unused", [gone])
 
 
 def _of_sets(whole: Whole, found: _Found) -> Iterable[Drift]:
     for number, holding in enumerate(whole.holdings, 1):
         if not _is_there(holding, found) and (holding.keys or not holding.shared):
-            new = attachment_rules.new_set(wire.INET, holding.item, number)
+            new = nft_table.new_set(wire.INET, holding.item, number)
             yield Drift(f"set {holding.item.name} is missing", [new])
 
 
 def _del_set(name: str) -> Drift:
-    return Drift(
-        f"set {name} has no use", [attachment_rules.in_table(wire.DELSET, wire.INET, 0, attr(2, name))]
-    )
+    return Drift(f"set {name} is unused", [nft_table.in_table(wire.DELSET, wire.INET, 0, attr(2, name))])
 
 
 def _of_rules(whole: Whole, found: _Found) -> Iterable[Drift]:
@@ -217,35 +214,33 @@ def _of_rules(whole: Whole, found: _Found) -> Iterable[Drift]:
     for rule in whole.rules:
         mark = whole.mark(rule)
         if (rule.chain.name, mark) not in present:
-            new = attachment_rules.new_rule(wire.INET, rule.chain, mark, rule.expressions)
+            new = nft_table.new_rule(wire.INET, rule.chain, mark, rule.expressions)
             yield Drift(f"the rule in chain {rule.chain.name} ({rule.what}) is missing", [new])
 
 
 def _of_elements(whole: Whole, holding: Holding, present: list[Element], *, is_new: bool) -> Iterable[Drift]:
-    """What is in place of an element of ours goes before it."""
+    """Yield removals before additions, as a wrong element may have the key of a new one."""
     placed = {element.key for element in present if _is_placed(whole, holding, element)}
     going = sorted(
         element.key
         for element in present
-        if element.key not in placed and not _is_anothers(whole, holding, element)
+        if element.key not in placed and not _belongs_to_other(whole, holding, element)
     )
-    lacking = sorted(holding.keys - placed)
+    missing = sorted(holding.keys - placed)
     name, shown = holding.item.name, _reader(holding)
     if going:
         yield Drift(
-            f"{shown(going)} is stale", attachment_rules.in_parts(wire.DELSETELEM, wire.INET, 0, name, going)
+            f"{shown(going)} is stale", nft_table.in_parts(wire.DELSETELEM, wire.INET, 0, name, going)
         )
-    if not lacking:
+    if not missing:
         return
     if holding.shared:
         new = [
-            attachment_rules.elements_message(
-                wire.NEWSETELEM, wire.INET, NLM_F_CREATE, name, lacking, whole.comment
-            )
+            nft_table.elements_message(wire.NEWSETELEM, wire.INET, NLM_F_CREATE, name, missing, whole.comment)
         ]
     else:
-        new = attachment_rules.in_parts(wire.NEWSETELEM, wire.INET, NLM_F_CREATE, name, lacking)
-    yield Drift("" if is_new else f"{shown(lacking)} is missing", new)
+        new = nft_table.in_parts(wire.NEWSETELEM, wire.INET, NLM_F_CREATE, name, missing)
+    yield Drift("" if is_new else f"{shown(missing)} is missing", new)
 
 
 def _is_placed(whole: Whole, holding: Holding, element: Element) -> bool:
@@ -253,14 +248,14 @@ def _is_placed(whole: Whole, holding: Holding, element: Element) -> bool:
     return is_owned and element.key in holding.keys
 
 
-def _is_anothers(whole: Whole, holding: Holding, element: Element) -> bool:
-    """Say whether another network has the element, and we have no claim to it."""
+def _belongs_to_other(whole: Whole, holding: Holding, element: Element) -> bool:
+    """Say whether another network owns the element, and its key is not one of ours."""
     named = element.comment.startswith(NETWORK_OWNER) and not element.comment.startswith(whole.owner)
     return holding.shared and named and element.key not in holding.keys
 
 
 def _reader(holding: Holding) -> Callable[[list[bytes]], str]:
-    """Return what names elements by their keys."""
+    """Return a function that describes elements by their keys."""
 
     def shown(keys: list[bytes]) -> str:
         names = [

@@ -1,4 +1,4 @@
-"""Reads nf_tables: generation, sets, chains, rules, elements. Nothing here changes anything."""
+"""Reads nf_tables: generation, sets, chains, rules, elements. Changes nothing."""
 
 import errno
 import struct
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Step)
 
 
 class Hook(NamedTuple):
-    """A base chain as it is: its type, where it hooks in, what becomes of packets that no rule decides on."""
+    """A base chain in the kernel: type, hook number, priority, and policy for packets without a verdict."""
 
     kind: str
     number: int
@@ -27,7 +27,7 @@ class Hook(NamedTuple):
 
 
 class FoundRule(NamedTuple):
-    """A rule, and the comment it is known by."""
+    """A rule, with the comment that identifies it."""
 
     chain: str
     handle: bytes
@@ -39,7 +39,7 @@ class FoundRule(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One element of a set of ours, with its owner's comment."""
+    """One element of one of our sets, with the comment that names its owner."""
 
     set_name: str
     key: bytes
@@ -68,7 +68,7 @@ def where_there_are_rules(remove: Callable[[Session, S], None]) -> Callable[[Ses
 
 
 def has_netfilter(session: Session) -> bool:
-    """Say whether this kernel has netfilter, and so may have rules."""
+    """Say whether this kernel has netfilter, and thus may have rules."""
     try:
         session.nft()
     except OSError as err:
@@ -84,7 +84,7 @@ def generation(session: Session) -> int:
 
 
 def dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]:
-    """Dump objects; of a table or chain that does not exist there are none."""
+    """Dump objects; return an empty list if the table or chain does not exist."""
     try:
         return [answer.data for answer in session.nft().dump(message(kind, family, NLM_F_DUMP, *attrs))]
     except Refused as err:
@@ -126,7 +126,7 @@ def all_rules(session: Session, family: int) -> list[FoundRule]:
 
 
 def hook(session: Session, family: int, chain: str) -> Hook | None:
-    """Return what a chain of our table is, if it is there; one that hooks in nowhere has no kind."""
+    """Return a chain of our table, None if it does not exist; one that is not a base chain has no kind."""
     try:
         answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
     except Refused as err:

@@ -1,7 +1,7 @@
-"""What the reference plugins leave behind, removed for attachments that it made.
+"""Removes the firewall objects of attachments that the reference plugins created.
 
-Only asked for when a sandbox's host end does not bear our name. Objects are found by the names and comments
-the reference gives them: masquerade rules of both its backends, and the chains of its source address checks.
+Only needed if the host end of a sandbox does not have the name that we give it. Objects are found by the
+names and comments of the reference: masquerade rules of both backends, and chains of source address checks.
 """
 
 from cni_plugins.kernel.deed import REMOVES, deed
@@ -22,7 +22,7 @@ def _delete(session: Session, step: DelReferenceRules) -> None:
 
 
 def _delete_masquerade(session: Session, step: DelReferenceRules) -> None:
-    """The reference's comments begin with a tag like ours: digest of network, dash, digest of the rest."""
+    """Remove masquerade rules, whose comments begin with a tag like ours: digest of network, dash, digest."""
     listed = read.rules(session, wire.INET, _MASQUERADE_CHAIN, _MASQUERADE_TABLE)
     going = [handle for handle, text in listed if text.startswith(step.attachment.tag)]
     messages = [_rule_removal(wire.INET, _MASQUERADE_TABLE, _MASQUERADE_CHAIN, handle) for handle in going]
@@ -31,7 +31,7 @@ def _delete_masquerade(session: Session, step: DelReferenceRules) -> None:
 
 
 def _delete_source_guard(session: Session, step: DelReferenceRules) -> None:
-    """Rules first, as they refer to the chains, and the outer chain before the inner one it jumps to."""
+    """Remove rules first, as they refer to the chains, then the outer chain before the one it jumps to."""
     _, container_id, ifname = step.attachment
     outer = f"cni-br-iface-{container_id}-{ifname}"
     chains = [outer, f"{outer}-mac"]

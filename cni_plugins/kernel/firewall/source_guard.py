@@ -1,15 +1,16 @@
-"""Source address checks at bridge ports: frames with another source MAC than the container's are dropped."""
+"""Checks source addresses at bridge ports: drops frames whose source MAC is not the container's."""
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Chain, Objects, Rule, Set
+from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.firewall import EnsureSourceGuard
 
 _CHAIN = Chain("source_guard", "filter", 0, -300)  # linux/netfilter_bridge.h: NF_BR_PRI_NAT_DST_BRIDGED
 _ETHER_ADDRESS = 9  # nft(8) data type
-_CONCATENATION = 6  # bits by which nft(8) shifts each part's type
+_CONCATENATION = 6  # bits per part, in which nft(8) encodes the type of a concatenation
 _GUARDED = Set(
     "guarded", wire.IFNAME, wire.IFNAME_LENGTH, "links whose source addresses are checked", host_order=True
 )
@@ -18,17 +19,18 @@ _ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by 
 
 
 def _ensure(session: Session, step: EnsureSourceGuard) -> None:
-    attachment_rules.ensure(session, _source_guard(step), step.owner.comment(step.link))
+    attachment_rules.ensure(session, _source_guard(step.link, step.mac), step.owner, step.link)
 
 
 def _differs(session: Session, step: EnsureSourceGuard) -> str:
-    gap = attachment_rules.missing(session, _source_guard(step), step.owner)
-    return f"source address check of {step.link}: {gap} is missing" if gap else ""
+    macs = filter(None, (step.mac, step.recorded_mac))
+    gaps = [attachment_rules.missing(session, _source_guard(step.link, mac), step.owner) for mac in macs]
+    return "" if "" in gaps else f"source address check of {step.link}: {gaps[0]} is missing"
 
 
-def _source_guard(step: EnsureSourceGuard) -> Objects:
-    link = step.link.encode().ljust(16, b"\0")
-    mac = bytes.fromhex(step.mac.replace(":", "")).ljust(8, b"\0")
+def _source_guard(link_name: str, mac_text: str) -> Objects:
+    link = link_name.encode().ljust(16, b"\0")
+    mac = bytes.fromhex(mac_text.replace(":", "")).ljust(8, b"\0")
     return Objects(
         family=wire.BRIDGE,
         chain=_CHAIN,

@@ -1,1 +1,1 @@
-"""IP addresses, routes, neighbours and the settings under /proc/sys/net."""
+"""Manages IP addresses, routes, neighbours and the settings under /proc/sys/net."""

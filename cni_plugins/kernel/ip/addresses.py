@@ -1,4 +1,4 @@
-"""IP addresses of links."""
+"""Reads, adds, removes and awaits IP addresses of links."""
 
 import errno
 import struct
@@ -30,18 +30,18 @@ from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED, Place
 
 # linux/if_addr.h
 _IFA_F_NODAD, _IFA_F_OPTIMISTIC, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x04, 0x08, 0x40
-_IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_NOPREFIXROUTE = 0x01, 0x20, 0x200  # 1: of IPv6, temporary
+_IFA_F_SECONDARY, _IFA_F_DEPRECATED, _IFA_F_NOPREFIXROUTE = 0x01, 0x20, 0x200  # 0x01 on IPv6: temporary
 _NEVER_PREFERRED = struct.pack(
     "=IIII", 0, 0xFFFFFFFF, 0, 0
 )  # struct ifa_cacheinfo: preferred, valid for ever
 _AWAIT_DAD = 5.0  # seconds, as long as the reference waits
 _DAD_PAUSE = 0.02
 _INTERFACE: dict[int, type[IPInterface]] = {wire.FAMILY[4]: IPv4Interface, wire.FAMILY[6]: IPv6Interface}
-_LARGEST_POINT_TO_POINT = 31  # RFC 3021: no broadcast address in networks this small
+_LARGEST_POINT_TO_POINT = 31  # RFC 3021: /31 and /32 have no broadcast address
 
 
 class Address(NamedTuple):
-    """An address as the kernel has it; a main one is neither secondary nor temporary, and preferred."""
+    """An address in the kernel; a main one is preferred, and neither secondary nor temporary."""
 
     address: IPInterface
     tentative: bool
@@ -57,7 +57,7 @@ def on_link(session: Session, where: Place, index: int) -> list[Address]:
 
 
 def by_link(session: Session, where: Place) -> dict[int, list[Address]]:
-    """Return the addresses of every link that has any, by its index."""
+    """Return the addresses of all links that have any, by link index."""
     found: dict[int, list[Address]] = {}
     for answer in session.rtnl(where).dump(wire.address(wire.RTM_GETADDR, NLM_F_DUMP)):
         if answer.data[wire.BODY] in _INTERFACE:
@@ -73,8 +73,8 @@ def links_with_addresses(session: Session) -> list[int]:
     """
     dumped = session.rtnl(HOST).dump(wire.address(wire.RTM_GETADDR, NLM_F_DUMP))
     heads = (wire.IFADDRMSG.unpack_from(answer.data, wire.BODY) for answer in dumped)
-    left_out = wire.FAMILY[6], SCOPE_LINK
-    return sorted({index for family, _, _, scope, index in heads if (family, scope) != left_out})
+    ignored = wire.FAMILY[6], SCOPE_LINK
+    return sorted({index for family, _, _, scope, index in heads if (family, scope) != ignored})
 
 
 def _decoded(answer: Answer) -> Address:
@@ -91,11 +91,11 @@ def _decoded(answer: Answer) -> Address:
 
 
 def _ensure(session: Session, step: EnsureAddress) -> str:
-    attrs = list(_particulars(session, step))
-    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    attrs = list(_optional_attributes(session, step))
+    request_flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 
     def add(index: int) -> None:
-        message = _message(wire.RTM_NEWADDR, asked, index, step.address, *attrs, scope=step.scope)
+        message = _message(wire.RTM_NEWADDR, request_flags, index, step.address, *attrs, scope=step.scope)
         session.rtnl(step.where).call(message)
 
     try:
@@ -107,7 +107,7 @@ def _ensure(session: Session, step: EnsureAddress) -> str:
     return ABSENT
 
 
-def _particulars(session: Session, step: EnsureAddress) -> Iterator[bytes]:
+def _optional_attributes(session: Session, step: EnsureAddress) -> Iterator[bytes]:
     network = step.address.network
     flags = 0 if step.prefix_route else _IFA_F_NOPREFIXROUTE
     if isinstance(network, IPv4Network):
@@ -126,7 +126,7 @@ def _particulars(session: Session, step: EnsureAddress) -> Iterator[bytes]:
 
 
 def _can_be_optimistic(session: Session, step: EnsureAddress) -> bool:
-    """A kernel built without would ignore the wish, and the address be of no use at first."""
+    """Say whether the kernel has optimistic DAD; without it, the address would be tentative at first."""
     return sysctl.exists(session, step.where, ("ipv6", "conf", step.link, "optimistic_dad"))
 
 
@@ -144,11 +144,11 @@ def _delete(session: Session, step: DelAddress) -> str:
 
 
 def _message(
-    kind: int, asked: int, index: int, address: IPInterface, *attrs: bytes, scope: int = 0
+    kind: int, request_flags: int, index: int, address: IPInterface, *attrs: bytes, scope: int = 0
 ) -> bytearray:
     return wire.address(
         kind,
-        asked,
+        request_flags,
         wire.ip(wire.IFA_LOCAL, address.ip),
         wire.ip(wire.IFA_ADDRESS, address.ip),
         *attrs,
@@ -175,7 +175,7 @@ def _differs(session: Session, step: EnsureAddress) -> str:
 
 
 def _await(session: Session, step: AwaitAddresses) -> None:
-    """:raises KernelRefused: when an address turns out to be in use on the link, or the wait is too long."""
+    """:raises KernelRefused: if an address is found to be a duplicate, or DAD does not finish in time."""
     index = links.get(session, step.where, step.link).ifindex
     deadline = time.monotonic() + _AWAIT_DAD
     while waiting := [item for item in on_link(session, step.where, index) if item.tentative or item.failed]:

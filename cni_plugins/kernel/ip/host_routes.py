@@ -1,4 +1,4 @@
-"""The host's routes to single addresses, each marked with the attachment it belongs to."""
+"""Manages the host's routes to single addresses, each with the mark of its attachment as metric."""
 
 from collections.abc import Callable
 from ipaddress import ip_address, ip_interface
@@ -21,7 +21,7 @@ Marked = tuple[IPAddress, int]
 
 
 def _ensure(session: Session, step: EnsureHostRoutes) -> None:
-    """Make the routes; those an earlier ADD of the same attachment left are replaced."""
+    """Add the routes, and replace those left by an earlier ADD of the same attachment."""
     present = set(marked(session, step.link))
     for route in _routes(step):
         if (route.dst.ip, step.mark) in present:
@@ -46,7 +46,7 @@ def delete_where(session: Session, link: str, is_going: Callable[[int], bool]) -
 
 
 def marked(session: Session, link: str) -> list[Marked]:
-    """Return (address, mark) of the routes that lead out of a link of the host; none of one that is gone."""
+    """Return (address, mark) of the routes out of a host link; an empty list if the link is gone."""
     found = links.find(session, HOST, link)
     if found is None:
         return []

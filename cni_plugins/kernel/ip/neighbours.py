@@ -1,4 +1,4 @@
-"""Neighbours: link-layer addresses that nobody has to be asked for, and those that they are told."""
+"""Adds permanent neighbour entries, and sends unsolicited neighbour advertisements."""
 
 import errno
 import socket
@@ -15,20 +15,20 @@ from cni_plugins.protocol.macs import link_local
 from cni_plugins.steps.neighbours import Advertise, EnsureNeighbour
 from cni_plugins.steps.step import SANDBOX
 
-# RFC 4861, 4.4 and 4.6.1: type, code, checksum (the kernel's), flags, target; option, its length, MAC
+# RFC 4861, 4.4 and 4.6.1: type, code, checksum (set by the kernel), flags, target; option, its length, MAC
 _ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")
 _TYPE, _OVERRIDE, _TARGET_ADDRESS = 136, 1 << 29, 2
 _ALL_NODES, _HOP_LIMIT = "ff02::1", 255
 
 
 def _ensure(session: Session, step: EnsureNeighbour) -> None:
-    asked = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    request_flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
 
     def add(index: int) -> None:
         entry = (wire.ip(wire.NDA_DST, step.address), wire.mac(wire.NDA_LLADDR, step.mac))
         family = wire.FAMILY[step.address.version]
         message = wire.neighbour(
-            wire.RTM_NEWNEIGH, asked, *entry, family=family, index=index, state=wire.NUD_PERMANENT
+            wire.RTM_NEWNEIGH, request_flags, *entry, family=family, index=index, state=wire.NUD_PERMANENT
         )
         session.rtnl(step.where).call(message)
 
@@ -37,19 +37,19 @@ def _ensure(session: Session, step: EnsureNeighbour) -> None:
 
 def _differs(session: Session, step: EnsureNeighbour) -> str:
     link = links.find(session, step.where, step.link)
-    answer = None if link is None else _asked(session, step, link.ifindex)
+    answer = None if link is None else _find(session, step, link.ifindex)
     text = f"neighbour {step.address} of {step.link} in the {step.where}"
     if answer is None:
         return "" if step.can_be_asked and link is not None else f"{text} is missing"
     mac = dict(attributes(answer.data, wire.BODY + wire.NDMSG.size)).get(wire.NDA_LLADDR, b"").hex(":")
     _, _, state, _, _ = wire.NDMSG.unpack_from(answer.data, wire.BODY)
     if mac != step.mac or state != wire.NUD_PERMANENT:
-        return f"{text} is {mac or 'unknown'}, not {step.mac} for good"
+        return f"{text} is {mac or 'unknown'}, not {step.mac} (permanent)"
     return ""
 
 
-def _asked(session: Session, step: EnsureNeighbour, index: int) -> Answer | None:
-    question = wire.neighbour(
+def _find(session: Session, step: EnsureNeighbour, index: int) -> Answer | None:
+    request = wire.neighbour(
         wire.RTM_GETNEIGH,
         0,
         wire.ip(wire.NDA_DST, step.address),
@@ -57,7 +57,7 @@ def _asked(session: Session, step: EnsureNeighbour, index: int) -> Answer | None
         index=index,
     )
     try:
-        return session.rtnl(step.where).ask(question)
+        return session.rtnl(step.where).ask(request)
     except Refused as err:
         if err.errno == errno.ENOENT:
             return None
@@ -65,16 +65,16 @@ def _asked(session: Session, step: EnsureNeighbour, index: int) -> Answer | None
 
 
 def _advertise(session: Session, step: Advertise) -> None:
-    """Send one unsolicited advertisement for each address; whoever misses it finds out by himself in time."""
+    """Send one unsolicited advertisement per address; nodes that miss it fall back on neighbour discovery."""
     mac = bytes.fromhex(step.mac.replace(":", ""))
     index = links.on_index(session, SANDBOX, step.link, lambda known: known)
-    with suppress(OSError), _raw_socket(session) as sending:
-        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
-        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-        sending.bind((str(link_local(step.mac).ip), 0, 0, index))
+    with suppress(OSError), _raw_socket(session) as raw:
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        raw.bind((str(link_local(step.mac).ip), 0, 0, index))
         for address in step.addresses:
             message = _ADVERTISEMENT.pack(_TYPE, 0, 0, _OVERRIDE, address.packed, _TARGET_ADDRESS, 1, mac)
-            sending.sendto(message, (_ALL_NODES, 0, 0, index))
+            raw.sendto(message, (_ALL_NODES, 0, 0, index))
 
 
 def _raw_socket(session: Session) -> socket.socket:

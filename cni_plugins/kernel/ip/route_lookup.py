@@ -1,4 +1,4 @@
-"""Asks the kernel which route it would take: to given addresses, and by default."""
+"""Looks up routes in the kernel: the next hop to given addresses, and the links of default routes."""
 
 import errno
 import socket
@@ -22,23 +22,23 @@ _VIA_FAMILY = 2  # octets before the address in struct rtvia
 
 
 def routes_to(session: Session, addresses: Sequence[IPAddress]) -> Mapping[IPAddress, NextHop]:
-    """Return the next hop to each address that has a route; the host's own lead to its loopback."""
+    """Return the next hop to each address that has a route; for the host's own addresses, it is loopback."""
     name = cache(_name)
-    found = ((address, _asked(session, address)) for address in dict.fromkeys(addresses))
-    told = ((address, _read(answer)) for address, answer in found if answer is not None)
+    found = ((address, _find_route(session, address)) for address in dict.fromkeys(addresses))
+    hops = ((address, _read(answer)) for address, answer in found if answer is not None)
     return {
         address: NextHop(name(index), gateway, source)
-        for address, (index, gateway, source) in told
+        for address, (index, gateway, source) in hops
         if index and name(index)
     }
 
 
-def _asked(session: Session, address: IPAddress) -> Answer | None:
-    """Ask for one route; many in one datagram take longer, for the acknowledgements that come besides."""
+def _find_route(session: Session, address: IPAddress) -> Answer | None:
+    """Look up one route; many requests in one datagram take longer, as each needs an acknowledgement."""
     head = wire.RouteHead(wire.FAMILY[address.version], wire.FULL_LENGTH[address.version])
-    question = wire.route(wire.RTM_GETROUTE, 0, head, wire.ip(wire.RTA_DST, address))
+    request = wire.route(wire.RTM_GETROUTE, 0, head, wire.ip(wire.RTA_DST, address))
     try:
-        return session.rtnl(HOST).ask(question)
+        return session.rtnl(HOST).ask(request)
     except Refused as err:
         if err.errno in _NO_ROUTE:
             return None
@@ -46,7 +46,7 @@ def _asked(session: Session, address: IPAddress) -> Answer | None:
 
 
 def _read(answer: Answer) -> tuple[int, IPAddress | None, IPAddress | None]:
-    """Return the index of the link, 0 where packets are thrown away, the gateway and the source."""
+    """Return the link index (0 if packets are dropped), the gateway and the source address."""
     head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
     found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
     index = 0 if head.kind in _UNREACHABLE else read_number(found.get(wire.RTA_OIF))
@@ -56,7 +56,7 @@ def _read(answer: Answer) -> tuple[int, IPAddress | None, IPAddress | None]:
 
 
 def _name(index: int) -> str:
-    """Return the name of a host link, empty when it is gone."""
+    """Return the name of a host link, empty if it is gone."""
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -74,7 +74,7 @@ def default_route_links(session: Session, where: Place) -> list[int]:
 
 
 def _default_route(answer: Answer) -> tuple[int, int] | None:
-    """Return (metric, link index) of a default route, None for any other."""
+    """Return (metric, link index) of a default route, None for other routes."""
     head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
     if head.dst_len or head.kind != wire.RTN_UNICAST:
         return None

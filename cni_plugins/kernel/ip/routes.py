@@ -1,4 +1,4 @@
-"""Routes out of links, and routes that the kernel makes for addresses."""
+"""Adds, removes and compares routes out of links; finds the routes that the kernel adds for addresses."""
 
 import errno
 from typing import TYPE_CHECKING
@@ -40,19 +40,19 @@ def add_route(session: Session, step: AddRoute) -> None:
     metrics += [wire.number(wire.RTAX_ADVMSS, step.advmss)] if step.advmss else []
     source = [wire.ip(wire.RTA_PREFSRC, step.src)] if step.src is not None else []
     attrs = [*_attributes(step), *source, *([wire.nest(wire.RTA_METRICS, *metrics)] if metrics else [])]
-    asked = NLM_F_ACK | NLM_F_CREATE | (NLM_F_EXCL if step.exclusive else NLM_F_APPEND)
+    request_flags = NLM_F_ACK | NLM_F_CREATE | (NLM_F_EXCL if step.exclusive else NLM_F_APPEND)
 
     def add(index: int) -> None:
         out = wire.number(wire.RTA_OIF, index)
-        session.rtnl(step.where).call(wire.route(wire.RTM_NEWROUTE, asked, head, out, *attrs))
+        session.rtnl(step.where).call(wire.route(wire.RTM_NEWROUTE, request_flags, head, out, *attrs))
 
     try:
         links.on_index(session, step.where, step.link, add)
     except Refused as err:
         if step.exclusive and err.errno == errno.EEXIST:
             raise NameTaken(
-                f"the {step.where} has a route to {step.dst.network} already",
-                f"one more was to lead out of {step.link}; no two attachments can have one address",
+                f"the {step.where} already has a route to {step.dst.network}",
+                f"cannot add another out of {step.link}; two attachments cannot have the same address",
             ) from err
         raise
 
@@ -81,7 +81,7 @@ def _head(step: AddRoute | DelRoute) -> wire.RouteHead:
     return wire.RouteHead(
         family=wire.FAMILY[step.dst.version],
         dst_len=step.dst.network.prefixlen,
-        table=table if table <= 255 else 0,  # noqa: PLR2004 (an octet; RTA_TABLE has the rest)
+        table=table if table <= 255 else 0,  # noqa: PLR2004 (one octet; larger ids are in RTA_TABLE only)
     )
 
 
@@ -101,7 +101,7 @@ def _attributes(step: AddRoute | DelRoute) -> list[bytes]:
 
 
 def _differs(session: Session, step: AddRoute) -> str:
-    """Say how the route is missing, or has another MTU or advertised MSS than it should."""
+    """Say whether the route is missing, or has the wrong MTU or advertised MSS."""
     link = links.find(session, step.where, step.link)
     candidates = (
         []
@@ -124,7 +124,7 @@ def _differs(session: Session, step: AddRoute) -> str:
 
 
 def connects(session: Session, where: Place, index: int, network: IPNetwork) -> bool:
-    """Say whether a route leads to a network out of a link, as the kernel makes one for each address."""
+    """Say whether a route to a network leads out of a link, such as the kernel adds for each address."""
     head = wire.RouteHead(wire.FAMILY[network.version])
     out = wire.number(wire.RTA_OIF, index)
     for answer in session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, out)):
@@ -144,7 +144,7 @@ def _routes(session: Session, step: AddRoute) -> "list[rtmsg]":
     try:
         answers = session.rtnl(step.where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
     except Refused as err:
-        if is_absent(err):  # a table without any route
+        if is_absent(err):  # a table without routes
             return []
         raise
     routes = [rtmsg(answer.data) for answer in answers]
@@ -154,9 +154,9 @@ def _routes(session: Session, step: AddRoute) -> "list[rtmsg]":
 
 
 def _is_route(route: "rtmsg", step: AddRoute, index: int) -> bool:
-    """Compare destination and, where given, gateway and metric; equal-cost routes carry theirs in a list."""
+    """Compare destination and, if given, gateway and metric; equal-cost routes have a list of gateways."""
     hops = route.get_attr("RTA_MULTIPATH")
-    ways = (
+    next_hops = (
         [(hop["oif"], hop.get_attr("RTA_GATEWAY")) for hop in hops]
         if hops
         else [(route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY"))]
@@ -164,10 +164,10 @@ def _is_route(route: "rtmsg", step: AddRoute, index: int) -> bool:
     network = step.dst.network
     dst = route.get_attr("RTA_DST") or str(network.network_address if not network.prefixlen else "")
     same_dst = route["dst_len"] == network.prefixlen and dst == str(network.network_address)
-    same_way = any(oif == index and (step.gw is None or gw == str(step.gw)) for oif, gw in ways)
+    same_hop = any(oif == index and (step.gw is None or gw == str(step.gw)) for oif, gw in next_hops)
     if step.src is not None and route.get_attr("RTA_PREFSRC") != str(step.src):
         return False
-    return same_dst and same_way and (not step.priority or route.get_attr("RTA_PRIORITY") == step.priority)
+    return same_dst and same_hop and (not step.priority or route.get_attr("RTA_PRIORITY") == step.priority)
 
 
 DEEDS = deed(AddRoute, add_route, _differs) | deed(DelRoute, del_route, REMOVES)

@@ -1,4 +1,4 @@
-"""Settings under /proc/sys/net of the calling thread's network namespace."""
+"""Reads and writes settings under /proc/sys/net of the host or the sandbox."""
 
 import errno
 import os
@@ -14,16 +14,16 @@ _FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding
 
 
 def ensure(session: Session, step: EnsureSysctl) -> str:
-    """Write the value where it differs; return the old one."""
+    """Write the value if it differs; return the old one."""
     with session.inside(step.where):
-        may_lack = step.need != REQUIRED
-        before = _read(step.key, optional=may_lack)
+        is_optional = step.need != REQUIRED
+        before = _read(step.key, optional=is_optional)
         if before is None or before == step.value:
             return UNCHANGED
         try:
             _write(step.key, step.value)
         except OSError as err:
-            if may_lack and err.errno in _READ_ONLY:
+            if is_optional and err.errno in _READ_ONLY:
                 return UNCHANGED
             raise
         return before
@@ -80,7 +80,7 @@ def _read(key: tuple[str, ...], *, optional: bool) -> str | None:
 
 
 def read_file(path: str) -> str:
-    """Return what a small file of /proc says; a file object would take three times as long."""
+    """Return the content of a small file in /proc; a file object would take three times as long."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, _LONGEST).decode("ascii", "replace").strip()

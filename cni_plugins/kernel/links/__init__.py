@@ -1,1 +1,1 @@
-"""Links over rtnetlink: veth pairs, bridges, bridge ports and their VLANs."""
+"""Manages links over rtnetlink: veth pairs, bridges, bridge ports and their VLANs."""

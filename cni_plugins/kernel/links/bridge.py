@@ -1,4 +1,4 @@
-"""Linux bridges, their ports, and the ports that carry gateway addresses of VLANs."""
+"""Manages Linux bridges, their ports, and the veth pairs that carry the gateway addresses of VLANs."""
 
 import errno
 import time
@@ -25,18 +25,18 @@ from cni_plugins.steps.links import (
 from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED
 
 _NO_VLANS = "this kernel's bridges cannot filter VLANs"
-_AWAIT_UP = 5.0  # seconds, as long as the reference waits in all
+_AWAIT_UP = 5.0  # seconds, the total time that the reference waits
 _FIRST_PAUSE = 0.0005
 
 
 def _ensure(session: Session, step: EnsureBridge) -> str:
-    """Make the bridge, or switch VLAN filtering on where an existing one lacks it."""
+    """Create the bridge, or enable VLAN filtering on an existing one if required."""
     session.share_host()
-    before = _made_or_found(session, step)
+    before = _find_or_create(session, step)
     if step.vlan_filtering:
         link = links.get(session, HOST, step.name)
         if link.vlan_filtering is None:
-            _take_back_new(session, step.name, before)
+            _delete_if_new(session, step.name, before)
             raise UnsupportedField(_NO_VLANS, "vlan or vlanTrunk is set")
         if not link.vlan_filtering:
             _set_vlan_filtering(session, step.name, on=True)
@@ -44,7 +44,7 @@ def _ensure(session: Session, step: EnsureBridge) -> str:
     return before
 
 
-def _made_or_found(session: Session, step: EnsureBridge) -> str:
+def _find_or_create(session: Session, step: EnsureBridge) -> str:
     found = links.find(session, HOST, step.name)
     if found is None:
         filtering = (_filtering(on=True),) if step.vlan_filtering else ()
@@ -60,7 +60,7 @@ def _made_or_found(session: Session, step: EnsureBridge) -> str:
         except Refused as err:
             if err.errno == errno.EOPNOTSUPP and step.vlan_filtering:
                 raise UnsupportedField(_NO_VLANS, "vlan or vlanTrunk is set") from err
-            if err.errno != errno.EEXIST:  # another ADD was faster
+            if err.errno != errno.EEXIST:  # created by a concurrent ADD
                 raise
             found = links.get(session, HOST, step.name)
         else:
@@ -72,7 +72,7 @@ def _made_or_found(session: Session, step: EnsureBridge) -> str:
     return UNCHANGED
 
 
-def _take_back_new(session: Session, name: str, before: str) -> None:
+def _delete_if_new(session: Session, name: str, before: str) -> None:
     if before == ABSENT:
         _del_idle(session, name)
 
@@ -89,10 +89,10 @@ def _filtering(*, on: bool) -> bytes:
 
 
 def _del_idle(session: Session, name: str) -> None:
-    """Remove a bridge that we made and nobody uses, with its gateway ports.
+    """Remove a bridge that we created and that is unused, with its gateway ports.
 
-    Nobody else may be between making the bridge and plugging into it, hence the lock; if that cannot be had,
-    the bridge stays, as it is in use.
+    The lock is needed because another ADD may have created the bridge without having attached a port yet; if
+    it cannot be acquired, the bridge is in use and stays.
     """
     if _idle_ports(session, name) is None:
         return
@@ -104,14 +104,14 @@ def _del_idle(session: Session, name: str) -> None:
 
 
 def _has_attachments(session: Session, name: str) -> bool:
-    """Say whether a bridge has ports that ADDs of ours plugged in."""
+    """Say whether a bridge has ports that our ADDs attached."""
     bridge = links.find(session, HOST, name)
     ports = links.every(session, HOST, master=bridge.ifindex) if bridge else []
     return any(port.alias.startswith(ALIAS_PREFIX) for port in ports)
 
 
 def _idle_ports(session: Session, name: str) -> list[str] | None:
-    """Return the gateway ports of a bridge of ours that has no others, None when it is to be left alone."""
+    """Return the gateway ports of our bridge if it has no other ports, None if it must not be removed."""
     bridge = links.find(session, HOST, name)
     if bridge is None or bridge.alias != BRIDGE_ALIAS:
         return None
@@ -120,14 +120,14 @@ def _idle_ports(session: Session, name: str) -> list[str] | None:
 
 
 def _ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
-    """Make the pair whose one end bears a VLAN's gateway address, and plug the other into the bridge.
+    """Create the veth pair for a VLAN's gateway address, and attach its other end to the bridge.
 
-    An earlier or parallel ADD, or the reference, may have made it, and may not have come further than that.
+    An earlier or concurrent ADD, or the reference, may have created the pair and not yet attached it.
     """
-    before = _made_pair(session, step)
+    before = _find_or_create_pair(session, step)
     try:
         if _gateway_port_differs(session, step):
-            _plug_gateway_port(session, step)
+            _attach_gateway_port(session, step)
     except (OSError, CniError):
         if before == ABSENT:
             links.delete(session, HOST, step.name)
@@ -135,20 +135,20 @@ def _ensure_gateway_port(session: Session, step: EnsureGatewayPort) -> str:
     return before
 
 
-def _made_pair(session: Session, step: EnsureGatewayPort) -> str:
+def _find_or_create_pair(session: Session, step: EnsureGatewayPort) -> str:
     if links.find(session, HOST, step.name) is not None:
         return UNCHANGED
     peer = (wire.text(wire.IFLA_IFNAME, step.name), wire.mac(wire.IFLA_ADDRESS, step.mac))
     try:
         veth.add_pair(session, (step.port, "", BRIDGE_ALIAS), peer, 0)
     except Refused as err:
-        if err.errno == errno.EEXIST:  # another ADD was faster
+        if err.errno == errno.EEXIST:  # created by a concurrent ADD
             return UNCHANGED
         raise
     return ABSENT
 
 
-def _plug_gateway_port(session: Session, step: EnsureGatewayPort) -> None:
+def _attach_gateway_port(session: Session, step: EnsureGatewayPort) -> None:
     port = links.find(session, HOST, index=links.get(session, HOST, step.name).peer)
     if port is None:
         raise NameTaken(f"{step.name} is not one end of a veth pair in the host", f"vlan is {step.vlan}")
@@ -158,7 +158,7 @@ def _plug_gateway_port(session: Session, step: EnsureGatewayPort) -> None:
 
 
 def _gateway_port_differs(session: Session, step: EnsureGatewayPort) -> str:
-    """Go from the link to its port by the pair itself, as the port's name is its maker's choice."""
+    """Say how the pair differs; its port is found by index, as its name depends on who created it."""
     link = links.find(session, HOST, step.name)
     port = links.find(session, HOST, index=link.peer) if link else None
     bridge = links.find(session, HOST, step.bridge)
@@ -174,13 +174,13 @@ def _access(port: str, vlan: int) -> SetPortVlans:
 
 
 def _attach(session: Session, step: AttachPort) -> None:
-    """Put the host end into the bridge."""
+    """Attach the host end to the bridge."""
     flags = {wire.IFLA_BRPORT_MODE: step.hairpin, wire.IFLA_BRPORT_ISOLATED: step.isolated}
     plug(session, step.link, step.bridge, flags)
 
 
 def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) -> None:
-    """Make a link a port: membership first, then port flags and up, in one datagram."""
+    """Attach a link to a bridge: master first, then port flags and up, in one datagram."""
     octets = [wire.octet(kind, int(on)) for kind, on in flags.items()]
     info = wire.nest(
         wire.IFLA_LINKINFO,
@@ -204,7 +204,7 @@ def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) ->
 
 
 def _await_up(session: Session, name: str) -> None:
-    """:raises KernelRefused: when the link's operational state does not become up in time."""
+    """:raises KernelRefused: if the link's operational state does not become up in time."""
     deadline, pause = time.monotonic() + _AWAIT_UP, _FIRST_PAUSE
     while not ((link := links.get(session, HOST, name)).operstate == OPER_UP and link.port_enabled):
         if time.monotonic() > deadline:

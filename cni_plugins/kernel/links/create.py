@@ -12,11 +12,11 @@ from cni_plugins.steps.step import HOST
 def add_named(session: Session, name: str, alias: str, *attrs: bytes) -> Link:
     """Create a link in the host, and return it as the kernel describes it."""
     named = wire.text(wire.IFLA_IFNAME, name)
-    made = links.set_message(named, *attrs, asked=NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
-    # Without its NUL, for which the kernel has no room when the alias has all the 255 bytes it may have.
-    marked = links.set_message(named, packed(wire.IFLA_IFALIAS, alias.encode()))
+    creation = links.set_message(named, *attrs, asked=NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+    # Without terminating NUL, for which the kernel has no space if the alias has the maximum of 255 bytes.
+    set_alias = links.set_message(named, packed(wire.IFLA_IFALIAS, alias.encode()))
     try:
-        (answer,) = session.rtnl(HOST).call(made, marked, links.get_message(name, asked=NLM_F_ACK))
+        (answer,) = session.rtnl(HOST).call(creation, set_alias, links.get_message(name, asked=NLM_F_ACK))
     except Refused as err:
         if err.position > 0:
             links.delete(session, HOST, name)

@@ -1,7 +1,7 @@
-"""The sandboxes that the host knows by number, and what is in them: no descriptor and no path is needed.
+"""Finds and deletes links in sandboxes by the netns ids of the host, without a path or descriptor.
 
-The kernel numbers namespaces for one another (`ip netns list-id`). A sandbox gets its number in the host when
-a link is put into it that leaves nothing in the host, and loses it with its end.
+The kernel assigns netns ids per namespace (`ip netns list-id`). A sandbox gets an id in the host when a link
+is created in it that has no end in the host, and loses the id when it is destroyed.
 """
 
 import errno
@@ -22,7 +22,7 @@ _NONE = -1
 
 
 def make_known(session: Session) -> None:
-    """Have the host number the sandbox, if it does not yet."""
+    """Assign a netns id to the sandbox in the host, unless it has one."""
     sandbox, any_number = (
         wire.number(wire.NETNSA_FD, session.fd(SANDBOX)),
         wire.signed(wire.NETNSA_NSID, _NONE),
@@ -35,9 +35,9 @@ def make_known(session: Session) -> None:
 
 
 def links_in_sandboxes(session: Session, kind: str) -> list[tuple[int, Link]]:
-    """Return the links of one kind in every sandbox, with the sandbox's number.
+    """Return the links of one kind in every sandbox, with the netns id of the sandbox.
 
-    The host may have a number for itself, and is no sandbox even so.
+    The host may have an id for itself, which is skipped.
     """
     numbers = [
         _number(answer) for answer in session.rtnl(HOST).dump(wire.namespace(wire.RTM_GETNSID, NLM_F_DUMP))
@@ -46,20 +46,20 @@ def links_in_sandboxes(session: Session, kind: str) -> list[tuple[int, Link]]:
     for number in numbers:
         if number == own:
             continue
-        with suppress(Refused):  # its end came between, or it is none that we may look into
+        with suppress(Refused):  # it was destroyed meanwhile, or we may not access it
             found += [(number, link) for link in links.of_kind(session, kind, number)]
     return found
 
 
 def own_number(session: Session) -> int | None:
-    """Return the number by which the host knows itself; without one, nothing elsewhere refers to it."""
-    question = wire.namespace(wire.RTM_GETNSID, 0, wire.number(wire.NETNSA_FD, session.host))
-    number = _number(session.rtnl(HOST).ask(question))
+    """Return the host's netns id for itself; without one, no link in another namespace refers to the host."""
+    request = wire.namespace(wire.RTM_GETNSID, 0, wire.number(wire.NETNSA_FD, session.host))
+    number = _number(session.rtnl(HOST).ask(request))
     return None if number == _NONE else number
 
 
 def delete(session: Session, number: int, index: int) -> None:
-    """Remove a link of a sandbox; it need not be there."""
+    """Remove a link in a sandbox; it may be absent."""
     target = wire.signed(wire.IFLA_TARGET_NETNSID, number)
     try:
         session.rtnl(HOST).call(wire.link(wire.RTM_DELLINK, NLM_F_ACK, target, index=index))

@@ -1,4 +1,4 @@
-"""One link as rtnetlink tells it."""
+"""Decodes the rtnetlink message about one link."""
 
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from cni_plugins.protocol.fields import IPAddress
 
 IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100  # linux/if.h
 _ARPHRD_ETHER = 1  # linux/if_arp.h
-_BR_STATE_DISABLED = 0  # linux/if_bridge.h; the others are forwarding, or the spanning tree at work
-OPER_UP = 6  # RFC 2863 as linux/if.h numbers it
+_BR_STATE_DISABLED = 0  # linux/if_bridge.h; in the other states the port forwards or takes part in STP
+OPER_UP = 6  # IF_OPER_UP (RFC 2863), linux/if.h
 
 
 class VxlanSettings(NamedTuple):
-    """What is particular to a VXLAN link.
+    """The settings of a VXLAN link.
 
     :param link: the index of the underlay's link, 0: any.
     :param df: VXLAN_DF_… of linux/if_link.h.
-    :param group: where frames go that no entry is for: a multicast group, or one other host.
+    :param group: destination of frames without an FDB entry: a multicast group, or one other host.
     :param ttl: 0: the kernel's default.
-    :param external: whether each packet brings its VNI and destination with it; there is no VNI then.
+    :param external: whether VNI and destination come with each packet (collect metadata); `vni` is 0 then.
     """
 
     vni: int
@@ -37,13 +37,13 @@ class VxlanSettings(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Return the version of IP it sends over; the kernel has it from the addresses, and prefers IPv4."""
+        """Return the IP version of the underlay, which follows from the addresses; IPv4 is the default."""
         address = self.local or self.group
         return address.version if address else 4
 
 
 class PortFlags(NamedTuple):
-    """What a bridge does at a port, as far as an overlay cares."""
+    """The flags of a bridge port that matter to an overlay."""
 
     learning: bool
     flood: bool
@@ -53,13 +53,13 @@ class PortFlags(NamedTuple):
 
 
 class Link(NamedTuple):
-    """The attributes of a link that anything here needs.
+    """The attributes of a link that this package uses.
 
-    :param peer: index of a veth's other end, or of the link that a macvlan or VLAN link is on.
-    :param peer_netns: the number of the namespace that index is of; None: the link's own.
+    :param peer: index of a veth's other end, or of the lower device of a macvlan or VLAN link.
+    :param peer_netns: netns id of the namespace of that index; None: the link's own.
     :param hardware: ARPHRD_… of linux/if_arp.h.
-    :param data: what is particular to the link's kind, as attributes.
-    :param port: what its bridge says of a port, as attributes.
+    :param data: kind-specific data (IFLA_INFO_DATA), as attributes.
+    :param port: data of a bridge port (IFLA_INFO_SLAVE_DATA), as attributes.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Link(NamedTuple):
 
     @property
     def vlan_filtering(self) -> bool | None:
-        """None for what is no bridge, and for a bridge that cannot."""
+        """None if the link is not a bridge, or cannot filter VLANs."""
         value = self._of_kind("bridge", wire.IFLA_BR_VLAN_FILTERING)
         return None if value is None else bool(read_number(value))
 
@@ -100,13 +100,13 @@ class Link(NamedTuple):
 
     @property
     def vlan(self) -> tuple[int, int]:
-        """VLAN id and EtherType of a VLAN link, (0, 0) of any other."""
+        """VLAN id and EtherType of a VLAN link, (0, 0) for other links."""
         protocol = self._of_kind("vlan", wire.IFLA_VLAN_PROTOCOL) or b""
         return read_number(self._of_kind("vlan", wire.IFLA_VLAN_ID)), int.from_bytes(protocol, "big")
 
     @property
     def vxlan(self) -> VxlanSettings | None:
-        """None for what is no VXLAN link."""
+        """None if the link is not a VXLAN link."""
         if self.kind != "vxlan":
             return None
         found = dict(attributes(self.data))
@@ -114,17 +114,17 @@ class Link(NamedTuple):
             vni=read_number(found.get(wire.IFLA_VXLAN_ID)),
             port=int.from_bytes(found.get(wire.IFLA_VXLAN_PORT, b""), "big"),
             link=read_number(found.get(wire.IFLA_VXLAN_LINK)),
-            local=_either(found, wire.IFLA_VXLAN_LOCAL),
+            local=_address_of(found, wire.IFLA_VXLAN_LOCAL),
             df=read_number(found.get(wire.IFLA_VXLAN_DF)),
             learning=bool(read_number(found.get(wire.IFLA_VXLAN_LEARNING))),
-            group=_either(found, wire.IFLA_VXLAN_GROUP),
+            group=_address_of(found, wire.IFLA_VXLAN_GROUP),
             ttl=read_number(found.get(wire.IFLA_VXLAN_TTL)),
             external=bool(read_number(found.get(wire.IFLA_VXLAN_COLLECT_METADATA))),
         )
 
     @property
     def port_flags(self) -> PortFlags:
-        """Kernels that do not tell of a flag do as if it were on, but for the last."""
+        """A kernel that does not report a flag behaves as if it were on, except for neigh_suppress."""
         return PortFlags(
             learning=bool(self._of_port(wire.IFLA_BRPORT_LEARNING, 1)),
             flood=bool(self._of_port(wire.IFLA_BRPORT_UNICAST_FLOOD, 1)),
@@ -151,7 +151,7 @@ class Link(NamedTuple):
 
     @property
     def port_enabled(self) -> bool:
-        """Say whether a port is in service; what is no port needs none."""
+        """Whether the port is not disabled; true if the link is not a port."""
         return self._of_port(wire.IFLA_BRPORT_STATE, 1) != _BR_STATE_DISABLED
 
     def _of_kind(self, kind: str, attribute: int) -> bytes | None:
@@ -162,8 +162,8 @@ class Link(NamedTuple):
         return default if value is None else read_number(value)
 
 
-def _either(found: dict[int, bytes], kinds: dict[int, int]) -> IPAddress | None:
-    """Return the address that is there, of one version or the other; 0.0.0.0 is none."""
+def _address_of(found: dict[int, bytes], kinds: dict[int, int]) -> IPAddress | None:
+    """Return the IPv4 or IPv6 address, whichever is present; an all-zero address counts as absent."""
     value = next((found[kind] for kind in kinds.values() if any(found.get(kind, b""))), None)
     return None if value is None else ip_address(value)
 

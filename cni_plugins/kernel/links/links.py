@@ -1,4 +1,4 @@
-"""Finds links, and changes or deletes them, whatever their kind."""
+"""Finds, changes and deletes links of any kind."""
 
 import errno
 from collections.abc import Callable
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def find(session: Session, where: Place, name: str = "", index: int = 0) -> Link | None:
     """Return the link of this name or index, or None."""
-    answer = _asked(session, where, name, index)
+    answer = _find_answer(session, where, name, index)
     if answer is None:
         return None
     found = decoded(answer)
@@ -42,7 +42,7 @@ def find(session: Session, where: Place, name: str = "", index: int = 0) -> Link
     return found
 
 
-def _asked(session: Session, where: Place, name: str, index: int = 0) -> Answer | None:
+def _find_answer(session: Session, where: Place, name: str, index: int = 0) -> Answer | None:
     try:
         return session.rtnl(where).ask(get_message(name, index))
     except Refused as err:
@@ -57,7 +57,7 @@ def get_message(name: str = "", index: int = 0, asked: int = 0) -> bytearray:
 
 
 def get(session: Session, where: Place, name: str) -> Link:
-    """:raises KernelRefused: when there is none."""
+    """:raises KernelRefused: if there is no such link."""
     found = find(session, where, name)
     if found is None:
         raise _no_link(where, name)
@@ -69,11 +69,11 @@ def _no_link(where: Place, name: str) -> KernelRefused:
 
 
 def _index_and_flags(session: Session, where: Place, name: str) -> tuple[int, int]:
-    """Return what takes no reading of attributes.
+    """Return index and flags, without decoding the attributes.
 
-    :raises KernelRefused: when there is none.
+    :raises KernelRefused: if there is no such link.
     """
-    answer = _asked(session, where, name)
+    answer = _find_answer(session, where, name)
     if answer is None:
         raise _no_link(where, name)
     _, _, index, flags, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
@@ -81,16 +81,16 @@ def _index_and_flags(session: Session, where: Place, name: str) -> tuple[int, in
 
 
 def on_index(session: Session, where: Place, name: str, deed: Callable[[int], T]) -> T:
-    """Call a function with the index of a link: the one last seen, or if that is outdated the present one.
+    """Call a function with the index of a link: the one last seen or, if that is outdated, the current one.
 
-    :raises KernelRefused: when there is no such link.
+    :raises KernelRefused: if there is no such link.
     """
     known = session.indexes.get((where, name))
     if known is not None:
         try:
             return deed(known)
         except Refused as err:
-            # The kernel's errors for an index that no link has any more; the second is a master's.
+            # The errors for an index that no link has any more; EINVAL is for that of a master.
             if err.errno not in (errno.ENODEV, errno.EINVAL) or get(session, where, name).ifindex == known:
                 raise
     return deed(get(session, where, name).ifindex)
@@ -103,13 +103,13 @@ def every(session: Session, where: Place, master: int = 0) -> list[Link]:
 
 
 def of_kind(session: Session, kind: str, netns: int | None = None) -> list[Link]:
-    """Return the links of one kind in the host, or in the namespace that the host knows by this number."""
+    """Return the links of one kind in the host, or in the namespace with this netns id in the host."""
     chosen = wire.nest(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_KIND, kind))
     target = b"" if netns is None else wire.signed(wire.IFLA_TARGET_NETNSID, netns)
     answers = _dump(session, HOST, chosen, target)
-    if netns is not None:  # kernels before 4.15 know nothing of it and answer with the host's links
+    if netns is not None:  # kernels before 4.15 ignore the netns id and return the host's links
         answers = [answer for answer in answers if target in answer.data]
-    # A kernel that has no such links (yet) answers with all there are.
+    # A kernel without this kind (its module is not loaded) ignores the filter and returns all links.
     return [link for link in map(decoded, answers) if link.kind == kind]
 
 
@@ -123,7 +123,7 @@ def _dump(session: Session, where: Place, *chosen: bytes) -> list[Answer]:
 def set_message(
     *attrs: bytes, index: int = 0, flags: int = 0, mask: int = 0, asked: int = NLM_F_ACK
 ) -> bytearray:
-    """Return a message that changes a link, or with NLM_F_CREATE makes one."""
+    """Return a message that changes a link, or with NLM_F_CREATE creates one."""
     return wire.link(wire.RTM_NEWLINK, asked, *attrs, index=index, flags=flags, mask=mask)
 
 
@@ -132,9 +132,9 @@ def send(session: Session, *messages: bytearray, where: Place = HOST) -> None:
 
 
 def delete(session: Session, where: Place, name: str) -> None:
-    """Remove a link; it need not be there."""
+    """Remove a link; it may be absent."""
     session.indexes.pop((where, name), None)
-    answer = _asked(session, where, name)
+    answer = _find_answer(session, where, name)
     if answer is None:
         return
     _, _, index, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
@@ -149,21 +149,21 @@ def delete(session: Session, where: Place, name: str) -> None:
 
 
 def _delete_aside(session: Session, where: Place, index: int) -> None:
-    """Return when the link is gone, which is long before the kernel comes back from removing it.
+    """Remove a link; return when it is gone, which is long before the system call returns.
 
-    It has then taken the link out of every table and announced that; the 20 ms after are for the grace
-    periods of RCU until the memory is freed (netdev_run_todo, net/core/dev.c), and concern nobody.
+    The kernel has then removed the link from every table and sent a notification; the 20 ms that follow are
+    RCU grace periods until the memory is freed (netdev_run_todo, net/core/dev.c), and have no visible effect.
     """
-    # By index: the thread may come late, when the name is another link's already.
+    # By index: the thread may run late, when another link already has the name.
     message = wire.link(wire.RTM_DELLINK, NLM_F_ACK, index=index)
     with closing(session.link_listener(where)) as listener:
-        listener.call_aside(message, lambda item: _announces_end(item, index))
-    # Announced from the middle of it: who is answered next has waited for the end (rtnl_lock).
-    if _asked(session, where, "", index) is not None:  # the answer was lost among many announcements
+        listener.call_aside(message, lambda item: _is_removal_of(item, index))
+    # The notification comes in the middle of the removal: the next request waits for its end (rtnl_lock).
+    if _find_answer(session, where, "", index) is not None:  # the notification was lost among many others
         session.rtnl(where).call(message)
 
 
-def _announces_end(answer: Answer, index: int) -> bool:
+def _is_removal_of(answer: Answer, index: int) -> bool:
     if answer.kind != wire.RTM_DELLINK:
         return False
     family, _, gone, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
@@ -171,7 +171,7 @@ def _announces_end(answer: Answer, index: int) -> bool:
 
 
 def set_up(session: Session, where: Place, name: str, *, up: bool) -> str:
-    """Set a link up or down; return its former state."""
+    """Set a link up or down; return its previous state."""
     changed = _set_flag(session, where, name, IFF_UP, on=up)
     return ("down" if up else "up") if changed else UNCHANGED
 
@@ -182,7 +182,7 @@ def _set_promisc(session: Session, step: EnsurePromisc) -> str:
 
 
 def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool) -> bool:
-    """Set or clear a flag; say whether it was otherwise. A link that is gone has none."""
+    """Set or clear a flag; say whether it changed. On a link that is gone, every flag is clear."""
     if not on and find(session, where, name) is None:
         return False
     index, flags = _index_and_flags(session, where, name)
@@ -193,10 +193,10 @@ def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool)
 
 
 def repeat_mac(session: Session, where: Place, name: str) -> None:
-    """Set the link's MAC address to what it is.
+    """Set the link's MAC address to its current value.
 
     A bridge then keeps it instead of following its ports (br_set_mac_address), and the kernel announces all
-    the link's IP addresses where arp_notify and ndisc_notify are set (inetdev_event and ndisc_netdev_event on
+    IP addresses of the link if arp_notify and ndisc_notify are set (inetdev_event and ndisc_netdev_event on
     NETDEV_CHANGEADDR).
     """
     link = get(session, where, name)
@@ -223,7 +223,7 @@ def _set_mtu(session: Session, step: SetMtu) -> str:
 
 
 def missing(where: Place, name: str) -> str:
-    """Return the sentence for a link that is absent."""
+    """Return the error text for a link that is absent."""
     return f"link {name} is missing in the {where}"
 
 

@@ -1,4 +1,4 @@
-"""VLANs of bridge ports, as `bridge vlan` shows and sets them."""
+"""Reads and sets the VLANs of bridge ports, as `bridge vlan` does."""
 
 import struct
 
@@ -11,12 +11,12 @@ from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.links import PortVlan, SetPortVlans
 from cni_plugins.steps.step import HOST
 
-_FILTER_VLANS = 1 << 1  # RTEXT_FILTER_BRVLAN: one entry for every id, no ranges
+_FILTER_VLANS = 1 << 1  # RTEXT_FILTER_BRVLAN: one entry per id, no ranges
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 0x2, 0x4, 0x8, 0x10  # linux/if_bridge.h
 
 
 def set_vlans(session: Session, step: SetPortVlans) -> None:
-    """Give the port its VLANs; exclusive ones replace the default VLAN that every new port gets."""
+    """Set the VLANs of the port; exclusive ones replace the default VLAN that every new port has."""
     index = links.get(session, HOST, step.link).ifindex
     rtnl = session.rtnl(HOST)
     if not differs(session, step):
@@ -32,12 +32,12 @@ def _delete(session: Session, index: int, ids: list[int]) -> None:
     try:
         session.rtnl(HOST).call(message)
     except Refused as err:
-        if not is_absent(err):  # another ADD was faster
+        if not is_absent(err):  # removed by a concurrent ADD
             raise
 
 
 def differs(session: Session, step: SetPortVlans) -> str:
-    """Say which VLANs of the port are not as the step wants them."""
+    """Say which VLANs of the port differ from those of the step."""
     present = set(_present(session, links.get(session, HOST, step.link).ifindex))
     wanted = {
         (vid, _PVID | _UNTAGGED if vlan.access else 0)
@@ -51,11 +51,11 @@ def differs(session: Session, step: SetPortVlans) -> str:
 
 
 def _present(session: Session, index: int) -> list[tuple[int, int]]:
-    """Return (VLAN id, flags) of a port."""
+    """Return (VLAN id, flags) of each VLAN of a port."""
     chosen = wire.number(wire.IFLA_EXT_MASK, _FILTER_VLANS)
-    question = wire.link(wire.RTM_GETLINK, NLM_F_DUMP, chosen, family=wire.AF_BRIDGE)
+    request = wire.link(wire.RTM_GETLINK, NLM_F_DUMP, chosen, family=wire.AF_BRIDGE)
     found = []
-    for answer in session.rtnl(HOST).dump(question):
+    for answer in session.rtnl(HOST).dump(request):
         _, _, this, _, _ = wire.IFINFOMSG.unpack_from(answer.data, wire.BODY)
         if this == index:
             found += [

@@ -1,4 +1,4 @@
-"""Veth pairs between sandbox and host."""
+"""Creates and compares veth pairs between sandbox and host."""
 
 import errno
 
@@ -14,14 +14,14 @@ from cni_plugins.steps.step import HOST, SANDBOX
 
 
 def _add(session: Session, step: AddVeth) -> None:
-    """Create the pair; the sandbox end is created in the sandbox and never has its name in the host."""
+    """Create the pair; the sandbox end is created in the sandbox, so its name never appears in the host."""
     sandbox_end = (
         wire.text(wire.IFLA_IFNAME, step.ifname),
         wire.mac(wire.IFLA_ADDRESS, step.mac),
         wire.number(wire.IFLA_NET_NS_FD, session.fd(SANDBOX)),
     )
     try:
-        made = add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
+        link = add_pair(session, (step.host_end, step.host_mac, step.alias), sandbox_end, step.mtu)
     except Refused as err:
         if err.errno == errno.EEXIST:
             raise NameTaken(
@@ -29,14 +29,14 @@ def _add(session: Session, step: AddVeth) -> None:
                 f"CNI_IFNAME is {step.ifname}, CNI_NETNS is {session.path}",
             ) from err
         raise
-    if made.peer:  # older kernels do not say
-        session.indexes[SANDBOX, step.ifname] = made.peer
+    if link.peer:  # older kernels do not report it
+        session.indexes[SANDBOX, step.ifname] = link.peer
 
 
 def add_pair(session: Session, own: tuple[str, str, str], peer: tuple[bytes, ...], mtu: int) -> Link:
-    """Create a veth pair with the alias of the host's end in one datagram, so that no signal can intervene.
+    """Create a veth pair and set the alias of the host end in one datagram, so that no signal can intervene.
 
-    :param own: name, MAC (empty: the kernel's choice) and alias of the host's end.
+    :param own: name, MAC (empty: chosen by the kernel) and alias of the host end.
     """
     name, mac, alias = own
     size = wire.number(wire.IFLA_MTU, mtu) if mtu else b""
@@ -51,7 +51,7 @@ def _differs(session: Session, step: AddVeth) -> str:
         return links.missing(SANDBOX, step.ifname)
     if link.kind != "veth":
         return f"link {step.ifname} in the sandbox is not a veth"
-    # Its MTU is not compared: the reference's tuning plugin changes that end alone, and does not report it.
+    # Its MTU is not compared: the reference's tuning plugin changes this end only, and does not report it.
     return links.mac_differs(link, step.mac) or _host_end_differs(session, step, link)
 
 
@@ -64,7 +64,7 @@ def _host_end_differs(session: Session, step: AddVeth, link: Link) -> str:
     if step.mtu and host_end.mtu != step.mtu:
         return f"link {step.host_end} has mtu {host_end.mtu}, not {step.mtu}"
     if step.alias and host_end.alias != step.alias:
-        return f"link {step.host_end} has lost the alias by which GC knows it"
+        return f"link {step.host_end} has lost the alias by which GC recognises it"
     return links.mac_differs(host_end, step.host_mac)
 
 

@@ -1,1 +1,1 @@
-"""Macvlan links, the VLAN links below them, and the host's own macvlan link."""
+"""Manages macvlan links, the VLAN links below them, and the host's own macvlan link."""

@@ -1,4 +1,4 @@
-"""The host's own macvlan links, through which it and its containers on the same master reach each other."""
+"""Manages the host's own macvlan links, through which it and containers on the same master communicate."""
 
 import errno
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED
 
 
 def _ensure(session: Session, step: EnsureHostLink) -> str:
-    """Make the link, or take the one an earlier ADD made.
+    """Create the link, or use the one that an earlier ADD created.
 
-    :raises NameTaken: when a link of this name is something else.
+    :raises NameTaken: if another link has this name.
     """
     session.share_host()
-    if links.find(session, HOST, step.name) is None and _make(session, step):
+    if links.find(session, HOST, step.name) is None and _create(session, step):
         return ABSENT
     fault = _differs(session, step)
     if fault:
         raise NameTaken(fault, f"hostAccess is true, master is {step.master}")
-    if links.get(session, HOST, step.name).mtu != step.mtu:  # the master's was changed
+    if links.get(session, HOST, step.name).mtu != step.mtu:  # the mtu of the master was changed
         mtu = wire.number(wire.IFLA_MTU, step.mtu)
         links.on_index(
             session, HOST, step.name, lambda index: links.send(session, links.set_message(mtu, index=index))
@@ -36,7 +36,7 @@ def _ensure(session: Session, step: EnsureHostLink) -> str:
     return UNCHANGED
 
 
-def _make(session: Session, step: EnsureHostLink) -> bool:
+def _create(session: Session, step: EnsureHostLink) -> bool:
     mode = wire.number(wire.IFLA_MACVLAN_MODE, macvlans.MODES["bridge"])
     master = links.get(session, HOST, step.master).ifindex
     try:
@@ -52,7 +52,7 @@ def _make(session: Session, step: EnsureHostLink) -> bool:
     except Refused as err:
         if err.errno != errno.EEXIST or links.find(session, HOST, step.name) is None:
             raise
-        return False  # another ADD was faster
+        return False  # created by a concurrent ADD
     return True
 
 
@@ -76,7 +76,7 @@ def _delete_stale(session: Session, step: DelStaleHostAccess) -> None:
 
 
 def _delete_where(session: Session, network: str, is_going: Callable[[int], bool]) -> None:
-    """Remove routes, and then each link that nobody is reached by, while no ADD is about to use one."""
+    """Remove routes, and then each link without users, while no ADD is about to use it."""
     for link in links.of_kind(session, "macvlan"):
         if not _is_of(link, network):
             continue
@@ -91,7 +91,7 @@ def _delete_where(session: Session, network: str, is_going: Callable[[int], bool
 def _has_attachments(session: Session, name: str, network: str) -> bool:
     """Say whether routes lead out of the link, or the network has links on the same master.
 
-    The kernel takes routes away itself, when the address they bear as source is gone.
+    Routes alone are not sufficient: the kernel removes them itself when their source address is removed.
     """
     link = links.find(session, HOST, name)
     if link is None:

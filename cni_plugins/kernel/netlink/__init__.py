@@ -1,1 +1,1 @@
-"""Netlink: sockets, attributes, and the rtnetlink and nf_tables messages built from them."""
+"""Speaks netlink: sockets, attributes, and the rtnetlink and nf_tables messages built from them."""

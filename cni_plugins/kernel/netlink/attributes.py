@@ -1,6 +1,6 @@
-"""Netlink attributes as bytes: length, type, value, padding to four bytes (struct nlattr, linux/netlink.h).
+"""Packs and reads netlink attributes: length, type, value, padding (struct nlattr, linux/netlink.h).
 
-What a value is, its user knows: rtnl_wire has numbers in host order, nft_wire in network order.
+The encoding of values is up to the caller: rtnetlink has numbers in host order, nf_tables in network order.
 """
 
 import struct
@@ -17,7 +17,7 @@ def packed(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
-    """Return (type, value) of the attributes from an offset to the end; one that is torn ends the walk."""
+    """Return (type, value) of the attributes from an offset to the end, or to the first truncated one."""
     found = []
     end, unpack = len(data), _HEADER.unpack_from
     while offset + _HEADER.size <= end:
@@ -30,5 +30,5 @@ def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
 
 
 def read_text(value: bytes) -> str:
-    """Read a text, which comes with its NUL or without."""
+    """Decode a text, with or without its terminating NUL."""
     return value.rstrip(b"\0").decode(errors="replace")

@@ -1,4 +1,4 @@
-"""nf_tables messages as bytes: attributes, expressions, batches (linux/netfilter/nf_tables.h).
+"""Builds nf_tables messages as bytes: attributes, expressions, batches (linux/netfilter/nf_tables.h).
 
 Written by hand because pyroute2's nf_tables classes come with its asyncio sockets (45 ms to import), and
 because a batch of ten messages costs 0.1 ms this way.
@@ -43,7 +43,7 @@ _VNI_OFFSET = 8 + 4  # bytes: UDP header, flags of the VXLAN header (RFC 7348, 5
 
 
 class Layout:
-    """Where the addresses of an IP header are, by family: NFPROTO number, offsets, length, type."""
+    """The layout of addresses in an IP header, by IP version: NFPROTO number, offsets, length, type."""
 
     PROTO: Final = {4: 2, 6: 10}
     SOURCE: Final = {4: 12, 6: 8}
@@ -75,9 +75,10 @@ def _message(kind: int, family: int, flags: int, resource: int, attrs: Iterable[
 
 
 def batch(messages: list[bytearray], generation: int | None = None) -> list[bytearray]:
-    """Wrap messages into a transaction; with a generation, it only takes effect if nothing changed since."""
+    """Wrap messages into a transaction; with a generation, it fails if the ruleset has changed since then."""
     guard = [] if generation is None else [attr(_BATCH_GENID, generation)]
-    # One acknowledgement, of the last message: the kernel reports errors unasked, and many would not fit.
+    # Only the last message requests an acknowledgement: errors are reported anyway, and many acknowledgements
+    # would not fit into the receive buffer.
     (flags,) = struct.unpack_from("=H", messages[-1], 6)
     struct.pack_into("=H", messages[-1], 6, flags | NLM_F_ACK)
     return [
@@ -88,13 +89,13 @@ def batch(messages: list[bytearray], generation: int | None = None) -> list[byte
 
 
 def comment(text: str, kind: int = 0) -> bytes:
-    """Return user data as nft(8) writes comments: type, length, text with its NUL."""
+    """Return a comment in the user data format of nft(8): type, length, NUL-terminated text."""
     payload = text.encode()[:_COMMENT_LIMIT] + b"\0"
     return bytes((kind, len(payload))) + payload
 
 
 def comment_text(userdata: bytes, kind: int = 0) -> str:
-    """Read a comment back; empty where there is none."""
+    """Read a comment from user data; empty if there is none."""
     offset = 0
     while offset + 2 <= len(userdata):
         this, length = userdata[offset], userdata[offset + 1]
@@ -170,22 +171,22 @@ def destination_not_in(version: int, set_name: str) -> bytes:
 
 
 def destination_outside(network: IPv4Network | IPv6Network) -> bytes:
-    """Match packets bound for elsewhere (`ip daddr != network`)."""
+    """Match packets to addresses outside a network (`ip daddr != network`)."""
     return _against(_CMP_NEQ, Layout.DESTINATION, network)
 
 
 def source_within(network: IPv4Network | IPv6Network) -> bytes:
-    """Match packets from there (`ip saddr network`)."""
+    """Match packets from a network (`ip saddr network`)."""
     return is_family(network.version) + _against(_CMP_EQ, Layout.SOURCE, network)
 
 
 def source_outside(network: IPv4Network | IPv6Network) -> bytes:
-    """Match packets from elsewhere (`ip saddr != network`)."""
+    """Match packets from addresses outside a network (`ip saddr != network`)."""
     return _against(_CMP_NEQ, Layout.SOURCE, network)
 
 
 def destination_within(network: IPv4Network | IPv6Network) -> bytes:
-    """Match packets bound for there (`ip daddr network`)."""
+    """Match packets to a network (`ip daddr network`)."""
     return is_family(network.version) + _against(_CMP_EQ, Layout.DESTINATION, network)
 
 
@@ -206,18 +207,18 @@ def vni_is(vni: int) -> bytes:
 
 
 def masquerade(*, random_fully: bool, ports: tuple[int, int] | None = None) -> bytes:
-    """Send as the host, from one of the ports where some are given (`masquerade to :first-last`)."""
+    """Masquerade packets, with source ports of a range if one is given (`masquerade to :first-last`)."""
     flags = (_MASQ_RANDOM_FULLY if random_fully else 0) | (_MASQ_PORTS if ports else 0)
-    shown = [attr(1, flags)] if flags else []
+    flags_attr = [attr(1, flags)] if flags else []
     if ports is None:
-        return _expression("masq", *shown)
+        return _expression("masq", *flags_attr)
     first, last = (port.to_bytes(2, "big") for port in ports)
     loaded = _immediate(REG_1, first) + _immediate(REG_2, last)
-    return loaded + _expression("masq", *shown, attr(2, REG_1), attr(3, REG_2))
+    return loaded + _expression("masq", *flags_attr, attr(2, REG_1), attr(3, REG_2))
 
 
 def enters_by(set_name: str, *, inverted: bool = False) -> bytes:
-    """Match what enters by a link in a set, or by any other (`iifname @set`, `iifname != @set`)."""
+    """Match packets that enter by a link in a set, or by any other (`iifname @set`, `iifname != @set`)."""
     return _meta(_META_IIFNAME) + _lookup(set_name, inverted=inverted)
 
 
@@ -227,12 +228,12 @@ def enters_by_link(name: str) -> bytes:
 
 
 def leaves_by(set_name: str, *, inverted: bool = False) -> bytes:
-    """Match what leaves by a link in a set, or by any other (`oifname @set`, `oifname != @set`)."""
+    """Match packets that leave by a link in a set, or by any other (`oifname @set`, `oifname != @set`)."""
     return _meta(_META_OIFNAME) + _lookup(set_name, inverted=inverted)
 
 
 def port_and_source_not_in(set_name: str) -> bytes:
-    """Match frames whose link and source MAC are no pair of a set (`iifname . ether saddr != @set`)."""
+    """Match frames whose link and source MAC are not a pair in a set (`iifname . ether saddr != @set`)."""
     return _meta(_META_IIFNAME) + _payload(_LINK_HEADER, 6, 6, REG_2) + _lookup(set_name, inverted=True)
 
 

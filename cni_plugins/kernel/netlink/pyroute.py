@@ -1,7 +1,7 @@
-"""pyroute2's message classes, of which only CHECK needs one: routes are told in many ways.
+"""Provides pyroute2's route message class, with which CHECK reads the many forms of a route.
 
-pyroute2's package `__init__` imports every protocol it knows (110 ms), so the package is registered without
-running that. Import this inside functions: it costs 60 ms.
+pyroute2's package `__init__` imports every protocol it supports (110 ms), so the package is registered
+without running that. Import this module inside functions: it costs 60 ms.
 """
 # ruff: noqa: E402 (the package is registered first)
 
@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def _register_bare_package(name: str) -> None:
-    """Let submodules be imported without the package's own code."""
+    """Register a package so that its submodules can be imported without running its `__init__`."""
     if name in sys.modules:
         return
     spec = find_spec(name)

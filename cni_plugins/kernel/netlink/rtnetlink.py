@@ -1,7 +1,7 @@
-"""rtnetlink messages as bytes: links, addresses, routes.
+"""Builds rtnetlink messages as bytes: links, addresses, neighbours, routes, namespace ids.
 
 Written by hand because pyroute2 takes 0.1 to 0.5 ms to write or read one message, more than the kernel takes
-to act on it, and 60 ms to import. What it writes is what the tests compare with.
+to process it, and 60 ms to import. The tests compare the messages with those of pyroute2.
 """
 
 import struct
@@ -23,7 +23,7 @@ RTA_TABLE, RTA_VIA, RTA_ENCAP, RTA_NH_ID = 15, 18, 22, 30
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 RT_TABLE_MAIN, RT_SCOPE_NOWHERE, RTNH_F_ONLINK, RTM_F_CLONED = 254, 255, 4, 0x200
 RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 1, 6, 7, 8
-LARGEST_ROUTE_MTU = 65535 - 15  # bytes, what the kernel reduces a route's mtu to (ip_metrics_convert)
+LARGEST_ROUTE_MTU = 65535 - 15  # bytes; the kernel reduces larger mtus to it (ip_metrics_convert)
 # linux/if_link.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_OPERSTATE = 1, 3, 4, 5, 10, 16
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 27, 28, 29
@@ -82,7 +82,7 @@ def link(
 ) -> bytearray:
     """Return a message about a link.
 
-    :param asked: flags of the message, where `flags` are those of the link that `mask` names.
+    :param asked: flags of the message (NLM_F_…), whereas `flags` are those of the link selected by `mask`.
     """
     return _message(kind, asked, IFINFOMSG.pack(family, 0, index, flags, mask), attrs)
 
@@ -100,7 +100,7 @@ def neighbour(
 
 
 def namespace(kind: int, asked: int, *attrs: bytes) -> bytearray:
-    """Return a message about the numbers by which one network namespace knows others."""
+    """Return a message about the ids of network namespaces (netns id)."""
     return _message(kind, asked, bytes(4), attrs)
 
 
@@ -126,7 +126,7 @@ def octet(kind: int, value: int) -> bytes:
 
 
 def port(kind: int, value: int) -> bytes:
-    """Return a UDP port, which is in network order."""
+    """Return an attribute with a UDP port, which is in network order."""
     return packed(kind, value.to_bytes(2, "big"))
 
 
@@ -143,20 +143,20 @@ def ip(kind: int, value: IPv4Address | IPv6Address) -> bytes:
 
 
 def nest(kind: int, *attrs: bytes) -> bytes:
-    """Return attributes in an attribute, without NLA_F_NESTED, which old kernels do not know here."""
+    """Return nested attributes, without NLA_F_NESTED, which old kernels do not accept here."""
     return packed(kind, b"".join(attrs))
 
 
 def veth_peer(*attrs: bytes) -> bytes:
-    """Return the other end of a pair: an attribute that holds a whole message body."""
+    """Return the attribute for the other end of a pair, which holds a whole message body."""
     return packed(VETH_INFO_PEER, b"".join((bytes(IFINFOMSG.size), *attrs)))
 
 
 def kind_of_link(name: str, *data: bytes) -> bytes:
-    """Return the kind of a link and what is particular to it."""
+    """Return the attributes for the kind of a link and its kind-specific data."""
     return nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, name), nest(IFLA_INFO_DATA, *data))
 
 
 def read_number(value: bytes | None) -> int:
-    """Read a number of any size; 0 when there is none."""
+    """Read a number of any size; 0 if the attribute is absent."""
     return int.from_bytes(value or b"", sys.byteorder)

@@ -1,7 +1,7 @@
-"""Netlink sockets: encoded messages out in one datagram, acknowledgements and answers back.
+"""Sends encoded netlink messages in one datagram, and receives acknowledgements and answers.
 
-One blocking socket per namespace and protocol, many messages per system call, no event loop: pyroute2's own
-sockets need asyncio. What the messages mean is not known here (see rtnl_wire, nft_wire).
+Uses one blocking socket per namespace and protocol, many messages per system call, and no event loop:
+pyroute2's own sockets need asyncio. For the content of the messages see rtnetlink and nf_tables.
 """
 
 import errno
@@ -30,7 +30,7 @@ _ASIDE_TICK = struct.pack("@ll", 0, 100_000)  # struct timeval
 
 
 class Refused(OSError):
-    """The kernel answered a message with an error; `hint` is its own explanation, where it gave one.
+    """The kernel answered a message with an error; `hint` is its extended acknowledgement text, if any.
 
     :param position: which message of the batch was refused.
     """
@@ -55,7 +55,7 @@ class _Error(NamedTuple):
 
 
 class Socket:
-    """A netlink socket bound to the network namespace it was opened in."""
+    """A netlink socket in the network namespace in which it was opened."""
 
     def __init__(self, protocol: int, groups: int = 0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -66,10 +66,10 @@ class Socket:
         self._transacted = False
 
     def close(self) -> None:
-        """Close it, without waiting for what a transaction removed.
+        """Close the socket without waiting until the kernel has freed the objects a transaction removed.
 
-        The kernel frees that after the next grace period of RCU, and lets whoever closes an nf_tables socket
-        wait for it, 10 ms and more (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
+        It frees them after the next RCU grace period, and close() of an nf_tables socket waits for that,
+        10 ms and more (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
         """
         if self._transacted:
             with suppress(RuntimeError):  # no more threads
@@ -78,9 +78,9 @@ class Socket:
         self._socket.close()
 
     def ask(self, message: bytearray) -> Answer:
-        """Send a question that has one answer, and asks for no acknowledgement besides.
+        """Send a request that has one answer and does not request an acknowledgement as well.
 
-        :raises Refused: when the kernel has none.
+        :raises Refused: if the kernel answers with an error.
         """
         first = self._number([message])
         self._socket.sendto(message, (0, 0))
@@ -91,9 +91,9 @@ class Socket:
                 raise Refused(item.number, item.hint, 0)
 
     def call(self, *messages: bytearray) -> list[Answer]:
-        """Send messages that ask for an acknowledgement each, and return what came besides those.
+        """Send messages, wait for the acknowledgements they request, and return all other answers.
 
-        :raises Refused: for the first message the kernel refused; later ones may have been carried out.
+        :raises Refused: for the first message that the kernel refused; later ones may have been carried out.
         """
         first = self._number(messages)
         self._socket.sendto(b"".join(messages), (0, 0))
@@ -113,10 +113,10 @@ class Socket:
         return answers
 
     def transact(self, messages: list[bytearray]) -> None:
-        """Send an nf_tables batch: all of it takes effect, or none.
+        """Send an nf_tables batch, which takes effect as a whole or not at all.
 
-        The kernel acknowledges each message only when it is asked to, and may refuse the whole batch by an
-        error on its first message.
+        The kernel acknowledges only messages that request it, and may refuse the whole batch with an error
+        for its first message.
         """
         self._transacted = True
         first = self._number(messages)
@@ -131,7 +131,7 @@ class Socket:
                     return
 
     def _send_whole(self, datagram: bytes) -> None:
-        """Send a transaction, which has to be one datagram, whatever its size."""
+        """Send a transaction, which must be a single datagram, whatever its size."""
         try:
             self._socket.sendto(datagram, (0, 0))
         except OSError as err:
@@ -141,13 +141,13 @@ class Socket:
             self._socket.sendto(datagram, (0, 0))
 
     def call_aside(self, message: bytearray, is_done: Callable[[Answer], bool]) -> None:
-        """Send a message from a thread of its own; return when it is announced as done, or answered.
+        """Send a message from a separate thread; return on the notification of its effect, or the answer.
 
-        For deeds whose effect is there long before the kernel comes back from them. Announcement and answer
-        may both be lost where others make many announcements, so the caller looks what became of it. The
-        socket is used for nothing else, and may be closed then.
+        For changes that take effect long before the system call returns. Notification and answer may both be
+        lost among many notifications of other changes, so the caller must check the result. The socket must
+        not be used for anything else, and may be closed afterwards.
 
-        :raises Refused: when the kernel refused.
+        :raises Refused: if the kernel refused the message.
         """
         self._number([message])
         ended: list[OSError | None] = []
@@ -156,7 +156,7 @@ class Socket:
             start_new_thread(self._send_aside, (message, ended))
         except RuntimeError:  # no more threads
             self._send_aside(message, ended)
-        while not self._hears(is_done, [*ended]):
+        while not self._is_finished(is_done, [*ended]):
             pass
 
     def _send_aside(self, message: bytearray, ended: list[OSError | None]) -> None:
@@ -167,10 +167,10 @@ class Socket:
         else:
             ended.append(None)
 
-    def _hears(self, is_done: Callable[[Answer], bool], ended: list[OSError | None]) -> bool:
-        """Listen for a tick; say whether there is no more to wait for.
+    def _is_finished(self, is_done: Callable[[Answer], bool], ended: list[OSError | None]) -> bool:
+        """Receive until the socket's timeout; say whether the wait is over.
 
-        :param ended: how the call ended, if it had before: the kernel answers first and comes back then.
+        :param ended: the result of the send, if it had returned before: the kernel answers before it returns.
         """
         try:
             for item in self._receive(0):
@@ -189,7 +189,7 @@ class Socket:
         return False
 
     def dump(self, message: bytearray) -> list[Answer]:
-        """Return every answer to a dump request, asked again when the tables changed meanwhile."""
+        """Return every answer to a dump request, which is repeated if the tables changed meanwhile."""
         for attempt in range(_DUMP_TRIES):
             answers, consistent = self._dump_once(message)
             if consistent or attempt == _DUMP_TRIES - 1:
@@ -229,14 +229,14 @@ class Socket:
             message = data[offset : offset + length]
             offset += max(_HEADER.size, (length + 3) & ~3)
             if sequence < first:
-                continue  # the tail of an earlier call that ended in an error
+                continue  # left over from an earlier call that ended in an error
             if kind == _NLMSG_ERROR:
                 yield _error(message, flags, sequence)
             else:
                 yield Answer(kind, message)
 
     def _drain(self) -> None:
-        """Throw away what the kernel still has to say about a batch it refused."""
+        """Discard the remaining answers to a batch that was refused."""
         self._socket.settimeout(0)
         try:
             while True:
@@ -248,9 +248,9 @@ class Socket:
 
 
 def _require_done(answer: Answer) -> None:
-    """:raises Refused: when a dump ended early, which its last message tells.
+    """:raises Refused: if the last message says that the dump ended early.
 
-    ENOENT is no such end: a table of routes is not there before its first route.
+    ENOENT is not an early end: a routing table does not exist before its first route.
     """
     if len(answer.data) >= _HEADER.size + 4:
         number = cast("int", struct.unpack_from("=i", answer.data, _HEADER.size)[0])

@@ -1,1 +1,1 @@
-"""Overlay networks: VXLAN link, bridge, peer entries, routes and packet filter."""
+"""Manages overlay networks: VXLAN link, bridge, peer entries, routes and packet filter."""

@@ -1,4 +1,4 @@
-"""Links of a network in the host, and whether attachments use them."""
+"""Finds the links of a network in the host, and whether attachments use them."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from cni_plugins.steps.step import HOST
 
 
 class NetworkLinks(NamedTuple):
-    """The links of a network, and whether attachments, or anybody else, are at its bridges."""
+    """The links of a network, and whether its bridges have ports of attachments or of others."""
 
     vxlans: tuple[str, ...]
     bridges: tuple[str, ...]
@@ -30,5 +30,5 @@ def network_links(session: Session, network: str) -> NetworkLinks:
 
 
 def exist(session: Session, network: str) -> bool:
-    """Say whether a bridge of the network has ports besides its VXLAN link, whoever plugged them in."""
+    """Say whether a bridge of the network has ports other than its VXLAN link, whoever attached them."""
     return network_links(session, network).in_use

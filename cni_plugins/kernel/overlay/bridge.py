@@ -1,6 +1,6 @@
-"""An overlay's bridge, the VXLAN link as its port, and the end of all that a network has in the host.
+"""Manages an overlay's bridge and the VXLAN link as its port, and removes all objects of an idle network.
 
-What bears the alias of another network, or none of ours, is never touched.
+Never touches a link that has the alias of another network, or none of ours.
 """
 
 import errno
@@ -28,13 +28,13 @@ _KINDS = (  # in the order of PortFlags
 
 
 def _ensure(session: Session, step: EnsureOverlayBridge) -> str:
-    """Make the bridge, or bring the one that an earlier ADD made in line.
+    """Create the bridge, or correct the one that an earlier ADD created.
 
-    :raises NameTaken: when a link of this name is something else.
+    :raises NameTaken: if another link has this name.
     """
     session.share_host()
     found = vxlan.settled(session, step.name)
-    before = ABSENT if found is None and _make_bridge(session, step) else UNCHANGED
+    before = ABSENT if found is None and _create(session, step) else UNCHANGED
     try:
         _correct(session, step)
     except Refused:
@@ -44,10 +44,10 @@ def _ensure(session: Session, step: EnsureOverlayBridge) -> str:
     return before
 
 
-def _make_bridge(session: Session, step: EnsureOverlayBridge) -> bool:
-    """Make the bridge without its MTU; say whether another ADD was not faster.
+def _create(session: Session, step: EnsureOverlayBridge) -> bool:
+    """Create the bridge without its MTU; return False if a concurrent ADD has created it.
 
-    A bridge goes by its smallest port until its MTU is changed for the first time (br_mtu_auto_adjust).
+    A bridge takes the smallest MTU of its ports until its own is set for the first time (br_mtu_auto_adjust).
     """
     address = wire.mac(wire.IFLA_ADDRESS, step.mac)
     try:
@@ -63,25 +63,25 @@ def _make_bridge(session: Session, step: EnsureOverlayBridge) -> bool:
 
 def _correct(session: Session, step: EnsureOverlayBridge) -> None:
     link = vxlan.settled(session, step.name) or links.get(session, HOST, step.name)
-    fault = _not_own(link, step)
+    fault = _foreign_link(link, step)
     if fault:
         raise NameTaken(fault, f"its kind is {link.kind or 'a device'}, its alias {link.alias!r}")
     changes = [wire.mac(wire.IFLA_ADDRESS, step.mac)] if link.mac != step.mac else []
-    mtu = _fitting(session, step, link)
+    mtu = _mtu_for_ports(session, step, link)
     changes += [wire.number(wire.IFLA_MTU, mtu)] if link.mtu != mtu else []
     if changes:
         links.send(session, links.set_message(*changes, index=link.ifindex))
 
 
-def _fitting(session: Session, step: EnsureOverlayBridge, link: Link) -> int:
-    """Return the MTU that every port takes: what a smaller one drops, nobody is told of."""
+def _mtu_for_ports(session: Session, step: EnsureOverlayBridge, link: Link) -> int:
+    """Return the MTU, reduced to what every port accepts: a port with a smaller one drops frames silently."""
     if link.mtu == step.mtu:
         return step.mtu
     ports = links.every(session, HOST, master=link.ifindex)
     return min([step.mtu, *(port.mtu for port in ports if port.kind != "vxlan")])
 
 
-def _not_own(link: Link, step: EnsureOverlayBridge) -> str:
+def _foreign_link(link: Link, step: EnsureOverlayBridge) -> str:
     if link.kind != "bridge":
         return f'"{step.name}" already exists but is not a bridge'
     if not vxlan.is_of(link, step.network):
@@ -97,16 +97,16 @@ def _differs(session: Session, step: EnsureOverlayBridge) -> str:
         f"bridge {step.name} has {what} {value}, not {wanted}"
         for what, value, wanted in (
             ("address", link.mac, step.mac),
-            ("mtu", link.mtu, _fitting(session, step, link)),
+            ("mtu", link.mtu, _mtu_for_ports(session, step, link)),
         )
         if value != wanted
     ]
-    return _not_own(link, step) or "; ".join(faults)
+    return _foreign_link(link, step) or "; ".join(faults)
 
 
 def _attach(session: Session, step: AttachVxlan) -> str:
     bridges.plug(session, step.link, step.bridge, dict(zip(_KINDS, _wanted(step), strict=True)))
-    return UNCHANGED  # goes with the links
+    return UNCHANGED  # undone together with the links
 
 
 def _wanted(step: AttachVxlan) -> PortFlags:
@@ -129,9 +129,9 @@ def _attach_differs(session: Session, step: AttachVxlan) -> str:
 
 
 def _delete_idle(session: Session, step: DelIdleOverlay) -> None:
-    """Remove all that the network has in the host, while no ADD is about to use it.
+    """Remove all objects of the network in the host, while no ADD is about to use them.
 
-    Routes and rules go without links too, which may have been taken from under them.
+    Routes and rules are removed even without links, which may have been deleted separately.
     """
     if attachments.exist(session, step.network):
         return

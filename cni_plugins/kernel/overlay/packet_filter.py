@@ -1,8 +1,8 @@
-"""The packet filter of overlay networks, as nf_tables objects that belong to a network as a whole.
+"""Manages the packet filter of overlay networks, as nf_tables objects that belong to a network as a whole.
 
-Each network has rules of its own, whose numbers stand in them: there are few networks, so nothing has to be
-shared between them but the set of all their links. All rules drop or leave untracked, so their order does not
-matter. Who may send what to whom beyond that is not decided here.
+Each network has rules of its own, which contain its port, VNI and subnets: as there are few networks, only
+the set of all their links is shared. All rules drop or do not track, so their order does not matter. Further
+policy between containers is not decided here.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from ipaddress import ip_network
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import network_ruleset
 from cni_plugins.kernel.firewall import read as look
-from cni_plugins.kernel.firewall.attachment_rules import Chain, Set
 from cni_plugins.kernel.firewall.network_ruleset import Holding, PlacedRule, Whole
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.overlay import attachments
 from cni_plugins.kernel.session.session import Session
@@ -38,9 +38,9 @@ _WITHOUT_SOURCE: Mapping[int, tuple[IPNetwork, ...]] = {
 
 
 def _ensure(session: Session, step: EnsureOverlayRules) -> str:
-    session.share_host()  # or a DEL of the network's last attachment could take them away from under an ADD
+    session.share_host()  # or a DEL of the network's last attachment could remove them during an ADD
     network_ruleset.bring_in_line(session, _whole(step))
-    return UNCHANGED  # goes with the links
+    return UNCHANGED  # undone together with the links
 
 
 def _differs(session: Session, step: EnsureOverlayRules) -> str:
@@ -49,7 +49,7 @@ def _differs(session: Session, step: EnsureOverlayRules) -> str:
 
 
 def delete(session: Session, network: str) -> None:
-    """Remove all of the network's, and what nobody needs any more because of it."""
+    """Remove the network's objects, and those that become unused."""
     if look.has_netfilter(session):
         none = Holding(_ALL_LINKS, frozenset(), "link", shared=True)
         network_ruleset.bring_in_line(session, Whole(network_tag(network), network, _CHAINS, (none,)))
@@ -60,22 +60,22 @@ def _whole(step: EnsureOverlayRules) -> Whole:
     links = frozenset(name.encode().ljust(16, b"\0") for name in (step.bridge, step.vxlan) if name)
     own = _ALL_LINKS._replace(name=f"{_LINKS}_{tag}", comment=label)
     holdings = [Holding(_ALL_LINKS, links, "link", shared=True), Holding(own, links, "own link")]
-    rules = _between_overlays(step, own.name)
-    rules += _of_the_port(step.port)
-    rules += [_from_inside(step.bridge, network) for network in step.inside]
+    rules = _isolation_rules(step, own.name)
+    rules += _port_rules(step.port)
+    rules += [_source_rule(step.bridge, network) for network in step.inside]
     if step.vxlan and step.sources is not None:
         vteps = f"{OF_NETWORKS}vteps{step.version}_{tag}"
         item = Set(vteps, wire.Layout.TYPE[step.version], wire.Layout.LENGTH[step.version], label)
         holdings.append(Holding(item, frozenset(source.packed for source in step.sources), "source"))
-        rules.append(_from_known(step, vteps))
+        rules.append(_vtep_rule(step, vteps))
     return Whole(tag, step.network, _CHAINS, tuple(holdings), tuple(rules))
 
 
-def _of_the_port(port: int) -> list[PlacedRule]:
-    """What enters by any overlay's link is from a container, be it out of a tunnel.
+def _port_rules(port: int) -> list[PlacedRule]:
+    """Return rules for the VXLAN port: packets to it that enter by an overlay's link come from containers.
 
-    With net.bridge.bridge-nf-call-iptables=1, bridged frames pass here too, as if they had entered by the
-    bridge: VXLAN packets from one container to another on the same host are dropped then as well.
+    With net.bridge.bridge-nf-call-iptables=1, bridged frames pass through here too, as if they had entered by
+    the bridge: VXLAN packets from one container to another on the same host are then dropped as well.
     """
     no_track = wire.udp_to(port) + wire.untrack()
     forged = wire.enters_by(_LINKS) + wire.udp_to(port) + wire.drop()
@@ -86,20 +86,20 @@ def _of_the_port(port: int) -> list[PlacedRule]:
     ]
 
 
-def _from_inside(bridge: str, network: IPNetwork) -> PlacedRule:
-    """What has no source yet (DHCP, duplicate address detection), or one of its link, is none of ours."""
-    spared = _WITHOUT_SOURCE[network.version]
+def _source_rule(bridge: str, network: IPNetwork) -> PlacedRule:
+    """Return the rule against foreign sources; unspecified (DHCP, DAD) and link-local ones are accepted."""
+    exempt = _WITHOUT_SOURCE[network.version]
     return PlacedRule(
         _RAW,
         f"containers send from {network} only",
         wire.enters_by_link(bridge)
         + wire.is_family(network.version)
-        + b"".join(wire.source_outside(item) for item in (network, *spared))
+        + b"".join(wire.source_outside(item) for item in (network, *exempt))
         + wire.drop(),
     )
 
 
-def _from_known(step: EnsureOverlayRules, vteps: str) -> PlacedRule:
+def _vtep_rule(step: EnsureOverlayRules, vteps: str) -> PlacedRule:
     return PlacedRule(
         _INPUT,
         f"VNI {step.vni} at port {step.port} from known sources only",
@@ -111,15 +111,15 @@ def _from_known(step: EnsureOverlayRules, vteps: str) -> PlacedRule:
     )
 
 
-def _between_overlays(step: EnsureOverlayRules, own: str) -> list[PlacedRule]:
+def _isolation_rules(step: EnsureOverlayRules, own: str) -> list[PlacedRule]:
     into_other = wire.leaves_by(_LINKS) + wire.leaves_by(own, inverted=True)
     crossing = wire.enters_by(own) + into_other + wire.drop()
     rules = [PlacedRule(_FORWARD, "nothing into other overlays", crossing)]
-    return rules + [rule for network in step.in_clear for rule in _of_clear(network, own, into_other)]
+    return rules + [rule for network in step.in_clear for rule in _underlay_rules(network, own, into_other)]
 
 
-def _of_clear(network: IPNetwork, own: str, into_other: bytes) -> list[PlacedRule]:
-    """Packets without encapsulation enter and leave by the underlay's link: their addresses tell."""
+def _underlay_rules(network: IPNetwork, own: str, into_other: bytes) -> list[PlacedRule]:
+    """Return rules for packets without encapsulation, matched by address as they use the underlay's link."""
     from_other = wire.enters_by(_LINKS) + wire.enters_by(own, inverted=True)
     there = wire.destination_within(network)
     return [

@@ -1,6 +1,6 @@
-"""What the kernel is told of an overlay's peers: looked at whole, compared, and only the difference changed.
+"""Writes an overlay's peers into the kernel's tables: reads them, compares, and changes only the difference.
 
-Nothing is remembered between two calls, and nothing waits for a peer. Who the peers are is decided elsewhere.
+Keeps no state between calls, and never waits for a peer. The list of peers is decided elsewhere.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,13 +23,13 @@ from cni_plugins.protocol.fields import IPAddress, IPNetwork
 from cni_plugins.steps.overlay import DelProxied, EnsurePeers, EnsureProxied, PeerRoute
 from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED
 
-_SHOWN = 20  # differences in one finding
+_SHOWN = 20  # differences in one message
 
 
 class OverlayRoute(NamedTuple):
-    """A route of an overlay that is there; `link` empty: it drops.
+    """An existing route of an overlay; `link` is empty for a blackhole route.
 
-    :param mtu: 0: that of the link.
+    :param mtu: 0: the mtu of the link.
     """
 
     dst: IPNetwork
@@ -50,16 +50,16 @@ class _Differences(NamedTuple):
 
 
 def _ensure(session: Session, step: EnsurePeers) -> str:
-    """Make the tables hold exactly what is listed; traffic to peers that stay is not interrupted.
+    """Make the tables match the step exactly, without interrupting traffic to peers that stay.
 
     :raises KernelRefused: naming the entry that was refused.
     """
     entries, routes = _differences(session, step)
     remove_all(session, [*_all(item.first() for item in entries), *routes.first()])
-    # What a neighbour or a route leads to is there before it, and goes after it.
+    # The target of a neighbour or route is added before it, and removed after it.
     set_all(session, [*_all(item.sets() for item in entries), *routes.sets()])
     remove_all(session, [*routes.removals(), *_all(item.removals() for item in reversed(entries))])
-    return UNCHANGED  # goes with the links
+    return UNCHANGED  # undone together with the links
 
 
 def _all(changes: Iterable[list[Named]]) -> list[Named]:
@@ -72,20 +72,20 @@ def _differs(session: Session, step: EnsurePeers) -> str:
         return "; ".join(f"link {name} is missing in the host" for name in absent)
     entries, routes = _differences(session, step)
     phrases = [*(phrase for item in entries for phrase in item.phrases()), *routes.phrases()]
-    phrases = phrases or list(_overtaken(session, step))
+    phrases = phrases or list(_shadowed_routes(session, step))
     more = [f"and {len(phrases) - _SHOWN} more"] if len(phrases) > _SHOWN else []
     return "; ".join(phrases[:_SHOWN] + more)
 
 
-def _overtaken(session: Session, step: EnsurePeers) -> Iterator[str]:
-    """Yield the routes that are there, but are not taken, as another's comes first."""
+def _shadowed_routes(session: Session, step: EnsurePeers) -> Iterator[str]:
+    """Yield a sentence for each route that exists but is not used, as a foreign route takes precedence."""
     probes = {route.dst.network_address + 1: route for route in step.routes if route.via is not None}
-    taken = route_lookup.routes_to(session, tuple(probes))
+    used = route_lookup.routes_to(session, tuple(probes))
     for address, route in probes.items():
-        way = taken.get(address)
-        if way is None or (way.link, way.gateway) != (route.link, route.via):
-            fate = f"leave by {way.link}" if way else "are dropped"
-            yield f"packets to {route.dst} {fate}, not {route.link}: another route comes first"
+        hop = used.get(address)
+        if hop is None or (hop.link, hop.gateway) != (route.link, route.via):
+            effect = f"leave by {hop.link}" if hop else "are dropped"
+            yield f"packets to {route.dst} {effect}, not {route.link}: another route comes first"
 
 
 def _link_names(step: EnsurePeers) -> set[str]:
@@ -123,7 +123,7 @@ def _route(route: PeerRoute, found: dict[str, Link]) -> tuple[bytes, RouteValue]
 
 
 def _is_smaller(mtus: dict[int, int], key: bytes, found: RouteValue, wanted: RouteValue) -> bool:
-    """Say whether a route is the wanted one but for a smaller mtu that was measured."""
+    """Say whether a route differs from the wanted one only by a smaller, measured mtu."""
     if not route_table.is_measured(found, route_table.version_of(key)):
         return False
     limit = wanted.mtu or mtus.get(wanted.out, 0)
@@ -139,41 +139,43 @@ def delete_routes(session: Session, network: str) -> None:
 
 
 def routes_of(session: Session, network: str) -> list[OverlayRoute]:
-    """Return the routes of a network's overlay as they are."""
+    """Return the existing routes of a network's overlay."""
     present = route_table.routes(session, network).present
-    found = _links_out(session, [way for way, _ in present.values()])
+    found = _links_out(session, [route for route, _ in present.values()])
     return [
         OverlayRoute(
             ip_network(route_table.shown(key)),
-            found[way.out].name if way.out in found else "",
-            ip_address(way.via) if way.via else None,
-            way.mtu,
-            route_table.is_measured(way, route_table.version_of(key)),
+            found[route.out].name if route.out in found else "",
+            ip_address(route.via) if route.via else None,
+            route.mtu,
+            route_table.is_measured(route, route_table.version_of(key)),
         )
-        for key, (way, _) in present.items()
+        for key, (route, _) in present.items()
     ]
 
 
 def set_measured(session: Session, network: str, mtus: Mapping[IPNetwork, int]) -> None:
-    """Give routes of a network the mtu that was measured; what is not there, or drops, stays so.
+    """Set measured mtus on routes of a network; missing and blackhole routes are left alone.
 
-    No route gets a larger one than it would have unmeasured: its present one or, where that was measured
-    too, that of its link, which `ensure` brings down to what is wanted.
+    No route gets a larger mtu than without measurement: its current one or, if that was measured too, the mtu
+    of its link, which `_ensure` reduces to the wanted one.
     """
     table = route_table.routes(session, network)
-    found = _links_out(session, [way for way, _ in table.present.values()])
+    found = _links_out(session, [route for route, _ in table.present.values()])
     put = []
     for dst, mtu in mtus.items():
-        there = table.present.get(route_table.key_of(dst))
-        if there is not None and there.value.out in found:
-            way = _with_mtu(there.value, route_table.capped(mtu), dst.version, found[there.value.out].mtu)
-            put += [(route_table.key_of(dst), way)] if way != there.value else []
+        current = table.present.get(route_table.key_of(dst))
+        if current is not None and current.value.out in found:
+            route = current.value
+            changed = _with_mtu(route, route_table.capped(mtu), dst.version, found[route.out].mtu)
+            put += [(route_table.key_of(dst), changed)] if changed != route else []
     set_all(session, Difference(table, put, []).sets())
 
 
 def _links_out(session: Session, present: list[RouteValue]) -> dict[int, Link]:
-    """Return the links by index that routes lead out of."""
-    found = {index: links.find(session, HOST, index=index) for index in {way.out for way in present} - {0}}
+    """Return the outgoing links of routes, by index."""
+    indexes = {route.out for route in present} - {0}
+    found = {index: links.find(session, HOST, index=index) for index in indexes}
     return {index: link for index, link in found.items() if link}
 
 
@@ -184,21 +186,21 @@ def _with_mtu(found: RouteValue, mtu: int, version: int, of_link: int) -> RouteV
     return found._replace(mtu=found.mtu and unmeasured, advmss=0)
 
 
-# ------------------------------------------------------------------------------------ answers for others
+# -------------------------------------------------------------------------------------- proxy neighbours
 
 
 def _ensure_proxied(session: Session, step: EnsureProxied) -> str:
-    """Answer for the addresses; say UNCHANGED where all of them were known before, as another's may be."""
-    asked, kept = {address.packed for address in step.addresses}, _kept(session, step)
-    wanted = asked | kept
+    """Add proxy neighbours; return UNCHANGED if all exist already, as they may be another attachment's."""
+    listed, kept = {address.packed for address in step.addresses}, _kept(session, step)
+    wanted = listed | kept
     for name in filter(None, (step.link, step.kept_at)):
         index = links.get(session, HOST, name).ifindex
         set_all(session, _proxies(wire.RTM_NEWNEIGH, name, index, wanted))
-    return UNCHANGED if asked <= kept else ABSENT
+    return UNCHANGED if listed <= kept else ABSENT
 
 
 def _del_proxied(session: Session, step: DelProxied) -> None:
-    """Take the answers back; with a link they went already."""
+    """Remove the proxy neighbours; those of a link that is gone are removed already."""
     going = {address.packed for address in step.addresses}
     for name in filter(None, (step.link, step.kept_at)):
         link = links.find(session, HOST, name)
@@ -229,7 +231,7 @@ def _present(session: Session, name: str) -> set[bytes]:
 
 
 def _proxied(link: str, address: IPAddress) -> str:
-    return f"answer for {address} on {link}"
+    return f"proxy neighbour {address} on {link}"
 
 
 DEEDS = (

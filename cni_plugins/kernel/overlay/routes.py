@@ -1,6 +1,6 @@
-"""The routes of one network's overlay as packed bytes: those of our protocol that bear its mark as metric.
+"""Reads and writes the routes of one network's overlay: those of our protocol with its mark as metric.
 
-A route whose mtu was measured says so by its advmss, which nobody else sets: what TCP makes of that mtu.
+A route with a measured mtu is recognised by its advmss, which is not set otherwise: the MSS for that mtu.
 """
 
 import struct
@@ -30,7 +30,7 @@ from cni_plugins.steps.ip import SCOPE_LINK, SCOPE_UNIVERSE
 from cni_plugins.steps.step import HOST
 
 UNICAST, BLACKHOLE = wire.RTN_UNICAST, wire.RTN_BLACKHOLE
-_OTHERWISE = -1  # what no PeerRoute can be: of many next hops, or of objects of their own
+_OTHERWISE = -1  # not a PeerRoute: several next hops, encapsulation or a nexthop object
 _HEADERS = {4: 40, 6: 60}  # of IP and TCP
 _SET = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
 _HEAD = struct.Struct("=IHHIIBBBBBBBBI")  # nlmsghdr, rtmsg
@@ -42,7 +42,7 @@ _OTHER = {wire.RTA_MULTIPATH, wire.RTA_ENCAP, wire.RTA_NH_ID}
 
 
 class RouteValue(NamedTuple):
-    """Where a route leads; addresses packed, `out` 0 where packets are dropped."""
+    """The value of a route; addresses are packed, `out` is 0 for a blackhole route."""
 
     kind: int
     out: int
@@ -106,7 +106,7 @@ def _dump(session: Session, version: int) -> list[Answer]:
     try:
         return session.rtnl(HOST).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head))
     except Refused as err:
-        if is_absent(err):  # a table without any route
+        if is_absent(err):  # a table without routes
             return []
         raise
 
@@ -138,7 +138,7 @@ def _route_value(kind: int, flags: int, attrs: dict[int, bytes]) -> RouteValue:
     )
 
 
-@lru_cache(64)  # most routes of a network have the same
+@lru_cache(64)  # most routes of a network have the same metrics
 def _metrics(value: bytes) -> tuple[int, int]:
     found = dict(attributes(value))
     return read_number(found.get(wire.RTAX_MTU)), read_number(found.get(wire.RTAX_ADVMSS))
@@ -150,11 +150,12 @@ def _metrics(value: bytes) -> tuple[int, int]:
 def _table(session: Session, mark: int) -> Table[RouteValue]:
     leads = partial(_leads, cache(partial(_name_of, session)))
 
-    def told(found: RouteValue, wanted: RouteValue) -> str:
+    def difference(found: RouteValue, wanted: RouteValue) -> str:
         if found._replace(mtu=wanted.mtu, advmss=0) == wanted:
             if found.mtu == wanted.mtu:
                 return f"has advmss {found.advmss}"
-            return f"has mtu {found.mtu or 'of its link'}, not {wanted.mtu or 'that of its link'}"
+            mtu = f"mtu {found.mtu}" if found.mtu else "the mtu of its link"
+            return f"has {mtu}, not {wanted.mtu or 'that of its link'}"
         return f"{leads(found)} instead"
 
     def named(key: bytes, value: RouteValue) -> str:
@@ -165,7 +166,7 @@ def _table(session: Session, mark: int) -> Table[RouteValue]:
     def put(key: bytes, value: RouteValue) -> bytearray:
         return _message(key, value, priority)
 
-    return Table({}, [], named, told, put, _removal, _in_place)
+    return Table({}, [], named, difference, put, _removal, _in_place)
 
 
 def _name_of(session: Session, index: int) -> str:
@@ -175,7 +176,7 @@ def _name_of(session: Session, index: int) -> str:
 
 def _leads(name_of: Callable[[int], str], route: RouteValue) -> str:
     if route.kind in (BLACKHOLE, _OTHERWISE):
-        return "drops" if route.kind == BLACKHOLE else "leads several ways"
+        return "drops" if route.kind == BLACKHOLE else "has several next hops"
     parts = [f"leads out of {name_of(route.out)}"]
     parts += [f"via {ip_address(route.via)}"] if route.via else []
     parts += ["onlink"] if route.onlink else []
@@ -184,10 +185,10 @@ def _leads(name_of: Callable[[int], str], route: RouteValue) -> str:
 
 
 def _in_place(found: RouteValue, wanted: RouteValue) -> bool:
-    """Say whether the kernel takes the one for the other.
+    """Say whether the kernel can replace the first route by the second.
 
-    Asked whether an IPv6 gateway is on the link, it goes by the very route that is to be replaced, which for
-    an overlay is often the one to the gateway (ip6_route_check_nh_onlink, net/ipv6/route.c).
+    To check whether an IPv6 gateway is on the link, it looks up the very route that is being replaced, which
+    for an overlay is often the route to the gateway (ip6_route_check_nh_onlink, net/ipv6/route.c).
     """
     if not wanted.onlink or len(wanted.via) == _LENGTH[4]:
         return True
@@ -195,7 +196,7 @@ def _in_place(found: RouteValue, wanted: RouteValue) -> bool:
 
 
 def _message(key: bytes, route: RouteValue, priority: bytes) -> bytearray:
-    """Return a message that makes a route, in the place of the one that was there."""
+    """Return a message that creates a route, or replaces an existing one."""
     version, address, length = version_of(key), key[:-1], key[-1]
     parts = [packed(wire.RTA_DST, address), priority, _constant(route.out, route.mtu, route.advmss)]
     if route.via:
@@ -212,7 +213,7 @@ def _message(key: bytes, route: RouteValue, priority: bytes) -> bytearray:
 
 @lru_cache(64)
 def _constant(index: int, mtu: int, advmss: int) -> bytes:
-    """Return what most routes of a network have in common."""
+    """Return the attributes that most routes of a network have in common."""
     metrics = [wire.number(wire.RTAX_MTU, mtu)] if mtu else []
     metrics += [wire.number(wire.RTAX_ADVMSS, advmss)] if advmss else []
     out = wire.number(wire.RTA_OIF, index) if index else b""
@@ -220,16 +221,16 @@ def _constant(index: int, mtu: int, advmss: int) -> bytes:
 
 
 def _gateway(via: bytes, length: int) -> bytes:
-    """Return the next hop; one of the other version says which (struct rtvia)."""
+    """Return the next hop; with its family if that is not the family of the route (struct rtvia)."""
     if len(via) == length:
         return packed(wire.RTA_GATEWAY, via)
     return packed(wire.RTA_VIA, struct.pack("=H", wire.FAMILY[6 if len(via) == _LENGTH[6] else 4]) + via)
 
 
 def _removal(data: bytes) -> bytearray:
-    """Return a message that removes the very route another message tells of."""
-    # The kernel takes no flags back that it tells (RTNH_F_LINKDOWN).
+    """Return a message that removes exactly the route that another message describes."""
+    # The kernel refuses flags that it reports itself (RTNH_F_LINKDOWN).
     head = wire.RouteHead(*wire.RTMSG.unpack_from(data, wire.BODY))._replace(flags=0)
-    told = attributes(data, wire.BODY + wire.RTMSG.size)
-    attrs = [packed(kind, value) for kind, value in told if kind in _NAMING]
+    present = attributes(data, wire.BODY + wire.RTMSG.size)
+    attrs = [packed(kind, value) for kind, value in present if kind in _NAMING]
     return wire.route(wire.RTM_DELROUTE, 0, head, *attrs)

@@ -1,6 +1,6 @@
-"""The difference between a table of the kernel and what it should hold: as messages, and as words.
+"""Computes the difference between a table and its wanted content, as messages or text, and sends messages.
 
-Messages go out many in one datagram, of which the kernel answers the last. What the tables are, others know.
+Sends many messages per datagram, of which only the last is acknowledged.
 """
 
 import struct
@@ -14,24 +14,24 @@ from cni_plugins.kernel.overlay.tables import Found, Table
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.step import HOST
 
-# Messages in one datagram: should every one be refused, the answers still fit into a socket's usual buffer.
+# Messages per datagram: even if all are refused, the answers fit into the default receive buffer.
 _CHUNK = 128
 _FLAGS = struct.Struct("=H")
 _FLAGS_AT = 6  # in struct nlmsghdr
 
 V = TypeVar("V")
-Named = tuple[bytearray, Callable[[], str]]  # a message, and what it is about
+Named = tuple[bytearray, Callable[[], str]]  # a message, and a description of its entry
 
 
 class Difference(NamedTuple, Generic[V]):
-    """Between a table and what it should hold."""
+    """The difference between a table and its wanted content."""
 
     table: Table[V]
     put: list[tuple[bytes, V]]
     gone: list[tuple[bytes, Found[V]]]
 
     def first(self) -> list[Named]:
-        """Return removals of what keeps others from being set."""
+        """Return removals of entries that prevent others from being set."""
         present, in_place = self.table.present, self.table.in_place
         both = [(key, present[key], wanted) for key, wanted in self.put if key in present]
         outdated = [(key, found) for key, found, wanted in both if not in_place(found.value, wanted)]
@@ -60,7 +60,10 @@ class Difference(NamedTuple, Generic[V]):
 def compared(
     table: Table[V], wanted: dict[bytes, V], will_do: Callable[[bytes, V, V], bool] = lambda *_: False
 ) -> Difference[V]:
-    """:param will_do: whether what is there may stay although it is not what is wanted."""
+    """Return the difference between a table and the wanted entries.
+
+    :param will_do: whether an entry may stay although its value differs from the wanted one.
+    """
     present = table.present
     put = []
     for key, value in wanted.items():
@@ -71,7 +74,10 @@ def compared(
 
 
 def set_all(session: Session, changes: list[Named]) -> None:
-    """:raises KernelRefused: naming the first entry that was refused."""
+    """Set entries.
+
+    :raises KernelRefused: naming the first entry that was refused.
+    """
     for start in range(0, len(changes), _CHUNK):
         chunk = changes[start : start + _CHUNK]
         try:
@@ -81,7 +87,7 @@ def set_all(session: Session, changes: list[Named]) -> None:
 
 
 def remove_all(session: Session, changes: list[Named]) -> None:
-    """Remove entries; they need not be there.
+    """Remove entries; they may be absent.
 
     :raises KernelRefused: naming the first entry that was refused.
     """
@@ -93,20 +99,20 @@ def remove_all(session: Session, changes: list[Named]) -> None:
             except Refused as err:
                 if not is_absent(err):
                     raise _refusal("removed", chunk[err.position], err) from err
-                # The first that was refused hides any other: once more, therefore, all after it.
+                # Only the first refusal is known, so all messages after it are sent again.
                 chunk = chunk[err.position + 1 :]
             else:
                 break
 
 
 def _send(session: Session, chunk: list[Named]) -> None:
-    """Send messages in one datagram; the last is acknowledged, of the others only refusals are told."""
+    """Send messages in one datagram; the last requests an acknowledgement, others only report refusals."""
     messages = [message for message, _ in chunk]
-    (asked,) = _FLAGS.unpack_from(messages[-1], _FLAGS_AT)
-    _FLAGS.pack_into(messages[-1], _FLAGS_AT, asked | NLM_F_ACK)
+    (flags,) = _FLAGS.unpack_from(messages[-1], _FLAGS_AT)
+    _FLAGS.pack_into(messages[-1], _FLAGS_AT, flags | NLM_F_ACK)
     session.rtnl(HOST).call(*messages)
 
 
-def _refusal(deed: str, change: Named, err: Refused) -> KernelRefused:
-    text = f"{change[1]()} could not be {deed}: {err.strerror}"
+def _refusal(verb: str, change: Named, err: Refused) -> KernelRefused:
+    text = f"{change[1]()} could not be {verb}: {err.strerror}"
     return KernelRefused(text, f"errno {err.errno}" + (f", {err.hint}" if err.hint else ""), err.errno or 0)

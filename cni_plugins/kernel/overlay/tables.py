@@ -1,7 +1,7 @@
-"""The kernel's tables of an overlay as packed bytes: read whole, and written entry by entry.
+"""Reads the FDB and neighbour tables of an overlay, and builds the messages that change their entries.
 
-What an entry of a table is called, what it is worth and how it is written stand here together; what the
-tables should hold is not known here. Entries that the kernel or a routing daemon learned are never shown.
+Defines key, value, text and message of each entry, as packed bytes; the wanted content is decided elsewhere.
+Entries that the kernel or a routing daemon has learned are ignored.
 """
 
 import struct
@@ -25,24 +25,24 @@ from cni_plugins.steps.step import HOST
 
 # linux/neighbour.h
 _NTF_SELF, _NTF_MASTER, NTF_PROXY, _NTF_EXT_LEARNED, _NTF_STICKY = 0x02, 0x04, 0x08, 0x10, 0x40
-_MOVABLE = b"movable"  # a container that sends from the address of another host's would get its packets
+_MOVABLE = b"movable"  # not sticky: a container could take over the MAC of a peer by sending from it
 _FLOOD = bytes(6)
 _SET = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
-_ADD = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND  # a further destination of the same address
+_ADD = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND  # another destination for the same address
 
 _ENTRY = struct.Struct("=IHHIIBxxxiHBBHH6sxx")  # nlmsghdr, ndmsg, NDA_LLADDR
-_TOLD = struct.Struct("=iHB")  # of ndmsg, from its second field on: index, state, flags
+_NDMSG_TAIL = struct.Struct("=iHB")  # of ndmsg, from its second field on: index, state, flags
 _DST_HEAD = {length: struct.pack("=HH", 4 + length, wire.NDA_DST) for length in (4, 16)}
 _FAMILY = {4: wire.FAMILY[4], 16: wire.FAMILY[6]}  # by the length of an address
-# What makes an entry another one than that of an address and a destination alone.
-_PARTICULAR = (wire.NDA_VLAN, wire.NDA_PORT, wire.NDA_VNI, wire.NDA_IFINDEX, wire.NDA_SRC_VNI, wire.NDA_NH_ID)
-_NAMING = {wire.NDA_DST, wire.NDA_LLADDR, *_PARTICULAR} - {wire.NDA_NH_ID}
+# Attributes of entries that consist of more than an address and a destination.
+_EXTRA = (wire.NDA_VLAN, wire.NDA_PORT, wire.NDA_VNI, wire.NDA_IFINDEX, wire.NDA_SRC_VNI, wire.NDA_NH_ID)
+_NAMING = {wire.NDA_DST, wire.NDA_LLADDR, *_EXTRA} - {wire.NDA_NH_ID}
 
 V = TypeVar("V")
 
 
 class Found(NamedTuple, Generic[V]):
-    """An entry that is there.
+    """An existing entry.
 
     :param data: the kernel's message about it.
     """
@@ -52,12 +52,12 @@ class Found(NamedTuple, Generic[V]):
 
 
 class Table(NamedTuple, Generic[V]):
-    """What is there, by key, and how to speak of it to the kernel and to people.
+    """The existing entries by key, with functions that describe entries and build messages for them.
 
-    :param clashing: what stands in the way of entries that replace.
-    :param named: the entry of this key and value as people call it.
-    :param told: how the first of two values of one entry differs from the second.
-    :param in_place: whether the kernel can replace the first by the second.
+    :param clashing: entries that prevent others from being replaced.
+    :param named: returns a description of the entry with this key and value.
+    :param told: returns how the first of two values of one entry differs from the second.
+    :param in_place: returns whether the kernel can replace the first value by the second.
     """
 
     present: dict[bytes, Found[V]]
@@ -76,24 +76,24 @@ def packed_mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def fdb_item(mac: bytes, dst: bytes, particular: bytes = b"") -> tuple[bytes, bytes]:
-    """Return key and value; the address that floods, and groups, have an entry for each destination."""
+def fdb_item(mac: bytes, dst: bytes, extra: bytes = b"") -> tuple[bytes, bytes]:
+    """Return key and value; the all-zero MAC and multicast MACs have one entry per destination."""
     if mac == _FLOOD or mac[0] & 1:
-        return mac + dst + particular, b""
-    return mac, dst + particular
+        return mac + dst + extra, b""
+    return mac, dst + extra
 
 
 def forwarding(session: Session, link: Link) -> tuple[Table[bytes], Table[bytes]]:
-    """Return the table of a VXLAN link, and what its bridge finds behind it.
+    """Return the FDB of a VXLAN link, and the entries of its bridge for this port.
 
-    :return: destinations by MAC address, see fdb_item; and nothing by MAC address.
+    :return: destinations by MAC address, see fdb_item; and empty values by MAC address.
     """
     own, behind = _fdb_table(link), _behind_table(link)
     group = link.vxlan.group.packed if link.vxlan and link.vxlan.group else None
-    # Of a port, the kernel tells both in one dump; it filters by the index in the header, from 5.0 on.
-    question = wire.neighbour(wire.RTM_GETNEIGH, NLM_F_DUMP, family=wire.AF_BRIDGE, index=link.ifindex)
-    for answer in session.rtnl(HOST).dump(question):
-        index, state, flags = _TOLD.unpack_from(answer.data, wire.BODY + 4)
+    # The kernel dumps both for a port; since 5.0 it filters by the index in the header.
+    request = wire.neighbour(wire.RTM_GETNEIGH, NLM_F_DUMP, family=wire.AF_BRIDGE, index=link.ifindex)
+    for answer in session.rtnl(HOST).dump(request):
+        index, state, flags = _NDMSG_TAIL.unpack_from(answer.data, wire.BODY + 4)
         if index != link.ifindex or flags & _NTF_EXT_LEARNED:
             continue
         if flags & _NTF_SELF:
@@ -107,11 +107,11 @@ def forwarding(session: Session, link: Link) -> tuple[Table[bytes], Table[bytes]
 def _add_own(table: Table[bytes], data: bytes, group: bytes | None) -> None:
     attrs = dict(attributes(data, wire.BODY + wire.NDMSG.size))
     mac, dst = attrs[wire.NDA_LLADDR], attrs.get(wire.NDA_DST, b"")
-    if mac == _FLOOD and dst == group:  # the link came with it
+    if mac == _FLOOD and dst == group:  # the default destination, created with the link
         return
-    key, value = fdb_item(mac, dst, _particular(attrs))
+    key, value = fdb_item(mac, dst, _extra(attrs))
     found = Found(value, data)
-    if wire.NDA_NH_ID in attrs:  # the kernel says yes to a replacement, and does nothing
+    if wire.NDA_NH_ID in attrs:  # the kernel acknowledges a replacement, but ignores it
         table.clashing.append((key, found))
     else:
         table.present[key] = found
@@ -120,11 +120,11 @@ def _add_own(table: Table[bytes], data: bytes, group: bytes | None) -> None:
 def _add_behind(table: Table[bytes], data: bytes, *, is_sticky: bool) -> None:
     attrs = dict(attributes(data, wire.BODY + wire.NDMSG.size))
     found = Found(b"" if is_sticky else _MOVABLE, data)
-    table.present[attrs[wire.NDA_LLADDR] + _particular(attrs)] = found
+    table.present[attrs[wire.NDA_LLADDR] + _extra(attrs)] = found
 
 
-def _particular(attrs: dict[int, bytes]) -> bytes:
-    return b"".join(packed(kind, attrs[kind]) for kind in _PARTICULAR if kind in attrs)
+def _extra(attrs: dict[int, bytes]) -> bytes:
+    return b"".join(packed(kind, attrs[kind]) for kind in _EXTRA if kind in attrs)
 
 
 def _fdb_table(link: Link) -> Table[bytes]:
@@ -134,27 +134,27 @@ def _fdb_table(link: Link) -> Table[bytes]:
         return f"FDB entry {key[:6].hex(':')} → {_address_in(key[6:] or value)} of {link.name}"
 
     def put(key: bytes, value: bytes) -> bytearray:
-        asked, dst = (_SET, value) if value else (_ADD, key[6:])
+        request_flags, dst = (_SET, value) if value else (_ADD, key[6:])
         tail = _DST_HEAD[len(dst)] + dst
-        head = (40 + len(tail), wire.RTM_NEWNEIGH, asked, 0, 0)
+        head = (40 + len(tail), wire.RTM_NEWNEIGH, request_flags, 0, 0)
         body = (wire.AF_BRIDGE, index, wire.NUD_PERMANENT, _NTF_SELF, 0, 10, wire.NDA_LLADDR, key[:6])
         return bytearray(_ENTRY.pack(*head, *body) + tail)
 
-    def told(found: bytes, _wanted: bytes) -> str:
+    def difference(found: bytes, _wanted: bytes) -> str:
         return f"leads to {_address_in(found)}"
 
-    return Table({}, [], named, told, put, lambda data: _removal(data, _NTF_SELF))
+    return Table({}, [], named, difference, put, lambda data: _removal(data, _NTF_SELF))
 
 
 def _address_in(value: bytes) -> str:
-    """Return the address that a destination begins with, and whether more is said of it."""
+    """Return the address at the start of a destination, and whether it has extra attributes."""
     for length in (16, 4):
         if len(value) == length or (len(value) > length and value[length + 2 : length + 4] in _MARKS):
-            return f"{ip_address(value[:length])}{' in a way of its own' if value[length:] else ''}"
-    return "a next hop of its own"
+            return f"{ip_address(value[:length])}{' (with extra attributes)' if value[length:] else ''}"
+    return "a nexthop object"
 
 
-_MARKS = {struct.pack("=H", kind) for kind in _PARTICULAR}
+_MARKS = {struct.pack("=H", kind) for kind in _EXTRA}
 
 
 def _behind_table(link: Link) -> Table[bytes]:
@@ -178,10 +178,10 @@ def _behind_table(link: Link) -> Table[bytes]:
 
 
 def _removal(data: bytes, flags: int) -> bytearray:
-    """Return a message that removes the very entry another message tells of."""
+    """Return a message that removes exactly the entry that another message describes."""
     family, index, state, _, _ = wire.NDMSG.unpack_from(data, wire.BODY)
-    told = attributes(data, wire.BODY + wire.NDMSG.size)
-    attrs = [packed(kind, value) for kind, value in told if kind in _NAMING]
+    present = attributes(data, wire.BODY + wire.NDMSG.size)
+    attrs = [packed(kind, value) for kind, value in present if kind in _NAMING]
     return wire.neighbour(wire.RTM_DELNEIGH, 0, *attrs, family=family, index=index, state=state, flags=flags)
 
 
@@ -189,10 +189,10 @@ def _removal(data: bytes, flags: int) -> bytearray:
 
 
 def neighbours(session: Session, link: Link) -> Table[bytes]:
-    """Return the link's neighbours that are there for good: MAC addresses by IP address, of both versions."""
+    """Return the permanent neighbours of a link: MAC addresses by IP address, IPv4 and IPv6."""
     table = _neighbour_table(link)
     for data in _dumped(session, link.ifindex, 0):
-        _, state, flags = _TOLD.unpack_from(data, wire.BODY + 4)
+        _, state, flags = _NDMSG_TAIL.unpack_from(data, wire.BODY + 4)
         if state & wire.NUD_PERMANENT and not flags & (_NTF_EXT_LEARNED | NTF_PROXY):
             attrs = dict(attributes(data, wire.BODY + wire.NDMSG.size))
             table.present[attrs[wire.NDA_DST]] = Found(attrs.get(wire.NDA_LLADDR, b""), data)
@@ -201,13 +201,13 @@ def neighbours(session: Session, link: Link) -> Table[bytes]:
 
 def _dumped(session: Session, index: int, flags: int) -> list[bytes]:
     chosen = wire.number(wire.NDA_IFINDEX, index)
-    # Family 0: all there are; IPv4 and IPv6 are one dump to the kernel.
-    question = wire.neighbour(wire.RTM_GETNEIGH, NLM_F_DUMP, chosen, family=0, index=0, flags=flags)
-    answers = [answer.data for answer in session.rtnl(HOST).dump(question)]
+    # Family 0: all families, so that IPv4 and IPv6 need only one dump.
+    request = wire.neighbour(wire.RTM_GETNEIGH, NLM_F_DUMP, chosen, family=0, index=0, flags=flags)
+    answers = [answer.data for answer in session.rtnl(HOST).dump(request)]
     return [
         data
         for data in answers
-        if data[wire.BODY] in _FAMILY.values() and _TOLD.unpack_from(data, wire.BODY + 4)[0] == index
+        if data[wire.BODY] in _FAMILY.values() and _NDMSG_TAIL.unpack_from(data, wire.BODY + 4)[0] == index
     ]
 
 
@@ -222,23 +222,24 @@ def _neighbour_table(link: Link) -> Table[bytes]:
         body = (_FAMILY[len(key)], index, wire.NUD_PERMANENT, 0, 0, 10, wire.NDA_LLADDR, value)
         return bytearray(_ENTRY.pack(40 + len(tail), wire.RTM_NEWNEIGH, _SET, 0, 0, *body) + tail)
 
-    def told(found: bytes, _wanted: bytes) -> str:
+    def difference(found: bytes, _wanted: bytes) -> str:
         return f"is {found.hex(':') or 'without an address'}"
 
-    return Table({}, [], named, told, put, lambda data: _removal(data, 0))
+    return Table({}, [], named, difference, put, lambda data: _removal(data, 0))
 
 
 def proxied(session: Session, index: int) -> set[bytes]:
-    """Return the addresses that are answered for on a link."""
+    """Return the addresses of the proxy neighbours of a link."""
     found = set()
     for data in _dumped(session, index, NTF_PROXY):
-        _, _, flags = _TOLD.unpack_from(data, wire.BODY + 4)
+        _, _, flags = _NDMSG_TAIL.unpack_from(data, wire.BODY + 4)
         if flags & NTF_PROXY:
             found.add(dict(attributes(data, wire.BODY + wire.NDMSG.size))[wire.NDA_DST])
     return found
 
 
 def proxy(kind: int, index: int, address: IPAddress) -> bytearray:
-    asked = _SET if kind == wire.RTM_NEWNEIGH else 0
+    request_flags = _SET if kind == wire.RTM_NEWNEIGH else 0
     dst = wire.ip(wire.NDA_DST, address)
-    return wire.neighbour(kind, asked, dst, family=wire.FAMILY[address.version], index=index, flags=NTF_PROXY)
+    family = wire.FAMILY[address.version]
+    return wire.neighbour(kind, request_flags, dst, family=family, index=index, flags=NTF_PROXY)

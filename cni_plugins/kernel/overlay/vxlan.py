@@ -1,6 +1,6 @@
-"""VXLAN links (RFC 7348): made for a network, taken again by its next attachment, made anew when they differ.
+"""Creates the VXLAN link (RFC 7348) of a network, reuses it for attachments, recreates it if it differs.
 
-A link of another network, or of nobody we know, is never touched, whatever its name.
+Never touches a link that does not belong to the network, whatever its name.
 """
 
 import errno
@@ -32,7 +32,7 @@ def is_of(link: Link, network: str) -> bool:
 
 
 def settled(session: Session, name: str) -> Link | None:
-    """Return a link, with its alias if it gets one: the kernel lets others see it for a moment without."""
+    """Return a link; wait briefly for its alias, as a new link is visible for a moment without it."""
     deadline = time.monotonic() + _AWAIT_ALIAS
     while (link := links.find(session, HOST, name)) and not link.alias and time.monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -40,45 +40,46 @@ def settled(session: Session, name: str) -> Link | None:
 
 
 def _ensure(session: Session, step: EnsureVxlan) -> str:
-    """Make the link and set it up, or take the one that an earlier ADD made.
+    """Create the link and set it up, or use the one that an earlier ADD created.
 
-    One that has other settings is made anew: most of them cannot be changed.
+    A link with other settings is recreated: most of them cannot be changed.
 
-    :raises NameTaken: when the name, the VNI at this port, or the port is somebody else's.
-    :raises KernelRefused: when the underlay's link has no room for frames of this MTU.
+    :raises NameTaken: if the name, the VNI at this port, or the port is in use by others.
+    :raises KernelRefused: if the MTU is too large for the underlay's link.
     """
     session.share_host()
-    # Looked for first, or a link that works would be taken away for one that cannot be made.
+    # Checked first, or a working link would be removed for one that cannot be created.
     lower = links.get(session, HOST, step.link)
     found = _agreeing(session, step, lower)
-    made = None if found else _make(session, step, lower)
-    link = found or made or _of_the_faster(session, step, lower)
+    created = None if found else _create(session, step, lower)
+    link = found or created or _created_by_other(session, step, lower)
     try:
-        if made:
+        if created:
             sysctl.ensure(session, _link_local(step))
         _correct_mtu(session, step, link, lower)
         _set_up(session, step, link)
     except (OSError, KernelRefused, NameTaken):
-        if made:
+        if created:
             links.delete(session, HOST, step.name)
         raise
-    return ABSENT if made else UNCHANGED
+    return ABSENT if created else UNCHANGED
 
 
 def _link_local(step: EnsureVxlan) -> EnsureSysctl:
-    """Decide about the IPv6 address that the link gives itself when it comes up.
+    """Return the setting for the IPv6 link-local address that the kernel assigns when the link comes up.
 
-    Where peers are asked for, the kernel asks from it, and not while it is still tentative; else nobody does.
+    With learning, the kernel sends neighbour solicitations from it, but not while it is tentative, so DAD is
+    disabled. Otherwise it has no use, and is not generated.
     """
     setting = ("accept_dad", "0") if step.learning else ("addr_gen_mode", "1")
     return EnsureSysctl(HOST, ("ipv6", "conf", step.name, setting[0]), setting[1], IF_PRESENT)
 
 
 def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
-    """Return the link if it is there; one with other settings is deleted.
+    """Return the link if it exists; delete it if it has other settings.
 
-    That no other ADD is about to use it then cannot always be had. The other fails in the middle, and what
-    it has put into the link is put there again here.
+    It cannot always be ensured that no other ADD is about to use it. That ADD then fails midway, and the
+    entries that it has added to the link are added again here.
     """
     found = settled(session, step.name)
     if found is None or not _faults(session, _own(step, found), lower, step):
@@ -94,26 +95,26 @@ def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
 
 
 def _require_possible(session: Session, step: EnsureVxlan, found: Link) -> None:
-    """:raises NameTaken: when a link that works would go for one that the port, or the VNI there, refuses."""
+    """:raises NameTaken: if the new port, or the VNI there, is taken; the present, working link is kept."""
     if found.vxlan is None or found.vxlan.port == step.port:
         return
-    if any((it.vni, it.port) == (step.vni, step.port) for _, it in _rivals(session, step)):
+    if any((it.vni, it.port) == (step.vni, step.port) for _, it in _other_links(session, step)):
         raise _vni_taken(session, step)
     if capabilities.is_port_taken(session, step.port):
-        raise NameTaken(f"UDP port {step.port} is in use by another socket", _asked(step))
+        raise NameTaken(f"UDP port {step.port} is in use by another socket", _error_details(step))
 
 
-def _of_the_faster(session: Session, step: EnsureVxlan, lower: Link) -> Link:
-    """:raises NameTaken: when what has appeared meanwhile is not the link."""
+def _created_by_other(session: Session, step: EnsureVxlan, lower: Link) -> Link:
+    """:raises NameTaken: if another link has this name meanwhile."""
     link = _own(step, settled(session, step.name) or links.get(session, HOST, step.name))
     faults = _faults(session, link, lower, step)
     if faults:
-        raise NameTaken("; ".join(faults), _asked(step))
+        raise NameTaken("; ".join(faults), _error_details(step))
     return link
 
 
 def _own(step: EnsureVxlan, link: Link) -> Link:
-    """:raises NameTaken: when the link is not the network's."""
+    """:raises NameTaken: if the link does not belong to the network."""
     if link.kind == "vxlan" and is_of(link, step.network):
         return link
     what = f"the VXLAN link of network {step.network}" if link.kind == "vxlan" else "a VXLAN link"
@@ -123,8 +124,8 @@ def _own(step: EnsureVxlan, link: Link) -> Link:
     )
 
 
-def _make(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
-    """Make the link; return None when another ADD was faster."""
+def _create(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
+    """Create the link; return None if a concurrent ADD has created it."""
     try:
         return create.add_named(
             session,
@@ -136,7 +137,7 @@ def _make(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:
         )
     except Refused as err:
         if err.errno == errno.EOPNOTSUPP:
-            raise UnsupportedField("this kernel has no VXLAN links", _asked(step)) from err
+            raise UnsupportedField("this kernel has no VXLAN links", _error_details(step)) from err
         if err.errno != errno.EEXIST:
             raise
         if settled(session, step.name) is None:
@@ -157,7 +158,7 @@ def _settings(step: EnsureVxlan, lower: Link) -> Iterator[bytes]:
 
 
 def _correct_mtu(session: Session, step: EnsureVxlan, link: Link, lower: Link) -> None:
-    """Set the MTU if it is otherwise: of a new link too, whose MTU the kernel cuts without a word."""
+    """Set the MTU if it differs; also on a new link, for which the kernel silently reduces it."""
     if link.mtu == step.mtu:
         return
     mtu = wire.number(wire.IFLA_MTU, step.mtu)
@@ -174,7 +175,7 @@ def _correct_mtu(session: Session, step: EnsureVxlan, link: Link, lower: Link) -
 
 
 def _set_up(session: Session, step: EnsureVxlan, link: Link) -> None:
-    """:raises NameTaken: when the UDP port is held by a socket that the link cannot share."""
+    """:raises NameTaken: if the UDP port is in use by a socket that the link cannot share."""
     if link.up:
         return
     try:
@@ -182,24 +183,24 @@ def _set_up(session: Session, step: EnsureVxlan, link: Link) -> None:
     except Refused as err:
         if err.errno != errno.EADDRINUSE:
             raise
-        others = [link.name for link, it in _rivals(session, step) if link.up and it.port == step.port]
+        others = [link.name for link, it in _other_links(session, step) if link.up and it.port == step.port]
         whose = f"VXLAN link {others[0]}, which does not share it" if others else "another socket"
-        raise NameTaken(f"UDP port {step.port} is in use by {whose}", _asked(step)) from err
+        raise NameTaken(f"UDP port {step.port} is in use by {whose}", _error_details(step)) from err
 
 
 def _vni_taken(session: Session, step: EnsureVxlan) -> NameTaken:
-    """Return the error for what the kernel refuses: one VNI at one port twice in a network namespace.
+    """Return the error for a VNI that is taken: the kernel allows it once per port and network namespace.
 
-    A link that was moved to another namespace, as Docker does, still counts in the one it was made in.
+    A link that was moved to another namespace, as Docker does, still counts in the one it was created in.
     """
     wanted = (step.vni, step.port)
-    holders = [f"link {link.name}" for link, it in _rivals(session, step) if (it.vni, it.port) == wanted]
+    holders = [f"link {link.name}" for link, it in _other_links(session, step) if (it.vni, it.port) == wanted]
     whose = holders[0] if holders else "a link that was moved to another network namespace"
-    return NameTaken(f"VNI {step.vni} at UDP port {step.port} is taken by {whose}", _asked(step))
+    return NameTaken(f"VNI {step.vni} at UDP port {step.port} is taken by {whose}", _error_details(step))
 
 
-def _rivals(session: Session, step: EnsureVxlan) -> Iterator[tuple[Link, VxlanSettings]]:
-    """Yield the other VXLAN links with sockets in the host that are of the same version of IP."""
+def _other_links(session: Session, step: EnsureVxlan) -> Iterator[tuple[Link, VxlanSettings]]:
+    """Yield the other VXLAN links whose sockets are in the host and of the same IP version."""
     for link in links.of_kind(session, "vxlan"):
         it = link.vxlan
         if it is None or link.name == step.name or link.peer_netns is not None:
@@ -208,12 +209,12 @@ def _rivals(session: Session, step: EnsureVxlan) -> Iterator[tuple[Link, VxlanSe
             yield link, it
 
 
-def _asked(step: EnsureVxlan) -> str:
+def _error_details(step: EnsureVxlan) -> str:
     return f"network is {step.network}, VXLAN link {step.name}"
 
 
 def _differs(session: Session, step: EnsureVxlan) -> str:
-    """Say everything in which the link differs."""
+    """Return all differences of the link."""
     link, lower = links.find(session, HOST, step.name), links.find(session, HOST, step.link)
     if link is None or lower is None:
         return f"link {step.name if link is None else step.link} is missing in the host"
@@ -221,11 +222,11 @@ def _differs(session: Session, step: EnsureVxlan) -> str:
         faults = _faults(session, _own(step, link), lower, step)
     except NameTaken as err:
         return err.msg
-    return "; ".join([*faults, *_otherwise(step, "mtu", link.mtu, step.mtu)])
+    return "; ".join([*faults, *_difference(step, "mtu", link.mtu, step.mtu)])
 
 
 def _faults(session: Session, link: Link, lower: Link, step: EnsureVxlan) -> list[str]:
-    """Say what is otherwise, one by one, but for what can be changed in place."""
+    """Return the differences one by one, except for settings that can be changed in place."""
     has = link.vxlan
     if has is None:
         return [f"link {step.name} is not a VXLAN link"]
@@ -240,16 +241,16 @@ def _faults(session: Session, link: Link, lower: Link, step: EnsureVxlan) -> lis
         ("group", has.group, step.group),
         ("ttl", has.ttl, step.ttl),
     )
-    return [fault for item in compared for fault in _otherwise(step, *item)]
+    return [fault for item in compared for fault in _difference(step, *item)]
 
 
-def _otherwise(step: EnsureVxlan, what: str, value: object, wanted: object) -> Iterator[str]:
+def _difference(step: EnsureVxlan, what: str, value: object, wanted: object) -> Iterator[str]:
     if value != wanted:
         yield f"VXLAN link {step.name} has {what} {_shown(value)}, not {_shown(wanted)}"
 
 
 def _name(session: Session, index: int, lower: Link) -> str:
-    """Return the name of the link's underlay, empty when it has none."""
+    """Return the name of the link's underlay, empty if it has none."""
     if index == lower.ifindex:
         return lower.name
     other = links.find(session, HOST, index=index) if index else None

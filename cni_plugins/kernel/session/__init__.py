@@ -1,1 +1,1 @@
-"""Access to the kernel for one request: network namespaces, sockets and locks."""
+"""Gives one request access to the kernel: network namespaces, sockets and locks."""

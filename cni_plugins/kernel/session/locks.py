@@ -1,6 +1,6 @@
-"""Locks between processes, held on a setting of the network namespace that only root may open.
+"""Provides locks between processes, on a sysctl file of the network namespace that only root may open.
 
-So there is no file to create or leave behind, and no unprivileged process can hold them.
+Thus no file has to be created or removed, and no unprivileged process can hold the locks.
 """
 
 import fcntl
@@ -24,31 +24,31 @@ def lock_attachment(attachment: Attachment) -> int | None:
     """Make other requests for the same attachment wait until the returned descriptor is closed.
 
     A runtime that kills its plugin in the middle of ADD sends DEL at once; an ADD that continues in an agent
-    must not finish after that DEL. After a timeout the request goes on without the lock.
+    must not finish after that DEL. After a timeout the request continues without the lock.
     """
     offset = int(digest("\0".join(attachment), 15), 16)
     lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
     try:
         fd = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # a kernel without IPv4, or a root who may not write there
+    except OSError:  # a kernel without IPv4, or root without permission to write there
         return None
     try:
         _try_until(partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock), _ATTACHMENT_TIMEOUT)
-    except OSError:  # a kernel without such locks
+    except OSError:  # a kernel without open file description locks
         os.close(fd)
         return None
     return fd
 
 
 class HostLock:
-    """Protects shared objects of the host, such as idle bridges, from removal while an ADD needs them."""
+    """Protects shared objects of the host, such as idle bridges, from removal while an ADD is using them."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
         self._is_exclusive = False
 
     def share(self) -> None:
-        """Hold the lock together with others until it is released."""
+        """Acquire the lock in shared mode; it is held until it is released."""
         if self._fd is None:
             self._fd = _open()
         _take(self._fd, fcntl.LOCK_SH)
@@ -60,7 +60,7 @@ class HostLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """Yield whether the lock was acquired: no other ADD is under way, and none starts meanwhile."""
+        """Yield whether the lock was acquired: no other ADD is in progress, and none can start meanwhile."""
         if self._is_exclusive:  # the enclosing block releases it
             yield True
             return
@@ -90,7 +90,7 @@ def _open() -> int:
 
 
 def _take(fd: int, kind: int) -> bool:
-    """Take a lock before the timeout; say whether that worked."""
+    """Try to take a lock before the timeout; say whether that succeeded."""
     return _try_until(partial(fcntl.flock, fd, kind | fcntl.LOCK_NB), _HOST_TIMEOUT)
 
 

@@ -1,4 +1,4 @@
-"""Network namespaces: opened, recognised, entered and left again."""
+"""Opens, identifies, enters and leaves network namespaces."""
 
 import fcntl
 import os
@@ -22,9 +22,9 @@ def open_own() -> int:
 
 
 def open_sandbox(path: str) -> int:
-    """Open the namespace a runtime names.
+    """Open the namespace that the runtime names.
 
-    :raises InvalidNetns: when nothing is there, or when it is something else.
+    :raises InvalidNetns: if the path does not exist, or is not a network namespace.
     """
     try:
         # O_NONBLOCK: a hostile or broken path may be a FIFO.
@@ -42,7 +42,7 @@ def open_sandbox(path: str) -> int:
 
 
 def refuse_own(fd: int, path: str) -> None:
-    """:raises InvalidNetns: when the namespace is the plugin's own; the descriptor is closed then."""
+    """:raises InvalidNetns: if the namespace is the plugin's own; the descriptor is closed in that case."""
     if os.path.samestat(os.fstat(fd), os.stat(OWN)):
         os.close(fd)
         raise InvalidNetns(
@@ -62,7 +62,7 @@ def entered(fd: int, back: int) -> Iterator[None]:
 
 @contextmanager
 def throw_away(back: int) -> Iterator[None]:
-    """Run a block in a new, empty network namespace that ends with it."""
+    """Run a block in a new, empty network namespace that is destroyed afterwards."""
     _libc_call("unshare", _CLONE_NEWNET)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Opens the session of a request: with the sandbox it names, or for DEL without one that is gone."""
+"""Opens the session of a request, with the sandbox it names; a DEL may have a sandbox that is gone."""
 
 from cni_plugins.errors import InvalidNetns
 from cni_plugins.kernel.session import netns
@@ -7,9 +7,9 @@ from cni_plugins.protocol.request import Request
 
 
 def open_session(request: Request, residence: Residence | None) -> Session:
-    """Open the sandbox before anything is changed.
+    """Open the session and its sandbox, before anything is changed.
 
-    :raises InvalidNetns: for ADD and CHECK when CNI_NETNS is no network namespace; for any command when it is
+    :raises InvalidNetns: for ADD and CHECK if CNI_NETNS is not a network namespace; for any command if it is
         the plugin's own.
     """
     if request.command in ("GC", "STATUS") or not request.netns:

@@ -1,4 +1,4 @@
-"""Holds what one request needs of the kernel: both namespaces, sockets opened on first use, and locks."""
+"""Holds the kernel resources of one request: both namespaces, sockets opened on first use, and locks."""
 
 import os
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from cni_plugins.ownership import Attachment
 from cni_plugins.steps.step import HOST, SANDBOX, Place
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
-_MOST_THREADS = 64  # of one request: GC may find thousands of links
+_MOST_THREADS = 64  # per request: GC may find thousands of links
 _RTMGRP_LINK = 1  # linux/rtnetlink.h
 
 
 class Residence(NamedTuple):
-    """What a process that answers many requests provides to each of them.
+    """Resources that a process for many requests provides to each of them.
 
     :param nft: see nft_socket.
-    :param is_wanted: whether the caller still waits for the answer. A caller that is killed wants its changes
-        undone, as no other process does that for it.
+    :param is_wanted: whether the caller still waits for the answer. The changes of a caller that was killed
+        must be undone here, as no other process does that.
     """
 
     nft: Socket
@@ -33,23 +33,23 @@ class Residence(NamedTuple):
 def nft_socket() -> Socket:
     """Return a socket for all requests of a process that stays in its namespace.
 
-    Closing one after a removal takes 10 ms, and blocks the transactions of others meanwhile: the kernel waits
-    for its own clean-up first, under commit_mutex (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
+    Closing a socket after a removal takes 10 ms and blocks other transactions meanwhile: the kernel first
+    waits for its own clean-up, under commit_mutex (nft_rcv_nl_event, net/netfilter/nf_tables_api.c).
     """
     return Socket(_NETLINK_NETFILTER)
 
 
 class Session:
-    """Holds descriptors for one request; a context manager, so that none outlives it.
+    """Holds the descriptors of one request; as a context manager, it closes all of them at the end.
 
-    :param sandbox: an open namespace, or None where there is none (any more).
+    :param sandbox: an open namespace, or None if there is none (any more).
     """
 
     def __init__(self, sandbox: int | None, path: str = "", residence: Residence | None = None) -> None:
         self.host = netns.open_own()
         self.sandbox = sandbox
         self.path = path
-        # Of links seen in this request, by place and name; see links.on_index.
+        # Indexes of the links found in this request, by place and name; see links.on_index.
         self.indexes: dict[tuple[Place, str], int] = {}
         self._residence = residence
         self._attachment: int | None = None
@@ -71,11 +71,11 @@ class Session:
                 os.close(fd)
 
     def inside(self, where: Place) -> AbstractContextManager[None]:
-        """Return a block that runs in the place's network namespace."""
+        """Return a context manager that runs its block in the network namespace of a place."""
         return netns.entered(self._sandbox(), self.host) if where == SANDBOX else nullcontext()
 
     def fd(self, where: Place) -> int:
-        """Return the descriptor of the place's network namespace."""
+        """Return the descriptor of the network namespace of a place."""
         return self._sandbox() if where == SANDBOX else self.host
 
     def rtnl(self, where: Place) -> Socket:
@@ -87,15 +87,15 @@ class Session:
         return self._residence.nft if self._residence else self._socket(_NETLINK_NETFILTER, HOST)
 
     def may_leave_threads(self) -> bool:
-        """Say whether one more thread may wait for a slow system call while the request goes on.
+        """Say whether one more thread may wait for a slow system call while the request continues.
 
-        A process that ends after this request would have to wait for the thread at its end.
+        A process that exits after this request would have to wait for the thread before it exits.
         """
         self._threads += 1
         return self._residence is not None and self._threads <= _MOST_THREADS
 
     def link_listener(self, where: Place) -> Socket:
-        """Return a new socket that is notified of every change to a link; the caller closes it."""
+        """Return a new socket that is notified of every change to a link; the caller must close it."""
         with self.inside(where):
             return Socket(_NETLINK_ROUTE, _RTMGRP_LINK)
 
@@ -114,9 +114,9 @@ class Session:
         return self.sandbox
 
     def require_caller(self) -> None:
-        """:raises TryAgainLater: when the caller does not wait for the answer any more."""
+        """:raises TryAgainLater: if the caller no longer waits for the answer."""
         if self._residence and not self._residence.is_wanted():
-            raise TryAgainLater("the caller of this request is gone", "all that was done is undone")
+            raise TryAgainLater("the caller of this request is gone", "its changes have been undone")
 
     def hold_attachment(self, attachment: Attachment) -> None:
         """Make other requests for the same attachment wait until the session ends."""
@@ -127,9 +127,9 @@ class Session:
         self._host_lock.share()
 
     def unshare_host(self) -> None:
-        """Release that protection before the session ends, as there may be a long wait."""
+        """Release that protection before the session ends, as a long wait may follow."""
         self._host_lock.unshare()
 
     def host_alone(self) -> AbstractContextManager[bool]:
-        """Return a block that yields whether no other ADD is under way, and keeps others waiting."""
+        """Return a context manager that yields whether no other ADD is in progress, and makes others wait."""
         return self._host_lock.exclusive()

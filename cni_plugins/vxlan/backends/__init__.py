@@ -1,1 +1,1 @@
-"""Where an overlay's peers are known from: one file each, behind the contract in `roster`."""
+"""Provides the peers of an overlay: one backend in each file, behind the contract in `roster`."""

@@ -1,4 +1,4 @@
-"""The backend without any list: a multicast group of the underlay finds the hosts."""
+"""Implements backend `multicast`: hosts find each other through a multicast group of the underlay."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,7 +12,7 @@ from cni_plugins.vxlan.records import Extent, Networks
 
 
 class MulticastBackend(ClosedModel):
-    """`ttl` is how many routers the group's packets may pass, 0: the kernel's default."""
+    """The `backend` section; `ttl` limits the hops of multicast packets, 0: the kernel's default."""
 
     type: Literal["multicast"]
     group: Address
@@ -23,15 +23,15 @@ class MulticastBackend(ClosedModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.group.is_multicast:
-            raise ValueError(f"group {self.group} is no multicast address")
+            raise ValueError(f"group {self.group} is not a multicast address")
         return self
 
     def roster(self, extent: Extent) -> Roster:
-        """:raises InvalidNetworkConfig: when the own part is missing or does not fit."""
+        """:raises InvalidNetworkConfig: when this host's subnet is missing, or does not fit the network."""
         if extent.mode == "l3" and not self.subnet:
             raise InvalidNetworkConfig(
                 "invalid network config: backend.subnet is missing",
-                "nobody else says which subnet is this host's",
+                "a multicast group does not assign subnets to hosts",
             )
         parts = require_parts(self.subnet, self.block, extent)
         return Roster(parts=parts, group=self.group, ttl=self.ttl)

@@ -1,4 +1,4 @@
-"""A host's own subnets or blocks, where they stand in its own config instead of a record."""
+"""Checks a host's own subnets or blocks when they are set in its config instead of a record."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -7,15 +7,15 @@ from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.fields import IPNetwork
 from cni_plugins.vxlan.records import Extent, RecordModel, faults
 
-_NOWHERE = ip_address(0)  # 0.0.0.0: of no host and in no overlay, for a record that has none yet
+_NOWHERE = ip_address(0)  # 0.0.0.0, which no host has and no overlay contains: placeholder for the VTEP
 
 
 def require_parts(
     subnets: Sequence[IPNetwork], blocks: Sequence[IPNetwork], extent: Extent
 ) -> tuple[IPNetwork, ...]:
-    """Return those of the mode.
+    """Return the subnets in mode l3, the blocks in mode l2.
 
-    :raises InvalidNetworkConfig: when they do not fit the network, or are of the other mode.
+    :raises InvalidNetworkConfig: when they do not fit the network, or belong to the other mode.
     """
     model = RecordModel.model_construct(
         node="backend", vtep=_NOWHERE, subnet=list(subnets), subnets=[], block=list(blocks), blocks=[], port=0

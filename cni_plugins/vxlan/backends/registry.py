@@ -1,4 +1,4 @@
-"""Which backends there are. Spelled out, as strings would hide modules from PyInstaller and mypy."""
+"""Loads backends by type. Imports are spelled out, as strings would hide them from PyInstaller and mypy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _AT = ("backend",)
 def backend(conf: Mapping[str, Any]) -> Backend:
     """Return the backend that a config names.
 
-    :raises InvalidNetworkConfig: when there is none of this type, naming every fault of its keys else.
+    :raises InvalidNetworkConfig: when there is no backend of this type, or naming every fault of its keys.
     """
     kind = get(conf, "type")
     match kind:

@@ -1,7 +1,7 @@
-"""What a backend tells: the hosts of the overlay, or how they find each other.
+"""Defines the contract of backends: a config model that returns the hosts of an overlay as a roster.
 
-A backend is a model of its config that answers with a roster. Whatever keeps the records (a file, a store,
-an API), what becomes of them in the kernel is decided elsewhere, once for all backends.
+A backend only reads records, from a file, a store or an API. The kernel entries for them are computed in
+peer_entries, in the same way for all backends.
 """
 
 from typing import NamedTuple, Protocol
@@ -11,12 +11,13 @@ from cni_plugins.vxlan.records import Extent, Record
 
 
 class Roster(NamedTuple):
-    """The hosts, as far as they are known.
+    """The known hosts of an overlay.
 
-    :param own: the node name of this host's record; empty: the record with an address of this host.
-    :param records: of all hosts, this one's too; None when nobody knows them and a group finds them.
-    :param parts: this host's subnets or blocks, where its record does not say.
+    :param own: node name of this host's record; empty: the one whose VTEP is an address of this host.
+    :param records: records of all hosts including this one; None if hosts are found by multicast.
+    :param parts: this host's subnets or blocks, if its record does not list them.
     :param group: the multicast group that reaches all hosts.
+    :param ttl: TTL of packets to the group, 0: the kernel's default.
     """
 
     own: str = ""
@@ -27,12 +28,12 @@ class Roster(NamedTuple):
 
     @property
     def is_bare(self) -> bool:
-        """Say whether peers are known by their addresses alone, so that the hosts must ask each other."""
+        """Say whether only the VTEPs of peers are known, so hosts must resolve addresses by ARP and ND."""
         return not any(record.subnets or record.blocks for record in self.records or ())
 
 
 class Backend(Protocol):
-    """The part of the config under `backend`, for one type of it."""
+    """The `backend` section of the config, for one backend type."""
 
     def roster(self, extent: Extent) -> Roster:
         """Read the roster as it is now.

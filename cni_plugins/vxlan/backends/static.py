@@ -1,7 +1,7 @@
-"""The backend of a written list: peers in the config itself, or in a file that the whole fleet shares.
+"""Implements backend `static`: peers are listed in the config, or in a file that all hosts share.
 
-The file is read anew by every ADD, CHECK and sync, so there is nobody to be told when it changes. It decides
-where a host's packets go; so it has to be root's, and is hostile until parsed.
+Every ADD, CHECK and sync reads the file again, so no notification is needed when it changes. It decides where
+a host's packets go: it must be writable by root only, and is treated as untrusted input.
 """
 
 import json
@@ -18,7 +18,7 @@ from cni_plugins.vxlan.backends.own_subnets import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import LONGEST_NAME, Extent, Networks, RecordList, RecordModel, faults
 
-_LARGEST_FILE = 4 << 20  # bytes; ten thousand records have two million
+_LARGEST_FILE = 4 << 20  # bytes; ten thousand records take two million
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MOST_SHOWN = 10
 
@@ -28,7 +28,7 @@ class PeersFile(ConfigModel):
 
 
 class StaticBackend(ClosedModel):
-    """`self` is the name of this host's record, by default the one whose VTEP is an address of this host."""
+    """The `backend` section; `self` names this host's record, by default the one with a VTEP of this host."""
 
     type: Literal["static"]
     own: str = Field(default="", alias="self", max_length=LONGEST_NAME)
@@ -42,11 +42,11 @@ class StaticBackend(ClosedModel):
         if (self.peers is None) != bool(self.peers_file):
             raise ValueError("one of peers and peersFile is needed, and not both")
         if self.peers_file and (not os.path.isabs(self.peers_file) or "\0" in self.peers_file):
-            raise ValueError(f"peersFile {self.peers_file!r} is no absolute path")
+            raise ValueError(f"peersFile {self.peers_file!r} must be an absolute path")
         return self
 
     def roster(self, extent: Extent) -> Roster:
-        """:raises InvalidNetworkConfig: naming the records that are at odds with others or the network."""
+        """:raises InvalidNetworkConfig: naming the records that conflict with others or with the network."""
         origin = self.peers_file or "backend.peers"
         models = _read(self.peers_file) if self.peers is None else self.peers
         _require_sound(models, extent, origin)
@@ -54,7 +54,7 @@ class StaticBackend(ClosedModel):
         roster = Roster(own=self.own, records=records, parts=require_parts(self.subnet, self.block, extent))
         if roster.parts and not roster.is_bare:
             raise InvalidNetworkConfig(
-                f"invalid network config: backend.{extent.word} is set, but the peers' records say it too",
+                f"invalid network config: backend.{extent.word} is set, but the peers' records list it too",
                 f"{roster.parts[0]}, {origin}",
             )
         if extent.mode == "l3" and roster.is_bare and not roster.parts:
@@ -78,8 +78,8 @@ def _require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) -
 def _read(path: str) -> Sequence[RecordModel]:
     """Return the records in a file.
 
-    :raises IoFailed: when it cannot be read, or others than root may write it.
-    :raises InvalidNetworkConfig: when it is not what it should be.
+    :raises IoFailed: when it cannot be read, or users other than root can write it.
+    :raises InvalidNetworkConfig: when it is not valid JSON, or a record is invalid.
     """
     try:
         conf = _decoded(_content(path), path)
@@ -92,7 +92,7 @@ def _read(path: str) -> Sequence[RecordModel]:
 
 
 def _content(path: str) -> bytes:
-    # Without O_NONBLOCK, to open a FIFO would wait for somebody to write.
+    # Without O_NONBLOCK, opening a FIFO would block until it has a writer.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         status = os.fstat(fd)
@@ -111,10 +111,10 @@ def _content(path: str) -> bytes:
 
 def _require_safe(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise IoFailed("the peers file is no regular file", f"peersFile is {path}")
+        raise IoFailed("the peers file is not a regular file", f"peersFile is {path}")
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & _WRITABLE_BY_OTHERS:
         raise IoFailed(
-            "others than root can write the peers file",
+            "users other than root can write the peers file",
             f"peersFile is {path}, owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}",
         )
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tests import namespaces
 from tests.e2e.lab import cgroups
 from tests.e2e.lab.tools import SYSTEM_PATH
 
@@ -95,9 +96,11 @@ class Host:
 
     def netns(self, *names: str) -> list[str]:
         """Add namespaces; their paths."""
-        batch = "".join(f"netns add {name}\n" for name in names)
-        self.run("ip", "-b", "-", input=batch)
-        return [f"/run/netns/{name}" for name in names]
+        return namespaces.add(names, self.run)
+
+    def remove_netns(self, *names: str) -> None:
+        """Remove namespaces, as a runtime does that has lost or ended its containers."""
+        namespaces.remove(names, self.run)
 
     def outside(self) -> str:
         """

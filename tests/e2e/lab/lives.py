@@ -129,7 +129,7 @@ def under_cnitool(host: Host, case: Case, *, warm: bool) -> None:
         assert_unchanged(host, alone)
 
         cnitool.add(lost)
-        host.run("ip", "netns", "del", "cnimlost")
+        host.remove_netns("cnimlost")
         cnitool("gc", first)  # which knows of nobody who is to stay
         assert_unchanged(host, before)
         cnitool("del", first)

@@ -21,6 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.e2e.lab import agent
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.plugin import Answer, Call, run
 from tests.e2e.lab.state import State, differences, observe, settled
@@ -41,7 +42,6 @@ ip link add ovkesw0 up type bridge
 ip link add ovkesw1 up type bridge
 for n in 0 1; do
     [ $n = 0 ] && router=near || router=far
-    ip netns add $router
     ip netns exec $router sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
     ip netns exec $router sysctl -qw net.ipv6.conf.default.accept_dad=0
     ip netns exec $router sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
@@ -160,11 +160,21 @@ class Bed:
 
 @contextmanager
 def raise_bed(
-    plugins: Path, segments: Iterable[int] = (0, 0, 0), *, hop: int = 1500, runtimes: bool = False
+    plugins: Path,
+    segments: Iterable[int] = (0, 0, 0),
+    *,
+    hop: int = 1500,
+    runtimes: bool = False,
+    warm: bool = False,
 ) -> Iterator[Bed]:
-    """Bring up a host in each of these segments; all of it is gone afterwards."""
+    """
+    Bring up a host in each of these segments; all of it is gone afterwards.
+
+    :param warm: with an agent on each of them, where not the calls are in question but what comes of them
+    """
     with ExitStack() as stack:
         switch = stack.enter_context(raise_host(plugins))
+        switch.netns(*ROUTERS)
         switch.run("sh", "-euc", RAISE_SWITCHES.format(hop=hop))
         bed = Bed(plugins, runtimes, switch)
         for number, segment in enumerate(segments, 1):
@@ -172,6 +182,8 @@ def raise_bed(
             host = own.enter_context(raise_host(plugins, runtimes=runtimes))
             bed.nodes.append(Node(number, segment, host, own, underlay(number, segment)))
             bed.plug_in(bed.nodes[-1])
+            if warm:
+                own.enter_context(agent.running(host, "--workers", "2"))
         yield bed
 
 
@@ -360,13 +372,13 @@ def attach(node: Node, name: str, conf: Mapping[str, Any]) -> Container:
         return Container(node, name, conf, blank.call("ADD").ok().document)
     except BaseException:
         blank.call("DEL")
-        node.host.run("ip", "netns", "del", name)
+        node.host.remove_netns(name)
         raise
 
 
 def detach(container: Container) -> None:
     container.call("DEL").ok()
-    container.node.host.run("ip", "netns", "del", container.name)
+    container.node.host.remove_netns(container.name)
 
 
 @contextmanager

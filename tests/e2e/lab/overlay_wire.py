@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.e2e.lab.overlay import Bed, Container
-from tests.e2e.lab.wire import inside
+from tests.namespaces import entered
 
 PORT = 4789
 ALL_FRAMES = 3  # ETH_P_ALL, <linux/if_ether.h>
@@ -64,7 +63,7 @@ class Frame(NamedTuple):
 @contextmanager
 def heard(bed: Bed) -> Iterator[Callable[[], list[Frame]]]:
     """Call what this gives for all frames that hosts have sent since."""
-    with inside(Path(f"/proc/{bed.switch.anchor}/ns/net")):
+    with entered(f"/proc/{bed.switch.anchor}/ns/net"):
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
     with ear:
         ear.setsockopt(socket.SOL_SOCKET, RECEIVE_BUFFER, BUFFER)
@@ -130,7 +129,7 @@ def fragments(netns: Iterable[str]) -> Iterator[Callable[[], int]]:
 def _fragment_ear(netns: str) -> Iterator[socket.socket]:
     code = b"".join(struct.pack("HBBI", *line) for line in FRAGMENTS)
     buffer = ctypes.create_string_buffer(code, len(code))
-    with inside(Path(netns)):
+    with entered(netns):
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
     with ear:
         ear.setsockopt(socket.SOL_SOCKET, RECEIVE_BUFFER, BUFFER)
@@ -195,9 +194,9 @@ def _drain(listener: socket.socket, arrived: list[int]) -> None:
 def said(netns: str, source: str, there: str, address: str) -> bool:
     """Whether a datagram from SOURCE, made in NETNS, arrives at ADDRESS in THERE."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with inside(Path(there)):
+    with entered(there):
         ear = socket.socket(family, socket.SOCK_DGRAM)
-    with inside(Path(netns)):
+    with entered(netns):
         mouth = socket.socket(family, socket.SOCK_DGRAM)
     with ear, mouth:
         ear.bind((address, 0))
@@ -212,7 +211,7 @@ def said(netns: str, source: str, there: str, address: str) -> bool:
 
 def shout(netns: str, link: str, mac: str) -> None:
     """Send a frame from a MAC address to everybody."""
-    with inside(Path(netns)):
+    with entered(netns):
         mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with mouth:
         mouth.bind((link, 0))
@@ -223,7 +222,7 @@ def shout(netns: str, link: str, mac: str) -> None:
 def overheard(netns: str, macs: Iterable[str]) -> Iterator[Callable[[], int]]:
     """Call what this gives for how many frames to these MAC addresses have arrived in NETNS since."""
     wanted = {bytes.fromhex(mac.replace(":", "")) for mac in macs}
-    with inside(Path(netns)):
+    with entered(netns):
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_FRAMES))
 
     def count() -> int:
@@ -242,9 +241,9 @@ def overheard(netns: str, macs: Iterable[str]) -> Iterator[Callable[[], int]]:
 
 def smuggled(netns: str, there: str, vtep: str, vni: int, mac: str, address: str) -> bool:
     """Whether a datagram in a VXLAN packet, made in NETNS and sent to VTEP, arrives at ADDRESS in THERE."""
-    with inside(Path(there)):
+    with entered(there):
         ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with inside(Path(netns)):
+    with entered(netns):
         mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with ear, mouth:
         ear.bind((address, 0))
@@ -271,7 +270,7 @@ def _encapsulated(vni: int, mac: str, address: str, port: int) -> bytes:
 @contextmanager
 def _listener(netns: str, address: str) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with inside(Path(netns)):
+    with entered(netns):
         listener = socket.socket(family, socket.SOCK_STREAM)
     with listener:
         listener.bind((address, 0))
@@ -281,7 +280,7 @@ def _listener(netns: str, address: str) -> Iterator[socket.socket]:
 
 
 def _caller(netns: str, address: str) -> socket.socket:
-    with inside(Path(netns)):
+    with entered(netns):
         return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
 
 

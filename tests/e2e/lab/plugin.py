@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests import cni
+from tests.cni import Answer
 from tests.e2e.lab.host import Host
 
 Json = Mapping[str, Any]
 BIN = "/opt/cni/bin"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one call gave back."""
-
-    code: int
-    out: bytes
-    err: bytes
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The one JSON document on stdout; anything before or after it is a failure."""
-        document = json.loads(self.out)
-        assert isinstance(document, dict), self
-        return document
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses of a result, without their prefix length."""
-        return [ip["address"].split("/")[0] for ip in self.document["ips"]]
-
-    def ok(self) -> Answer:
-        """Itself, if the call succeeded."""
-        assert self.code == 0, self
-        return self
 
 
 @dataclass(frozen=True)
@@ -59,7 +34,7 @@ class Call:
     @property
     def stdin(self) -> bytes:
         """The configuration as the plugin reads it."""
-        return self.conf if isinstance(self.conf, bytes) else json.dumps(self.conf).encode()
+        return cni.stdin_of(self.conf)
 
     @property
     def program(self) -> str:
@@ -70,12 +45,18 @@ class Call:
     @property
     def environment(self) -> dict[str, str]:
         """The CNI_* variables; a call about the network as a whole names no attachment."""
-        usual: dict[str, str | None] = {"CNI_COMMAND": self.command, "CNI_PATH": BIN}
-        if self.command not in ("GC", "STATUS"):
-            usual["CNI_CONTAINERID"] = self.container
-            usual["CNI_NETNS"] = self.netns
-            usual["CNI_IFNAME"] = self.ifname
-        return {name: value for name, value in {**usual, **self.variables}.items() if value is not None}
+        if self.command in ("GC", "STATUS"):
+            return cni.environment(
+                self.command, container=None, netns=None, ifname=None, path=BIN, **self.variables
+            )
+        return cni.environment(
+            self.command,
+            container=self.container,
+            netns=self.netns,
+            ifname=self.ifname,
+            path=BIN,
+            **self.variables,
+        )
 
 
 def start(host: Host, call: Call) -> subprocess.Popen[bytes]:
@@ -92,13 +73,7 @@ def start(host: Host, call: Call) -> subprocess.Popen[bytes]:
 
 def finish(process: subprocess.Popen[bytes], call: Call, timeout: float = 60) -> Answer:
     """Hand over stdin and wait for the answer."""
-    try:
-        out, err = process.communicate(call.stdin, timeout=timeout)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    return Answer(process.returncode, out, err)
+    return cni.finish(process, call.conf, timeout)
 
 
 def run(host: Host, call: Call) -> Answer:

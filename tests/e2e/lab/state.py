@@ -15,8 +15,7 @@ from tests.e2e.lab.host import Host
 State = dict[str, list[str]]
 
 QUESTIONS = """
-ip -j -d link; echo
-ip -j addr; echo
+ip -j -d addr; echo
 ip -j -4 route show table all; echo
 ip -j -6 route show table all; echo
 ip -j rule; echo
@@ -32,13 +31,12 @@ def observe(host: Host) -> State:
     answers = [
         json.loads(line or "[]") for line in host.run("sh", "-c", QUESTIONS).stdout.split("\n") if line
     ]
-    links, addresses, routes4, routes6, rules, nft = answers
+    links, routes4, routes6, rules, nft = answers
     return {
         "links": sorted(map(_link, links)),
         "addresses": sorted(
             f"{link['ifname']} {address['local']}/{address['prefixlen']}"
-            for link in addresses
-            if link
+            for link in links
             for address in link["addr_info"]
             if address["scope"] != "link"
         ),

@@ -1,5 +1,5 @@
 """
-Run a shell script under the distribution's own kernel, in qemu.
+Run shell scripts under the distribution's own kernel, in qemu, all of them in one boot.
 
 All the guest has lies in its initramfs: busybox, the programs named, with the libraries they load, kernel
 modules and files; no disk, no network, no share of the machine's file system. Its second serial port is the
@@ -29,9 +29,22 @@ ln -s /proc/self/fd /dev/fd
 while read -r module; do insmod "$module" || echo "insmod $module failed"; done </modules
 ip link set lo up
 stty -F /dev/ttyS1 raw
-sh /script </dev/null >/dev/ttyS1 2>&1
+sh /service </dev/null >/service.log 2>&1 &
+for part in /parts/*; do
+    ln -sfn $part/conf /conf
+    PART=${part##*/} sh $part/script </dev/null >/dev/ttyS1 2>&1
+    sh /clean >/dev/console 2>&1
+done
 echo 'END' >/dev/ttyS1
 reboot -f
+"""
+CLEAN = r"""
+for netns in $(ls /run/netns); do /usr/bin/ip netns del $netns; done
+for link in $(ls /sys/class/net); do [ $link = lo ] || /usr/bin/ip link del $link; done
+/usr/bin/nft flush ruleset
+echo 0 >/proc/sys/net/ipv4/ip_forward
+echo 0 >/proc/sys/net/ipv6/conf/all/forwarding
+rm -rf /var/lib/cni/* /tmp/*
 """
 SHELL = r"""
 ip() { /usr/bin/ip "$@"; } # busybox would take its own before any on PATH
@@ -39,10 +52,12 @@ cni() { # COMMAND CONTAINER CONF-FILE [NETNS]
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=${4-/run/netns/$2} CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
         /opt/cni/bin/$PLUGIN <"$3"
 }
+without_agent() { CNI_PLUGINS_AGENT= "$@"; }
+wait_for_agent() { until [ -S /run/cni-plugins/agent.sock ]; do sleep 0.2; done; }
 step() { # NAME COMMAND…
     name=$1; shift
     "$@" >/tmp/out 2>/tmp/err; code=$?
-    echo "=== $name $code"; tee "/tmp/out-$name" </tmp/out; echo; echo "=== stderr"; cat /tmp/err
+    echo "=== $PART/$name $code"; tee "/tmp/out-$name" </tmp/out; echo; echo "=== stderr"; cat /tmp/err
 }
 with_key() { # KEY FILE-OF-VALUE CONF-FILE
     printf '{"%s":' "$1"; cat "$2"; printf ','; sed '1s/{//' "$3"
@@ -56,17 +71,42 @@ HEADER = "070701" + "%08X" * 13
 
 
 @dataclass(frozen=True)
-class Guest:
-    """What a machine is made of."""
+class Part:
+    """
+    What one test module has done in the guest, which is cleaned afterwards.
 
+    `files`: by the name in the guest, a file of the machine, executable if that is, or a text. What lies in
+    `conf/` is the part's own.
+    """
+
+    name: str
     script: str
     programs: Sequence[str]
     modules: Sequence[str]
     files: Mapping[str, Path | str]
-    """By the name in the guest: a file of the machine, executable if that is, or a text."""
 
-    def run(self, work: Path, timeout: float) -> str:
-        """Boot, run the script, and give what it wrote to stdout and stderr."""
+
+@dataclass(frozen=True)
+class Guest:
+    """A machine for all parts."""
+
+    parts: Sequence[Part]
+    service: str
+    """A shell script that runs beside all of them."""
+
+    def run(self, work: Path, timeout: float) -> dict[str, Steps]:
+        """Boot, run one part after the other, and return what the steps of each wrote."""
+        steps = parse(self._output(work, timeout))
+        return {
+            part.name: {
+                name.removeprefix(f"{part.name}/"): step
+                for name, step in steps.items()
+                if name.startswith(f"{part.name}/")
+            }
+            for part in self.parts
+        }
+
+    def _output(self, work: Path, timeout: float) -> str:
         kernel = kernel_image()
         assert kernel is not None
         (work / "initramfs").write_bytes(b"".join(_archive(self._entries(kernel))))
@@ -86,22 +126,32 @@ class Guest:
         return text.removesuffix("END\n")
 
     def _entries(self, kernel: Path) -> Iterator[Entry]:
-        modules = _with_dependencies(self.modules, kernel.name.removeprefix("vmlinuz-"))
+        modules = _with_dependencies(
+            dict.fromkeys(module for part in self.parts for module in part.modules),
+            kernel.name.removeprefix("vmlinuz-"),
+        )
         yield Entry("init", INIT.encode(), executable=True)
-        yield Entry("script", self.script.encode())
+        yield Entry("clean", CLEAN.encode())
+        yield Entry("service", self.service.encode())
         yield Entry("modules", "".join(f"{path}\n" for path in modules).encode())
         for directory in ("dev", "proc", "sys", "tmp", "run"):
             yield Entry(directory, None)
         paths = {path: Path(path) for path in modules} | {"bin/busybox": Path(program("busybox") or "")}
-        executables = [Path(program(name) or name) for name in self.programs]
+        names = dict.fromkeys(("ip", "nft", *(name for part in self.parts for name in part.programs)))
+        executables = [Path(program(name) or name) for name in names]
         paths |= {f"usr/bin/{path.name}": path for path in executables}
-        given = {name: path for name, path in self.files.items() if isinstance(path, Path)}
+        given: dict[str, Path] = {}
+        for part in self.parts:
+            yield Entry(f"parts/{part.name}/script", (SHELL + part.script).encode())
+            for name, content in part.files.items():
+                where = f"parts/{part.name}/{name}" if name.startswith("conf/") else name
+                if isinstance(content, str):
+                    yield Entry(where, content.encode())
+                else:
+                    given[where] = content
         for library in _libraries([*executables, *given.values()]):
             paths[str(library)] = library
         yield from _with_hard_links(paths | given)
-        for name, content in self.files.items():
-            if isinstance(content, str):
-                yield Entry(name, content.encode())
 
 
 @dataclass(frozen=True)
@@ -144,7 +194,8 @@ def _qemu(kernel: Path, initramfs: Path, console: Path, output: Path) -> list[st
     # A KVM device on a CPU without virtualisation flags is a paravirtual one: no stock kernel boots on it.
     has_flags = KVM_IN_CPUINFO.search(Path("/proc/cpuinfo").read_text())
     kvm = has_flags and os.access("/dev/kvm", os.R_OK | os.W_OK)
-    engine, cpu = ("kvm", "host") if kvm else ("tcg,thread=multi", "max,la57=off")
+    # Emulation is quicker without AVX, which the C library would use for every string.
+    engine, cpu = ("kvm", "host") if kvm else ("tcg,thread=multi", "qemu64")
     return [
         program("qemu-system-x86_64") or "",
         *("-accel", engine, "-cpu", cpu),

@@ -8,7 +8,6 @@ machines' namespaces, where they stay: nothing is started for a probe, and all b
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.lab.host import Host, raise_host
+from tests.namespaces import entered
 
 MACHINES = ("h1", "h2", "m")
 """Plugged into the switch with a NIC: two hosts and a plain machine."""
@@ -45,8 +45,6 @@ GRACE = 0.15
 """What is added, in seconds, to the time an undisturbed machine took to answer the last try."""
 PATIENCE = 10.0
 
-CLONE_NEWNET = 0x40000000
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 Heard = set[tuple[str, str, str]]
 """Who called, who heard it, and how; a ping counts when its reply has come back."""
@@ -258,7 +256,7 @@ def _voice(bed: Bed, name: str) -> Iterator[Voice]:
         def opened(family: int, kind: int, protocol: int = 0) -> socket.socket:
             return stack.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol))
 
-        with inside(bed.host.path(f"/run/netns/{netns(name)}")):
+        with entered(bed.host.path(f"/run/netns/{netns(name)}")):
             nic = socket.if_nametoindex(NIC)
             raw = [(socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6)]
             ping4, ping6 = (opened(family, socket.SOCK_RAW, protocol) for family, protocol in raw)
@@ -276,22 +274,6 @@ def _voice(bed: Bed, name: str) -> Iterator[Voice]:
             hears6.bind(("::", PORT))
         says = {kind: says6 if kind == "multicast6" else says4 for kind in GROUPS}
         yield Voice({"ping4": ping4, "ping6": ping6}, says, [hears4, hears6])
-
-
-@contextmanager
-def inside(netns_path: Path) -> Iterator[None]:
-    """This thread in another network namespace; sockets made there stay there."""
-    with netns_path.open() as there, Path("/proc/thread-self/ns/net").open() as here:
-        _enter(there.fileno())
-        try:
-            yield
-        finally:
-            _enter(here.fileno())
-
-
-def _enter(fd: int) -> None:
-    if LIBC.setns(fd, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _received(sock: socket.socket) -> Iterator[tuple[bytes, str]]:

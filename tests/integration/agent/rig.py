@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cni_plugins.agent import status
+from tests import cni
+from tests.cni import Answer
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = "0" * 16  # in handoff.c, until freezing writes another one there
@@ -30,12 +32,6 @@ sys.path[:0] = {path!r}
 from cni_plugins.front.main import main
 main()
 """
-
-
-class Answer(NamedTuple):
-    code: int
-    out: bytes
-    err: bytes
 
 
 def lacking() -> str:
@@ -80,25 +76,11 @@ def call(
     :param inside: a command that runs the program somewhere else.
     :param variables: of the environment; an empty one is left out, unless given as `environment`.
     """
-    given = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": "c1",
-        "CNI_NETNS": "/nowhere",
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(program.parent),
-        "PATH": os.environ["PATH"],
-        **variables,
-    }
-    kept: dict[str, Any] = {key: value for key, value in given.items() if value}
-    done = subprocess.run(
-        [*inside, program],
-        input=stdin,
-        capture_output=True,
-        env={**kept, **(environment or {})},
-        cwd=directory,
-        timeout=_PATIENCE,
+    given = cni.environment(command, path=program.parent, **variables)
+    kept = {key: value for key, value in cni.on_path(given).items() if value}
+    return cni.run(
+        [*inside, program], stdin, {**kept, **(environment or {})}, timeout=_PATIENCE, directory=directory
     )
-    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 class Agent:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.protocol.request import STDIN_LIMIT
+from tests import cni
 from tests.integration.agent.rig import COLD, Agent, Answer, call
 
 STDIN = os.urandom(200_000)
@@ -245,7 +246,7 @@ def test_what_is_answered_at_once_is_not_handed_over(agent: Agent, warm: Path, c
 
 
 def test_a_caller_that_waits_for_its_stdin_keeps_no_worker(agent: Agent, warm: Path) -> None:
-    environment = {"CNI_COMMAND": "ADD", **agent.variables()}
+    environment = cni.environment("ADD", **agent.variables())
     waiting = [
         subprocess.Popen([warm / "bridge"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
         for _ in range(2)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.agent import status
+from tests import cni
 from tests.integration.agent.rig import BUILD, ROOT, Agent, call
 
 Start = Callable[..., Agent]
@@ -74,23 +75,15 @@ def test_lines_bear_priorities_for_the_journal(start: Start, warm: Path) -> None
 
 def test_requests_are_served_at_the_same_time(own: Agent, warm: Path, tmp_path: Path) -> None:
     """What they find in their environment is their own."""
-    environment = {
-        **own.variables(),
-        "CNI_COMMAND": "ADD",
-        "CNI_NETNS": "/x",
-        "CNI_PATH": "/x",
-        "CNI_IFNAME": "e0",
-    }
     stdin = tmp_path / "stdin"
     stdin.write_bytes(GOOD)
     callers = []
     for number in range(40):
-        own_part = {"CNI_CONTAINERID": f"c{number}", "CNI_ARGS": f"IP=10.1.9.{number}/24"}
+        address = f"IP=10.1.9.{number}/24"
+        variables = cni.environment("ADD", container=f"c{number}", CNI_ARGS=address, **own.variables())
         with stdin.open("rb") as text:
             program = [warm / "static"]
-            made = subprocess.Popen(
-                program, stdin=text, stdout=subprocess.PIPE, env={**environment, **own_part}
-            )
+            made = subprocess.Popen(program, stdin=text, stdout=subprocess.PIPE, env=variables)
         callers.append(made)
     for number, caller in enumerate(callers):
         out, _ = caller.communicate(timeout=20)
@@ -194,9 +187,9 @@ def test_a_socket_handed_over_is_served_and_left(start: Start, warm: Path, tmp_p
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("none", "agent: LISTEN_FDS is set, but descriptor 3 is no socket: "),
-        ("file", "agent: LISTEN_FDS is set, but descriptor 3 is no socket: "),
-        ("pipe", "agent: LISTEN_FDS is set, but descriptor 3 is no socket: "),
+        ("none", "agent: LISTEN_FDS is set, but descriptor 3 is not a socket: "),
+        ("file", "agent: LISTEN_FDS is set, but descriptor 3 is not a socket: "),
+        ("pipe", "agent: LISTEN_FDS is set, but descriptor 3 is not a socket: "),
         ("stream", "agent: the socket handed over is not one of ListenSequentialPacket="),
         ("tcp", "agent: the socket handed over is not one of ListenSequentialPacket="),
         ("seqdeaf", "agent: the socket handed over is not one of ListenSequentialPacket="),

@@ -1,6 +1,5 @@
 """The bridge plugin on a real kernel, seen from outside: links, addresses, packets, leftovers."""
 
-import json
 import time
 from collections.abc import Callable
 from ipaddress import ip_interface
@@ -14,7 +13,6 @@ from cni_plugins.engine import lifecycle
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel import apply, dispatch
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.protocol import request as requests
 from cni_plugins.steps.ip import EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import EnsureBridge, EnsureUp
 from cni_plugins.steps.step import HOST
@@ -358,14 +356,7 @@ def test_a_failing_add_does_not_take_the_bridge_from_others(bed: Any) -> None:
     failing, good = bed.sandbox(), bed.sandbox()
     results: list[Any] = []
     meanwhile = Meanwhile(lambda: results.append(bed.add(conf, good, container="good")))
-    environment = {
-        "CNI_COMMAND": "ADD",
-        "CNI_CONTAINERID": "failing",
-        "CNI_NETNS": failing.path,
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(bed.bin),
-    }
-    request = requests.parse(environment, lambda _: json.dumps(conf).encode())
+    request = bed.request(conf, failing, "failing")
     plugin = PLUGIN._replace(decide=meanwhile.decide)
     with bed.inside(), pytest.raises(KernelRefused):
         lifecycle.run(plugin, request, bed.program)

@@ -111,3 +111,15 @@ def test_check_needs_the_interface_in_prev_result(bed: Any) -> None:
     result["interfaces"][2]["sandbox"] = "/run/netns/another"
     code, error = bed.call("CHECK", {**conf, "prevResult": result}, sandbox)
     assert (code, error["code"]) == (1, 7)
+
+
+def test_a_mac_that_only_add_was_asked_for(bed: Any) -> None:
+    conf, sandbox = (
+        bed.conf(macspoofchk=True, ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64")),
+        bed.sandbox(),
+    )
+    result = bed.add({**conf, "runtimeConfig": {"mac": "02:00:00:00:00:77"}}, sandbox)
+    assert bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    bed.host.run("nft", "flush", "set", "bridge", "cni_plugins", "allowed")
+    code, error = bed.call("CHECK", {**conf, "prevResult": result}, sandbox)
+    assert (code, error["code"]) == (1, 103)

@@ -112,7 +112,7 @@ def test_a_file_changed_since_is_left_alone(places: Places, image: Path, suite: 
     install(places, suite("a"))
     (image / PLUGINS / "static").unlink()
     (image / PLUGINS / "static").write_text("a newer reference")
-    assert f"leave {image / PLUGINS / 'static'}, as it is not what was installed" in uninstall(places)
+    assert f"leave {image / PLUGINS / 'static'}, which is not the installed file" in uninstall(places)
     assert files(image) == {f"{PLUGINS}/static": "a newer reference"}
 
 
@@ -184,7 +184,7 @@ def test_a_directory_at_a_name_stops_it_before_anything_is_changed(
     places: Places, image: Path, suite: Suite
 ) -> None:
     (image / PLUGINS / "static").mkdir()
-    with pytest.raises(Failed, match="static is no file, and is left alone"):
+    with pytest.raises(Failed, match="static is not a regular file"):
         install(places, suite("a"))
     assert files(image) == {}
 
@@ -192,14 +192,14 @@ def test_a_directory_at_a_name_stops_it_before_anything_is_changed(
 def test_programs_of_two_builds_are_not_mixed(places: Places, suite: Suite) -> None:
     source = suite("a")
     (source / "cnictl").write_bytes((suite("b") / "cnictl").read_bytes())
-    with pytest.raises(Failed, match="not of one build"):
+    with pytest.raises(Failed, match="not of the same build"):
         install(places, source)
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--from", "/nowhere"), 1, "cnictl: there is no /nowhere/bridge"),
+        (("--from", "/nowhere"), 1, "cnictl: /nowhere/bridge does not exist"),
         (("--bin-dir", "relative"), 2, "absolute path"),
         (("--prefix", "/usr/../etc"), 2, "absolute path"),
         (("--prefix", "/usr local%h"), 2, "absolute path"),

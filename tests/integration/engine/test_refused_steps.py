@@ -7,7 +7,6 @@ import pytest
 from cni_plugins.contract.plugin import Decision
 from cni_plugins.engine import lifecycle, registry
 from cni_plugins.errors import KernelRefused
-from cni_plugins.protocol import request as requests
 from cni_plugins.steps.ip import EnsureSysctl
 from cni_plugins.steps.step import HOST
 
@@ -43,17 +42,8 @@ class Refusing:
 
 
 def attempt(bed: Any, conf: dict[str, Any], sandbox: Any, position: int) -> Refusing:
-    import json
-
     refusing = Refusing(conf["type"], position)
-    environment = {
-        "CNI_COMMAND": "ADD",
-        "CNI_CONTAINERID": "c1",
-        "CNI_NETNS": sandbox.path,
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(bed.bin),
-    }
-    request = requests.parse(environment, lambda _: json.dumps(conf).encode())
+    request = bed.request(conf, sandbox)
     plugin = refusing.plugin._replace(decide=refusing.decide)
     with bed.inside(), pytest.raises(KernelRefused):
         lifecycle.run(plugin, request, bed.program)

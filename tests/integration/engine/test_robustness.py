@@ -10,9 +10,9 @@ import pytest
 
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.kernel import dispatch
-from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.firewall import attachment_rules, nft_table
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.ownership import Attachment
+from cni_plugins.ownership import Attachment, Owner
 from cni_plugins.steps.firewall import DelStaleRules
 
 
@@ -68,7 +68,7 @@ def test_comments_of_others_in_any_encoding_do_not_matter(bed: Any, needs: Any) 
 
 
 def test_thousands_of_stale_elements_are_collected(bed: Any) -> None:
-    chain = attachment_rules.Chain("masq_postrouting", "nat", 4, 100)
+    chain = nft_table.Chain("masq_postrouting", "nat", 4, 100)
     name = "masq4_test"
     with bed.inside(), Session(None) as session:
         for part in range(10):
@@ -76,10 +76,10 @@ def test_thousands_of_stale_elements_are_collected(bed: Any) -> None:
             objects = attachment_rules.Objects(
                 1,
                 chain,
-                (attachment_rules.Rule((attachment_rules.Set(name, 7, 4, ""),), bytes),),
+                (attachment_rules.Rule((nft_table.Set(name, 7, 4, ""),), bytes),),
                 tuple(addresses),
             )
-            attachment_rules.ensure(session, objects, f"{Attachment('net1', 'gone', 'eth0').tag} - gone")
+            attachment_rules.ensure(session, objects, Owner(Attachment("net1", "gone", "eth0")))
         dispatch.carry_out(session, DelStaleRules("net1", "", frozenset()))
     assert bed.host.run("nft", "list", "ruleset") == ""
 
@@ -110,8 +110,9 @@ def test_an_unprivileged_process_cannot_hold_up_an_add(bed: Any) -> None:
     if subprocess.run([*user, "true"], capture_output=True).returncode != 0:
         pytest.skip("this user cannot become another one")
     script = "import fcntl, time; fd = open('/proc/self/ns/net'); fcntl.flock(fd, 2); print(); time.sleep(9)"
-    command = ["nsenter", f"--net={bed.host.path}", *user, "/usr/bin/python3", "-uc", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+    with bed.inside():
+        holder = subprocess.Popen([*user, "/usr/bin/python3", "-uc", script], stdout=subprocess.PIPE)
+    with holder:
         try:
             assert holder.stdout is not None
             holder.stdout.readline()

@@ -2,11 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from typing import Any
 
 import pytest
+
+from tests import cni
 
 PROGRAM = """
 import os, sys
@@ -33,24 +34,10 @@ NEVER = (
 
 
 def loaded(command: str, name: str = "bridge", conf: Any = CONF) -> set[str]:
-    environment = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": "c",
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": "/nowhere",
-    }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-S",
-            "-c",
-            "import sys; sys.path[:0] = " + repr(sys.path) + PROGRAM.format(name=name),
-        ],
-        input=json.dumps(conf).encode(),
-        capture_output=True,
-        env={key: value for key, value in {**os.environ, **environment}.items() if value},
-    )
-    return set(done.stderr.decode().splitlines())
+    variables = cni.environment(command, netns=None)
+    script = "import sys; sys.path[:0] = " + repr(sys.path) + PROGRAM.format(name=name)
+    answer = cni.run([sys.executable, "-S", "-c", script], conf, {**os.environ, **variables})
+    return set(answer.err.decode().splitlines())
 
 
 def test_version_loads_nothing() -> None:
@@ -89,10 +76,8 @@ from cni_plugins.engine.program import Program
 from cni_plugins.engine.run import run
 path, conf = sys.argv[1], sys.argv[2].encode()
 status = os.stat(path + "/bridge")
-for command in ("ADD", "DEL", "GC"):
-    call = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c", "CNI_NETNS": sys.argv[3], "CNI_IFNAME": "eth0"}
-    call["CNI_PATH"] = path
-    outcome = run("bridge", call, lambda _: conf, Program(status.st_dev, status.st_ino))
+for variables in json.loads(sys.argv[3]):
+    outcome = run("bridge", variables, lambda _: conf, Program(status.st_dev, status.st_ino))
     assert outcome.code == 0, outcome
 print("\\n".join(sys.modules))
 """
@@ -104,7 +89,9 @@ print("\\n".join(sys.modules))
 def test_no_attachment_needs_pyroute2(bed: Any, keys: dict[str, Any]) -> None:
     conf = bed.conf(ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64"), **keys)
     conf["cni.dev/valid-attachments"] = []
-    command = (sys.executable, "-c", CALLS, str(bed.bin), json.dumps(conf), bed.sandbox().path)
+    netns = bed.sandbox().path
+    calls = [cni.environment(command, netns=netns, path=bed.bin) for command in ("ADD", "DEL", "GC")]
+    command = (sys.executable, "-c", CALLS, str(bed.bin), json.dumps(conf), json.dumps(calls))
     modules = set(bed.host.run(*command).split())
     assert "cni_plugins.kernel.links.links" in modules
     assert not {"pyroute2", "logging", *NEVER} & modules

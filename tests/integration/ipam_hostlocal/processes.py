@@ -1,9 +1,7 @@
 """Processes of the test's own: run in a fork, killed at a chosen line, or the reference's executable."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from cni_plugins.protocol.request import Request
+from tests import cni
 
 REFERENCE = Path("/usr/lib/cni/host-local")
 ROOM = "/cni_plugins/ipam_hostlocal/"
@@ -83,15 +82,6 @@ def killed_at(line: int, work: Callable[[], None]) -> bool:
 
 def reference(command: str, asked: Request) -> Mapping[str, Any]:
     """Run the reference; its answer, or its error document, or nothing."""
-    environment = {
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": asked.container_id,
-        "CNI_NETNS": "/x",
-        "CNI_IFNAME": asked.ifname,
-        "CNI_PATH": "/x",
-    }
-    done = subprocess.run(
-        [REFERENCE], input=json.dumps(asked.conf).encode(), env=environment, capture_output=True
-    )
-    answer: Mapping[str, Any] = json.loads(done.stdout or b"{}")
-    return answer
+    variables = cni.environment(command, container=asked.container_id, ifname=asked.ifname)
+    answer = cni.run([REFERENCE], asked.conf, variables)
+    return answer.document if answer.out else {}

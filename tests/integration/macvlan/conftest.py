@@ -19,8 +19,7 @@ class Wire:
         self.far = bed.sandbox()
         for where in (self.host, self.far):
             where.skip_dad()
-        pid = self.far.path.split("/")[2]
-        pair = ("eth0", "type", "veth", "peer", "name", "far0", "netns", pid)
+        pair = ("eth0", "type", "veth", "peer", "name", "far0", "netns", self.far.path)
         self.host.run("ip", "link", "add", *pair)
         for where, link, addresses in (
             (self.host, "eth0", HOST_ADDRESSES),

@@ -67,7 +67,7 @@ def test_sources_are_checked(wire: Any) -> None:
     sandbox.run("ip", "link", "set", "eth0", "type", "macvlan", "macaddr", "flush")
     code, error = wire.bed.call("CHECK", checked, sandbox)
     assert (code, error["code"]) == (1, 103)
-    assert "receives from nobody, not 02:00:00:00:00:07" in error["details"]
+    assert "receives from no source, not 02:00:00:00:00:07" in error["details"]
 
 
 def test_another_master_is_found(wire: Any) -> None:

@@ -247,7 +247,7 @@ def test_two_networks_on_one_master_are_counted_apart(wire: Any) -> None:
 def test_the_host_routes_and_masquerades_for_containers(wire: Any) -> None:
     wire.host.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
     outside = wire.bed.sandbox()
-    wire.host.run("ip", "link", "set", "out1", "netns", outside.path.split("/")[2])
+    wire.host.run("ip", "link", "set", "out1", "netns", outside.path)
     wire.host.run("ip", "address", "add", "192.0.2.1/24", "dev", "out0")
     wire.host.run("ip", "link", "set", "out0", "up")
     outside.run("ip", "address", "add", "192.0.2.9/24", "dev", "out1")
@@ -510,7 +510,7 @@ def test_the_mtu_of_the_hosts_link_follows_the_masters(wire: Any) -> None:
 def test_a_master_held_by_a_link_of_others(wire: Any) -> None:
     taken, sandbox = wire.bed.sandbox(), wire.bed.sandbox()
     options = ("type", "macvlan", "mode", "passthru")
-    wire.host.run("ip", "link", "add", "x", "link", "eth0", "netns", taken.path.split("/")[2], *options)
+    wire.host.run("ip", "link", "add", "x", "link", "eth0", "netns", taken.path, *options)
     code, error = wire.bed.call("ADD", wire.conf(), sandbox)
     assert (code, error["code"]) == (1, 11)
     assert "takes no more links, as when one in mode passthru holds it" in error["msg"]

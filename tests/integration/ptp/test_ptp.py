@@ -29,7 +29,7 @@ def uplink(bed: Any) -> Any:
     """Give the host a neighbour who knows nothing of containers: masquerading is what makes it answer."""
     outside = bed.sandbox()
     bed.host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
-    bed.host.run("ip", "link", "set", "up1", "netns", outside.path.split("/")[2])
+    bed.host.run("ip", "link", "set", "up1", "netns", outside.path)
     for namespace, name, last in ((bed.host, "up0", 1), (outside, "up1", 2)):
         namespace.run("ip", "link", "set", name, "up")
         namespace.run("ip", "address", "add", f"192.0.2.{last}/24", "dev", name)
@@ -239,7 +239,7 @@ def test_an_address_that_is_routed_elsewhere_is_refused(
     code, error = bed.call("ADD", {**conf, "name": "net2"}, second, container="c2")
     assert (code, error["code"]) == (1, 101)
     assert f"route to {address}/" in error["msg"]
-    assert "could not be taken back" not in error["details"]
+    assert "could not be undone" not in error["details"]
     assert bed.state() == before
     assert second.link("eth0") is None
     assert bed.host.reaches(address) or routed
@@ -431,8 +431,8 @@ def test_settings_that_are_as_they_should_be_may_be_read_only(bed: Any, monkeypa
     [
         ({"address": "169.254.1.1/16", "routed": True}, "is a link-local address"),
         ({"address": "fe80::5/64", "routed": True}, "is a link-local address"),
-        ({"address": "10.1.0.5/24", "gateway": "fd00::1"}, "are not of one subnet"),
-        ({"address": "10.1.0.5/0", "gateway": "10.1.0.1"}, "are not of one subnet"),
+        ({"address": "10.1.0.5/24", "gateway": "fd00::1"}, "are not in one subnet"),
+        ({"address": "10.1.0.5/0", "gateway": "10.1.0.1"}, "are not in one subnet"),
     ],
 )
 def test_addresses_that_make_no_sense(bed: Any, keys: dict[str, Any], said: str) -> None:

@@ -37,8 +37,8 @@ class Underlay:
         self.far = bed.sandbox()
         for where in (self.host, self.far):
             where.skip_dad()
-        pid = self.far.path.split("/")[2]
-        self.host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far0", "netns", pid)
+        peer = ("peer", "name", "far0", "netns", self.far.path)
+        self.host.run("ip", "link", "add", "eth0", "type", "veth", *peer)
         self.host.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "wire1")
         for link in ("eth0", "eth1", "wire1"):
             self.host.run("ip", "link", "set", link, "up")

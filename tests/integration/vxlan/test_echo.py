@@ -21,8 +21,7 @@ Asked = Callable[..., dict[Any, Any]]
 def join(left: tuple[Namespace, str], right: tuple[Namespace, str], mtu: int) -> None:
     """Lay a wire between two namespaces."""
     (here, name), (there, other) = left, right
-    pid = there.path.split("/")[2]
-    ends = ("type", "veth", "peer", "name", other, "mtu", str(mtu), "netns", pid)
+    ends = ("type", "veth", "peer", "name", other, "mtu", str(mtu), "netns", there.path)
     here.run("ip", "link", "add", name, "mtu", str(mtu), *ends)
     for where, link in (left, right):
         where.run("ip", "link", "set", link, "up")

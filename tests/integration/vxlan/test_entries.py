@@ -110,12 +110,11 @@ def events(host: Namespace) -> Iterator[list[str]]:
     """Collect what `ip monitor` and `bridge monitor` tell meanwhile."""
     heard: list[str] = []
     words = (("ip", "monitor", "route", "neigh"), ("bridge", "monitor", "fdb"))
-    running = [
-        subprocess.Popen(
-            ["nsenter", f"--net={host.path}", "stdbuf", "-oL", *command], stdout=subprocess.PIPE, text=True
-        )
-        for command in words
-    ]
+    with host.entered():
+        running = [
+            subprocess.Popen(["stdbuf", "-oL", *command], stdout=subprocess.PIPE, text=True)
+            for command in words
+        ]
     time.sleep(0.3)  # until they listen
     try:
         yield heard
@@ -234,7 +233,7 @@ TAMPERING = [
     ),
     (
         f"bridge fdb replace {MAC2} dev vx0 self dst 10.99.0.2 vni 7",
-        f"FDB entry {MAC2} → 10.99.0.2 of vx0 leads to 10.99.0.2 in a way of its own",
+        f"FDB entry {MAC2} → 10.99.0.2 of vx0 leads to 10.99.0.2 (with extra attributes)",
     ),
     (f"bridge fdb add {MAC9} dev vx0 self dst 10.99.0.9", f"FDB entry {MAC9} → 10.99.0.9 of vx0 is stale"),
     (
@@ -247,7 +246,7 @@ TAMPERING = [
     ),
     (
         f"bridge fdb append {FLOOD} dev vx0 dst 10.99.0.9 port 5000 vni 7 via eth0",
-        f"FDB entry {FLOOD} → 10.99.0.9 in a way of its own of vx0 is stale",
+        f"FDB entry {FLOOD} → 10.99.0.9 (with extra attributes) of vx0 is stale",
     ),
     (
         f"bridge fdb del {FLOOD} dev vx0 dst 10.99.0.3",
@@ -283,7 +282,7 @@ TAMPERING = [
     ),
     (
         f"ip route replace 10.244.2.0/24 via 10.244.2.0 dev br0 onlink {R}",
-        f"route 10.244.2.0/24 that {VIA2} has mtu of its link, not 1450",
+        f"route 10.244.2.0/24 that {VIA2} has the mtu of its link, not 1450",
     ),
     (
         f"ip route replace 10.244.2.0/24 via 10.244.2.0 dev br0 onlink {R} mtu 1450 advmss 1000",
@@ -323,23 +322,23 @@ TAMPERING = [
     ),
     (
         f"ip -6 route append fd44:2::/64 via fd44:2::9 dev br0 onlink {R}",
-        f"route fd44:2::/64 that {VIA6} leads several ways instead",
+        f"route fd44:2::/64 that {VIA6} has several next hops instead",
     ),
     (
         f"ip route replace 10.244.2.0/24 {R} nexthop via 10.99.0.4 dev eth0 nexthop via 10.99.0.5 dev eth0",
-        f"route 10.244.2.0/24 that {VIA2} leads several ways instead",
+        f"route 10.244.2.0/24 that {VIA2} has several next hops instead",
     ),
     (
         f"ip route add 10.245.0.0/24 {R} nexthop via 10.99.0.4 dev eth0 nexthop via 10.99.0.5 dev eth0",
-        "route 10.245.0.0/24 that leads several ways is stale",
+        "route 10.245.0.0/24 that has several next hops is stale",
     ),
     (
         f"ip -6 route add fd45::/64 {R} nexthop via fd99::4 dev br0 nexthop via fd99::5 dev br0",
-        "route fd45::/64 that leads several ways is stale",
+        "route fd45::/64 that has several next hops is stale",
     ),
     (
         f"ip -6 route replace fd44:2::/64 {R} nexthop via fe80::4 dev br0 nexthop via fe80::5 dev eth0",
-        f"route fd44:2::/64 that {VIA6} leads several ways instead",
+        f"route fd44:2::/64 that {VIA6} has several next hops instead",
     ),
 ]
 
@@ -723,7 +722,7 @@ def test_proxied_addresses(overlay: Overlay) -> None:
         dispatch.carry_out(session, step)
         assert dispatch.differs(session, step) == ""
         overlay.run("ip -6 neigh del proxy fd44::2 dev br0")
-        assert dispatch.differs(session, step) == "answer for fd44::2 on br0 is missing"
+        assert dispatch.differs(session, step) == "proxy neighbour fd44::2 on br0 is missing"
         dispatch.carry_out(session, peers())
         assert overlay.shows("proxied", "fd44::3 dev br0")
         dispatch.carry_out(session, DelProxied("br0", PROXIED))

@@ -29,6 +29,7 @@ from cni_plugins.steps.overlay import (
     PeerRoute,
 )
 from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED, Step
+from tests import namespaces
 from tests.integration.vxlan.conftest import BRIDGE, PORT, VXLAN, Underlay
 
 REFUSED = EnsureSysctl(HOST, ("ipv4", "no", "such", "setting"), "1")
@@ -176,12 +177,8 @@ def test_a_long_network_name(underlay: Underlay) -> None:
 
 
 def _in_a_process(path: str, barrier: Any, answers: Any, step: EnsureVxlan | EnsureOverlayBridge) -> None:
-    import ctypes
-    import os
-
-    assert ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0) == 0
     barrier.wait(20)
-    with Session(None) as session:
+    with namespaces.entered(path), Session(None) as session:
         if isinstance(step, EnsureVxlan):
             answers.put(dispatch.carry_out(session, step))
         else:
@@ -211,7 +208,7 @@ def test_a_link_whose_alias_is_about_to_come_is_ours(
     index, alias = underlay.index("vx1"), overlay_alias("net1")
     underlay.host.run("ip", "link", "set", "vx1", "alias", "")
     naming = f"sleep 0.2; ip link set vx1 alias '{alias}'"
-    with subprocess.Popen(["nsenter", f"--net={underlay.host.path}", "sh", "-c", naming]):
+    with underlay.host.entered(), subprocess.Popen(["sh", "-c", naming]):
         assert ensure(underlay) == UNCHANGED
     assert underlay.index("vx1") == index
 
@@ -251,8 +248,7 @@ def test_a_vni_that_is_taken_at_the_port(underlay: Underlay) -> None:
     underlay.host.run("ip", "link", "add", "elses", "type", "vxlan", *settings)
     assert refused(underlay).msg == "VNI 4200001 at UDP port 4789 is taken by link elses"
     assert "vx1" not in underlay.names()
-    pid = underlay.far.path.split("/")[2]
-    underlay.host.run("ip", "link", "set", "elses", "netns", pid)
+    underlay.host.run("ip", "link", "set", "elses", "netns", underlay.far.path)
     assert refused(underlay).msg == (
         "VNI 4200001 at UDP port 4789 is taken by a link that was moved to another network namespace"
     )
@@ -263,8 +259,8 @@ def test_a_link_that_was_moved_here_holds_nothing_here(underlay: Underlay) -> No
     for where, name, link in ((underlay.far, "came", "far0"), (underlay.host, "went", "eth0")):
         settings = ("id", "4200001", "dstport", "4789", "dev", link)
         where.run("ip", "link", "add", name, "type", "vxlan", *settings)
-    underlay.far.run("ip", "link", "set", "came", "netns", underlay.host.path.split("/")[2])
-    underlay.host.run("ip", "link", "set", "went", "netns", underlay.far.path.split("/")[2])
+    underlay.far.run("ip", "link", "set", "came", "netns", underlay.host.path)
+    underlay.host.run("ip", "link", "set", "went", "netns", underlay.far.path)
     assert "came" in underlay.names()
     assert "moved to another network namespace" in refused(underlay).msg
     underlay.far.run("ip", "link", "del", "went")
@@ -780,7 +776,7 @@ def test_the_udp_port_of_vxlan_links_is_not_taken(underlay: Underlay, step: Ensu
 
 def test_the_udp_port_of_a_link_that_was_moved_is_not_taken(underlay: Underlay) -> None:
     ensure(underlay, VXLAN.replace(name="elses", vni=7, network="net2"))
-    underlay.host.run("ip", "link", "set", "elses", "netns", underlay.far.path.split("/")[2])
+    underlay.host.run("ip", "link", "set", "elses", "netns", underlay.far.path)
     underlay.far.run("ip", "link", "set", "elses", "up")
     assert not asked(underlay, udp_port=4789).udp_port_taken
     assert ensure(underlay) == ABSENT

@@ -70,8 +70,7 @@ def wired(bed: Any, link: str, address: str, far_link: str, far_addresses: tuple
     far = bed.sandbox()
     for where in (bed.host, far):
         where.skip_dad()
-    pid = far.path.split("/")[2]
-    bed.host.run("ip", "link", "add", link, "type", "veth", "peer", "name", far_link, "netns", pid)
+    bed.host.run("ip", "link", "add", link, "type", "veth", "peer", "name", far_link, "netns", far.path)
     for where, name, addresses in ((bed.host, link, (address,)), (far, far_link, far_addresses)):
         where.run("ip", "link", "set", name, "up")
         for item in addresses:
@@ -183,8 +182,7 @@ def container(bed: Any, bridge: str, host: str, address: str) -> Any:
         bed.host.run("ip", "link", "set", bridge, "up")
         bed.host.run("ip", "address", "add", host, "dev", bridge)
     inside, far_end = bed.sandbox(), f"v{ip_interface(address).ip}"
-    pid = inside.path.split("/")[2]
-    bed.host.run("ip", "link", "add", far_end, "type", "veth", "peer", "name", "eth0", "netns", pid)
+    bed.host.run("ip", "link", "add", far_end, "type", "veth", "peer", "name", "eth0", "netns", inside.path)
     bed.host.run("ip", "link", "set", far_end, "up", "master", bridge)
     for command in (
         ("link", "set", "eth0", "up"),
@@ -393,9 +391,8 @@ def test_nothing_leaves_from_a_spared_port(
     """The outside sees another port, and its answer comes back to the container."""
     inside = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
     dispatch.carry_out(session, MASQUERADE.replace(reserved_port=spared, random_fully=random_fully))
-    echo = subprocess.Popen(
-        ["nsenter", f"--net={routed.path}", sys.executable, "-S", "-c", _ECHO], stdout=subprocess.PIPE
-    )
+    with routed.entered():
+        echo = subprocess.Popen([sys.executable, "-S", "-c", _ECHO], stdout=subprocess.PIPE)
     try:
         assert echo.stdout is not None
         assert echo.stdout.readline() == b"up\n"
@@ -580,11 +577,11 @@ TAMPERED = {
     ),
     "wrong place": (
         f"flush chain {_RAW}; delete chain {_RAW}; add chain {_RAW} {{ {_OUTPUT} }}",
-        "chain overlay_raw is in the wrong place",
+        "chain overlay_raw has the wrong type, hook or priority",
     ),
     "no place": (
         f"flush chain {IN} overlay_input; delete chain {IN} overlay_input; add chain {IN} overlay_input",
-        "chain overlay_input is in the wrong place",
+        "chain overlay_input has the wrong type, hook or priority",
     ),
     "no set": (
         f"flush chain {IN} overlay_input; delete set {IN} overlay_vteps4_{TAG}",

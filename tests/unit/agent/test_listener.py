@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugins.agent.listener import Unusable, open_listener
+from cni_plugins.agent.listener import CannotListen, open_listener
 from cni_plugins.agent.systemd import Supervisor
 
 
@@ -43,7 +43,7 @@ def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
 def test_another_agent_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with made(path) as first:
-        with pytest.raises(Unusable, match="another agent listens at"):
+        with pytest.raises(CannotListen, match="another agent listens at"):
             made(path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
             caller.connect(str(path))
@@ -55,7 +55,7 @@ def test_a_socket_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(Unusable, match="cannot listen at"):
+        with pytest.raises(CannotListen, match="cannot listen at"):
             made(path)
         assert path.is_socket()
 
@@ -63,7 +63,7 @@ def test_a_socket_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
 def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(Unusable, match="cannot listen at"):
+    with pytest.raises(CannotListen, match="cannot listen at"):
         made(path)
     assert path.read_text() == "data"
 
@@ -73,24 +73,24 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: i
     directory = tmp_path / "run"
     directory.mkdir()
     directory.chmod(mode)
-    with pytest.raises(Unusable, match="only this user can write to"):
+    with pytest.raises(CannotListen, match="only this user can write to"):
         made(directory / "agent.sock")
 
 
 def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "run").symlink_to("real")
-    with pytest.raises(Unusable, match="only this user can write to"):
+    with pytest.raises(CannotListen, match="only this user can write to"):
         made(tmp_path / "run" / "agent.sock")
 
 
 def test_a_directory_of_directories_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="cannot listen at .*: No such file or directory"):
+    with pytest.raises(CannotListen, match="cannot listen at .*: No such file or directory"):
         made(tmp_path / "not" / "there" / "agent.sock")
 
 
 def test_a_path_that_is_too_long_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="cannot listen at .*: AF_UNIX path too long"):
+    with pytest.raises(CannotListen, match="cannot listen at .*: AF_UNIX path too long"):
         made(tmp_path / ("x" * 120))
 
 
@@ -113,13 +113,13 @@ def test_a_supervisor_is_told(tmp_path: Path, *, abstract: bool) -> None:
     address = f"@cni-plugins-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears:
         hears.bind(f"\0{address[1:]}" if abstract else address)
-        Supervisor({"NOTIFY_SOCKET": address}).tell("READY=1", "STATUS=fine")
+        Supervisor({"NOTIFY_SOCKET": address}).notify("READY=1", "STATUS=fine")
         assert hears.recv(100) == b"READY=1\nSTATUS=fine"
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere", "@nobody", "x" * 200])
 def test_a_supervisor_that_cannot_be_told_is_no_error(address: str) -> None:
-    Supervisor({"NOTIFY_SOCKET": address}).tell("READY=1")
+    Supervisor({"NOTIFY_SOCKET": address}).notify("READY=1")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cni_plugins.agent import protocol
 from cni_plugins.agent.journal import ServedRequest
-from cni_plugins.agent.listener import Unusable
+from cni_plugins.agent.listener import CannotListen
 from cni_plugins.agent.metrics import address as addresses
 from cni_plugins.agent.metrics.address import MetricsAddress
 from cni_plugins.agent.metrics.channel import Channel, RequestReport
-from cni_plugins.agent.metrics.exporter import Counts, Looks, Names
+from cni_plugins.agent.metrics.exporter import AgentCollector, LabelValues, RequestCounts
 from cni_plugins.agent.metrics.http import listener
 from cni_plugins.agent.scoreboard import Scoreboard
 from tests.unit.agent import calls
@@ -54,7 +54,7 @@ def test_usable_addresses(address: str, expected: object) -> None:
     ],
 )  # fmt: skip
 def test_other_addresses_are_refused_in_one_sentence(address: str) -> None:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(CannotListen) as caught:
         addresses.parse(address)
     assert str(caught.value).startswith(f"--metrics {address}: ")
 
@@ -79,7 +79,7 @@ def channel() -> Iterator[Channel]:
 def told(channel: Channel, conf: Any = None, record: ServedRequest = DONE) -> None:
     text = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
     with calls.descriptors(text) as fds:
-        channel.tell(record, protocol.parse(calls.message(), fds, calls.BUILD, calls.HERE))
+        channel.report(record, protocol.parse(calls.message(), fds, calls.BUILD, calls.HERE))
 
 
 def reports(channel: Channel) -> list[RequestReport]:
@@ -153,7 +153,7 @@ def test_a_full_channel_loses_reports_and_says_how_many(channel: Channel) -> Non
 def told_plainly(channel: Channel) -> None:
     with open(os.devnull) as null:
         descriptors = protocol.Descriptors(null.fileno(), 0, 0)
-        channel.tell(DONE, protocol.Call("bridge", {}, 0o22, descriptors))
+        channel.report(DONE, protocol.Call("bridge", {}, 0o22, descriptors))
 
 
 def test_a_pool_in_a_lost_report_is_told_again(channel: Channel) -> None:
@@ -173,8 +173,8 @@ def test_nobody_at_the_other_end_is_no_error(channel: Channel) -> None:
 def counted(*given_reports: RequestReport, table: Scoreboard | None = None) -> dict[str, float]:
     """Return the page that these reports make, as sample to value."""
     registry = CollectorRegistry()
-    counts = Counts(registry)
-    registry.register(Looks(table or Scoreboard(2), counts))
+    counts = RequestCounts(registry)
+    registry.register(AgentCollector(table or Scoreboard(2), counts))
     for report in given_reports:
         counts.add(report)
     found = {}
@@ -223,7 +223,7 @@ def test_there_is_a_bound_to_labels() -> None:
 
 @pytest.mark.parametrize("name", ["x" * 256, "a\nb", "\udcff", "\x1b[31m", "\u202e"])
 def test_a_name_that_is_long_or_no_text_is_one_of_the_others(name: str) -> None:
-    names = Names(10)
+    names = LabelValues(10)
     assert names.label(name) == "other"
     assert names.label("x" * 255) == "x" * 255
 

@@ -1,4 +1,4 @@
-"""What comes off the socket is a call, or Unfit; never anything else, and no descriptor stays behind."""
+"""Whatever arrives at the socket becomes a call or CallRefused, and no descriptor stays open."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugins.agent import protocol
-from cni_plugins.agent.protocol import CALL, Call, Unfit
+from cni_plugins.agent.protocol import CALL, Call, CallRefused
 from cni_plugins.protocol.request import STDIN_LIMIT
 from tests.unit.agent import calls
 from tests.unit.agent.calls import BUILD, HERE
@@ -31,7 +31,7 @@ def parsed(data: bytes) -> Call:
 
 
 def refused(data: bytes, fds: tuple[int, ...]) -> str:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(CallRefused) as caught:
         protocol.parse(data, fds, BUILD, HERE)
     return caught.value.reason
 
@@ -69,7 +69,7 @@ def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
 def test_every_variable_of_a_call_can_be_set() -> None:
     try:
         names = list(parsed(calls.message("=nameless", "CNI_COMMAND=ADD")).environment)
-    except Unfit:
+    except CallRefused:
         return  # the caller's own Python can live with it
     for name in names:
         os.putenv(f"{name}", "x")
@@ -201,7 +201,7 @@ def test_a_message_that_fills_the_limit_is_received(pair: Pair) -> None:
 
 def test_a_message_over_the_limit_is_refused(pair: Pair) -> None:
     pair[0].send(b"x" * (protocol.LIMIT + 1))
-    with ExitStack() as owned, pytest.raises(Unfit, match="message"):
+    with ExitStack() as owned, pytest.raises(CallRefused, match="message"):
         protocol.receive(pair[1], owned)
 
 
@@ -226,7 +226,7 @@ def test_too_many_descriptors_are_refused_and_closed(pair: Pair) -> None:
     with calls.descriptors() as fds:
         before = _open()
         socket.send_fds(pair[0], [calls.message()], list(fds * 10))
-        with ExitStack() as owned, pytest.raises(Unfit):
+        with ExitStack() as owned, pytest.raises(CallRefused):
             protocol.receive(pair[1], owned)
         assert _open() == before
 
@@ -279,7 +279,7 @@ def test_whatever_is_sent_is_a_call_or_unfit(data: bytes, kinds: list[Callable[[
         try:
             received, passed = protocol.receive(ends[1], owned)
             call = protocol.parse(received, passed, BUILD, HERE)
-        except Unfit as err:
+        except CallRefused as err:
             assert err.reason in protocol.REASONS  # noqa: PT017 (either this or a call)
         else:
             assert len(call.descriptors) == 3

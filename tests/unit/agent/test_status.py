@@ -63,7 +63,7 @@ def test_a_wrong_program_is_no_agent(tmp_path: Path, packets: list[bytes]) -> No
     path = tmp_path / "s"
     with (
         answering(path, packets),
-        pytest.raises(NoAgent, match=f"what listens at {path} is no agent of ours"),
+        pytest.raises(NoAgent, match=f"the process that listens at {path} is not an agent of these plugins"),
     ):
         ask(str(path))
 

@@ -366,7 +366,7 @@ def test_del_leaves_a_host_end_that_is_another_attachments() -> None:
     "address", ["255.255.255.255/32", "10.1.0.1/31", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"]
 )
 def test_a_subnet_without_room_for_a_gateway(address: str) -> None:
-    with pytest.raises(InvalidNetworkConfig, match="leaves none to take"):
+    with pytest.raises(InvalidNetworkConfig, match="its subnet has no address left for one"):
         planned(Result(ips=(IPConfig(ip_interface(address)),)), isGateway=True)
 
 

@@ -11,11 +11,11 @@ OPTIONS = Options(workers=3, socket="/run/a b.sock", recycle_after=5, request_ti
 
 
 def test_words_are_understood_again() -> None:
-    assert process.understood(process.words(OPTIONS)) == OPTIONS
+    assert process.parse_arguments(process.arguments(OPTIONS)) == OPTIONS
 
 
 def test_words_are_options_of_the_command_so_that_another_build_can_parse_them() -> None:
-    assert process.words(OPTIONS) == [
+    assert process.arguments(OPTIONS) == [
         "--workers=3",
         "--socket=/run/a b.sock",
         "--recycle-after=5",
@@ -30,11 +30,11 @@ def test_words_are_options_of_the_command_so_that_another_build_can_parse_them()
         [],
         ["--workers=3"],
         ["--workers=x", "--socket=/s", "--recycle-after=5", "--request-timeout=2.5", "--metrics="],
-        [*process.words(OPTIONS), "--new=1"],
+        [*process.arguments(OPTIONS), "--new=1"],
     ],
 )
 def test_words_of_another_build_are_left_to_the_parser(words: list[str]) -> None:
-    assert process.understood(words) is None
+    assert process.parse_arguments(words) is None
 
 
 def test_the_help_names_the_defaults_that_the_agent_has() -> None:

@@ -22,7 +22,7 @@ def test_a_quiet_agent_fits_in_a_few_lines() -> None:
     assert list(lines(QUIET)) == [
         "agent    build 0123456789abcdef, pid 41, up 1 h 1 min",
         "served   7",
-        "refused  0: no caller had to do it by itself",
+        "refused  0",
         "",
         "WORKER  UP          SERVED  RECYCLED  NOW",
         "42      1 min 30 s  7       1         idle",
@@ -36,7 +36,7 @@ def test_refusals_are_told_in_words_and_only_those_that_happened() -> None:
     assert told[2:5] == [
         "refused  4",
         "         3 called from another build",
-        "         1 left before the call had begun",
+        "         1 disconnected before the request began",
     ]
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from cni_plugins.cli.lab import ping
 from cni_plugins.cli.lab.build import Attached
-from cni_plugins.cli.lab.ping import Answers, Count, Question
+from cni_plugins.cli.lab.ping import Answers, Count, PingSource
 from cni_plugins.cli.lab.topology import Lab, LabOptions, plan
 
 
@@ -17,13 +17,13 @@ def attached(lab: Lab) -> list[Attached]:
     ]
 
 
-def texts(question: Question) -> list[str]:
+def texts(question: PingSource) -> list[str]:
     return [str(address) for address, _ in question.targets]
 
 
 def test_containers_ask_all_others_and_hosts_all() -> None:
     lab = plan(LabOptions("demo", hosts=2, containers=2))
-    asked = {question.netns: texts(question) for question in ping.questions(lab, attached(lab), 1)}
+    asked = {question.netns: texts(question) for question in ping.ping_sources(lab, attached(lab), 1)}
     assert asked == {
         "demo-h1": ["10.0.1.1", "10.0.1.2", "10.0.2.1", "10.0.2.2"],
         "demo-h1-c1": ["10.0.1.2", "10.0.2.1", "10.0.2.2"],
@@ -36,7 +36,7 @@ def test_containers_ask_all_others_and_hosts_all() -> None:
 
 def test_with_little_room_each_asks_the_hosts_that_follow() -> None:
     lab = plan(LabOptions(hosts=4))
-    by_host = [question for question in ping.questions(lab, attached(lab), 1) if question.is_host]
+    by_host = [question for question in ping.ping_sources(lab, attached(lab), 1) if question.is_host]
     assert [{host for _, host in question.targets} for question in by_host] == [
         {0, 1},
         {1, 2},
@@ -75,7 +75,7 @@ def test_the_smallest_lab_and_the_least_room_ask_somebody() -> None:
 def test_a_single_host_asks_its_own_containers_once() -> None:
     lab = plan(LabOptions("demo", hosts=1, containers=2, mode="l2"))
     within = ping.reach(lab, 1024)
-    assert [texts(question) for question in ping.questions(lab, attached(lab), within)] == [
+    assert [texts(question) for question in ping.ping_sources(lab, attached(lab), within)] == [
         ["10.0.1.1", "10.0.1.2"],
         ["10.0.1.2"],
         ["10.0.1.1"],
@@ -84,7 +84,7 @@ def test_a_single_host_asks_its_own_containers_once() -> None:
 
 def test_answers_become_a_matrix_of_hosts_and_the_missing_are_named() -> None:
     lab = plan(LabOptions("demo", hosts=2))
-    asked = ping.questions(lab, attached(lab), 1)
+    asked = ping.ping_sources(lab, attached(lab), 1)
     every = {ip_address("10.0.1.1"): 0.001, ip_address("10.0.2.1"): 0.002}
     answers = [
         Answers(every, 0),

@@ -55,7 +55,7 @@ def test_many_hosts_make_a_sign_for_each_pair() -> None:
     lab = plan(LabOptions(hosts=17))
     rows = [(ALL,) * 17] * 16 + [(ALL, SOME, NONE, *[NOT_ASKED] * 13, ALL)]
     page = list(text.answered(lab, report(*rows, reach=16), 0.25))
-    assert page[2].startswith("one sign a pair:")
+    assert page[2].startswith("one character per pair:")
     assert page[3] == "h1   ................."
     assert page[-1] == "h17  ./-             ."
 
@@ -63,9 +63,9 @@ def test_many_hosts_make_a_sign_for_each_pair() -> None:
 def test_who_answered_late_and_who_was_not_asked_is_said() -> None:
     lab = plan(LabOptions(hosts=3, mode="l2"))
     page = list(text.answered(lab, report((ALL,) * 3, (ALL,) * 3, (ALL,) * 3, late=2, reach=1), 0.25))
-    assert page[1] == "          2 only when asked a second time"
+    assert page[1] == "          2 only at the second ping"
     assert page[2:5] == [
-        "          each asked 1 host only: the kernel has room for too few neighbours",
+        "          each pinged only 1 host: the kernel's neighbour table is too small",
         "          for all: sysctl -w net.ipv4.neigh.default.gc_thresh3=32",
         "",
     ]
@@ -112,7 +112,7 @@ def test_what_a_plugin_refused_or_left_is_named() -> None:
 
 def test_nothing_is_claimed_of_a_lab_that_nothing_is_known_of() -> None:
     page = list(text.removed("demo", None, 5, 0.5))
-    assert page[0] == "detached  nothing: there is no telling what containers it had"
+    assert page[0] == "detached  nothing: the containers of this lab are not known"
     assert not any(line.startswith("left") for line in page)
 
 

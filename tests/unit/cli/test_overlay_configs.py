@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from cni_plugins.cli.failure import Failed
-from cni_plugins.cli.overlay.configs import FoundConfigs, chosen, in_directory, in_file, merged, understood
+from cni_plugins.cli.overlay.configs import FoundConfigs, in_directory, in_file, merge, parse_config, select
 
 OURS: dict[str, Any] = {"type": "vxlan", "network": "10.244.0.0/16"}
 BLUE = {"cniVersion": "1.0.0", "name": "blue", "plugins": [OURS, {"type": "portmap"}]}
 
 
 def read(document: object, file: str = "f") -> FoundConfigs:
-    return understood(json.dumps(document).encode(), file)
+    return parse_config(json.dumps(document).encode(), file)
 
 
 def test_an_entry_of_a_list_gets_name_and_version_of_the_list() -> None:
@@ -65,7 +65,7 @@ def test_networks_of_other_plugins_are_passed_over(document: object) -> None:
     ],
 )
 def test_what_cannot_be_understood_is_one_sentence(content: bytes, fault: str) -> None:
-    found = understood(content, "f")
+    found = parse_config(content, "f")
     assert found.networks == ()
     [told] = found.faults
     assert told.startswith(fault)
@@ -74,12 +74,12 @@ def test_what_cannot_be_understood_is_one_sentence(content: bytes, fault: str) -
 
 def test_of_one_name_the_first_counts_and_only_a_different_one_is_told_of() -> None:
     other = {**BLUE, "plugins": [{**OURS, "vni": 7}]}
-    found = merged([read(BLUE, "1"), read(BLUE, "2"), read(other, "3")])
+    found = merge([read(BLUE, "1"), read(BLUE, "2"), read(other, "3")])
     assert [one.file for one in found.networks] == ["1"]
-    assert found.faults == ("3: network blue is there in 1 too, which comes first",)
+    assert found.faults == ("3: network blue is configured also in 1, which comes first",)
     twice = read({**BLUE, "plugins": [OURS, {**OURS, "vni": 7}]})
     assert [one.conf.get("vni") for one in twice.networks] == [None]
-    assert twice.faults == ("f: network blue is there twice",)
+    assert twice.faults == ("f: network blue is configured twice",)
 
 
 # ------------------------------------------------------------------------------------------------- choosing
@@ -87,31 +87,31 @@ def test_of_one_name_the_first_counts_and_only_a_different_one_is_told_of() -> N
 
 def three() -> FoundConfigs:
     named = [read({**BLUE, "name": name}, name) for name in ("red", "green", "blue")]
-    return merged([*named, FoundConfigs(faults=("x: broken",))])
+    return merge([*named, FoundConfigs(faults=("x: broken",))])
 
 
 def test_all_are_taken_with_the_faults_of_all_files() -> None:
-    assert chosen(three(), (), "d") == three()
+    assert select(three(), (), "d") == three()
 
 
 def test_who_asks_for_some_gets_them_once_in_his_order_and_hears_of_no_other_file() -> None:
-    found = chosen(three(), ("blue", "red", "blue"), "d")
+    found = select(three(), ("blue", "red", "blue"), "d")
     assert [one.network for one in found.networks] == ["blue", "red"]
     assert found.faults == ()
 
 
 def test_an_unknown_name_is_told_with_those_there_are_and_what_could_not_be_read() -> None:
     with pytest.raises(Failed) as failure:
-        chosen(three(), ("blue", "pink"), "d")
+        select(three(), ("blue", "pink"), "d")
     assert str(failure.value) == "no overlay network 'pink' in d, only red, green, blue (x: broken)"
 
 
 @pytest.mark.parametrize("names", [(), ("blue",)])
 def test_none_at_all_is_told_with_the_reason(names: tuple[str, ...]) -> None:
     with pytest.raises(Failed, match=r"^no overlay network in d: no file there has a plugin of type vxlan$"):
-        chosen(FoundConfigs(), names, "d")
+        select(FoundConfigs(), names, "d")
     with pytest.raises(Failed, match=r"^no overlay network in d: x: broken$"):
-        chosen(FoundConfigs(faults=("x: broken",)), names, "d")
+        select(FoundConfigs(faults=("x: broken",)), names, "d")
 
 
 # ------------------------------------------------------------------------------------------------- files

@@ -90,7 +90,7 @@ def test_stretched_networks_have_no_routes_and_groups_no_list() -> None:
     assert stretched[-1] == "h3    10.99.0.3  192.168.100.32/28  tunnel via vx25    1450"
     group = seen(backend=hosts.GROUP, underlay={"interface": "eth0"})
     heading, _, *rows = page.peers_lines([NetworkOutcome(HERE, group)])
-    assert heading == "net1: in sync, mode l3, multicast, peers are found by asking"
+    assert heading == "net1: in sync, mode l3, multicast, peers are discovered on demand"
     assert len(rows) == 1
     assert list(page.probe_lines([NetworkOutcome(HERE, group)], written=False)) == [heading]
 
@@ -111,7 +111,7 @@ def test_measurements_are_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "why"), [({}, "they come with a container"), (hosts.STRETCHED, "mode l2 has none")]
+    ("keys", "why"), [({}, "the first container creates them"), (hosts.STRETCHED, "mode l2 has none")]
 )
 def test_who_writes_where_there_are_no_routes_is_told_why(keys: dict[str, Any], why: str) -> None:
     view = seen(State.IDLE, **keys)
@@ -147,14 +147,14 @@ def test_only_a_peer_that_gave_no_answer_at_all_is_silent() -> None:
     view = seen()
     heard = NetworkOutcome(HERE, view, probes(view, (None, None, 0.1), (0.1, 1500, None)))
     silent = NetworkOutcome(HERE, view, probes(view, (0.1, 1500, 0.1), (None, None, None)))
-    assert list(page.silences([heard])) == []
-    assert list(page.silences([silent])) == ["network net1: no answer from h3 (10.99.0.3)"]
+    assert list(page.unanswered([heard])) == []
+    assert list(page.unanswered([silent])) == ["network net1: no answer from h3 (10.99.0.3)"]
 
 
 def test_many_silent_peers_are_counted() -> None:
     peers = [{"node": f"h{n}", "vtep": f"10.99.0.{n}", "subnet": f"10.244.{n}.0/24"} for n in range(1, 21)]
     view = seen(peers=peers)
-    [told] = page.silences([NetworkOutcome(HERE, view, probes(view, *[(None, None, None)] * 19))])
+    [told] = page.unanswered([NetworkOutcome(HERE, view, probes(view, *[(None, None, None)] * 19))])
     assert told.startswith("network net1: no answer from h2 (10.99.0.2), h3 (10.99.0.3), ")
     assert told.endswith(", h11 (10.99.0.11), 9 more")
 

@@ -39,5 +39,6 @@ def test_a_gateway_that_is_missing_is_the_first_address() -> None:
     assert with_gateways(bare) == (V4, V6)
     kept = V4._replace(gateway=ip_address("10.1.0.9"))
     assert with_gateways((kept,)) == (kept,)
-    with pytest.raises(InvalidNetworkConfig, match=r"10\.1\.0\.1/24 has no gateway and leaves none to take"):
+    message = r"10\.1\.0\.1/24 has no gateway, and its subnet has no address left for one"
+    with pytest.raises(InvalidNetworkConfig, match=message):
         with_gateways((IPConfig(ip_interface("10.1.0.1/24")),))

@@ -8,14 +8,9 @@ import pytest
 from cni_plugins.engine import registry
 from cni_plugins.engine.run import run
 from cni_plugins.errors import CniError, InvalidNetworkConfig
+from tests import cni
 
-ENVIRONMENT = {
-    "CNI_COMMAND": "ADD",
-    "CNI_CONTAINERID": "c1",
-    "CNI_NETNS": "/ns",
-    "CNI_IFNAME": "eth0",
-    "CNI_PATH": "/nowhere",
-}
+ENVIRONMENT = cni.environment("ADD")
 CONF = {
     "cniVersion": "1.1.0",
     "name": "n",

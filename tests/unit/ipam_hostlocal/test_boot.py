@@ -23,12 +23,12 @@ NOW = Boot("b2", began=lambda: 1000)
     ],
 )
 def test_a_record_decides_and_the_clock_only_without_one(record: Entry | None, mtime: int, old: bool) -> None:
-    assert NOW.outlived_by(record, mtime) is old
+    assert NOW.is_later_than(record, mtime) is old
 
 
 def test_without_a_boot_id_nothing_is_old() -> None:
-    assert not Boot(UNKNOWN, lambda: 1000).outlived_by(Entry("b1", 5, ()), 5)
-    assert not Boot(UNKNOWN, lambda: 1000).outlived_by(None, 5)
+    assert not Boot(UNKNOWN, lambda: 1000).is_later_than(Entry("b1", 5, ()), 5)
+    assert not Boot(UNKNOWN, lambda: 1000).is_later_than(None, 5)
 
 
 def test_the_boot_id_is_one_word_and_stays_the_same() -> None:

@@ -178,8 +178,8 @@ def test_a_check_passes_while_exactly_the_addresses_of_the_result_are_leased(hos
     ("content", "expected", "said"),
     [
         ("c2\r\neth0", "10.1.0.2", "10.1.0.2 is leased to c2 eth0"),
-        ("", "10.1.0.2", "10.1.0.2 is leased to nobody"),
-        (None, "10.1.0.3", "10.1.0.3 is leased to nobody"),
+        ("", "10.1.0.2", "10.1.0.2 is not leased"),
+        (None, "10.1.0.3", "10.1.0.3 is not leased"),
         (None, "10.1.0.3", "10.1.0.2 is leased and not in prevResult"),
     ],
 )

@@ -127,7 +127,7 @@ def test_what_cannot_be_cleared_is_named_when_addresses_run_out(host: Host) -> N
     (host.leases / "10.1.0.2" / "inside").touch()
     with pytest.raises(PoolExhausted) as refused:
         IPAM.reserve(host.request())
-    assert "10.1.0.2 is no regular file" in refused.value.full_details()
+    assert "10.1.0.2 is not a regular file" in refused.value.full_details()
 
 
 @pytest.mark.parametrize("name", ["lock", "last_reserved_ip.0", "../.cni-plugins", "../.cni-plugins/net"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugins.kernel.firewall import attachment_rules, masquerade, network_ruleset
+from cni_plugins.kernel.firewall import masquerade, network_ruleset, nft_table
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.attributes import attributes, read_text
 from cni_plugins.kernel.overlay import packet_filter
@@ -151,7 +151,7 @@ def compared(rule: bytes) -> list[bytes]:
 
 def test_many_elements_fit_into_messages_that_netlink_can_carry() -> None:
     keys = [number.to_bytes(16, "big") for number in range(1001)]
-    messages = attachment_rules.in_parts(wire.NEWSETELEM, wire.INET, 0, "s", keys)
+    messages = nft_table.in_parts(wire.NEWSETELEM, wire.INET, 0, "s", keys)
     entries = [list(attributes(wire.fields(bytes(item))[3])) for item in messages]
     assert sum(map(len, entries)) == len(keys)
     assert all(len(item) < 1 << 16 for item in messages)

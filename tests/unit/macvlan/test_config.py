@@ -64,7 +64,7 @@ def test_every_fault_is_named_at_once() -> None:
     [
         ({"mode": "source"}, "allowedMACs and mode source need each other"),
         ({"allowedMACs": ["02:00:00:00:00:01"]}, "allowedMACs and mode source need each other"),
-        ({"hostAccess": True, "mode": "private"}, "in mode private links on one master are kept apart"),
+        ({"hostAccess": True, "mode": "private"}, "in mode private links on one master are isolated"),
         ({"hostAccess": True, "linkInContainer": True}, "hostAccess needs a master in the host"),
         ({"vlan": 5, "linkInContainer": True}, "vlan needs a master in the host"),
         ({"vlanProtocol": "802.1x"}, "vlanProtocol"),

@@ -247,7 +247,7 @@ def test_another_protocol_is_another_vlan() -> None:
 
 def test_a_link_of_another_protocol_is_not_taken_for_the_one_asked_for() -> None:
     facts = FACTS._replace(host={"eth0": ETH0, "eth0.100": vlan()})
-    with pytest.raises(InvalidNetworkConfig, match="another protocol than 802.1ad"):
+    with pytest.raises(InvalidNetworkConfig, match="a protocol other than 802.1ad"):
         planned(facts=facts, master="eth0.100", vlanProtocol="802.1AD")
     assert of(planned(facts=facts, master="eth0.100"), AddMacvlan)
 

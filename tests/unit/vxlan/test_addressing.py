@@ -363,26 +363,26 @@ def test_no_lease_has_no_effect() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
-    ({}, ["10.244.2.5/24"], "address 10.244.2.5 is none of this host's: peers would not find it"),
-    ({}, ["192.0.2.5/24"], "address 192.0.2.5 is none of this host's"),
-    ({}, ["10.244.1.5/24", "fd00:1::5/64"], "address fd00:1::5 is none of this host's"),
+    ({}, ["10.244.2.5/24"], "address 10.244.2.5 is not in a network of this host: peers would not find it"),
+    ({}, ["192.0.2.5/24"], "address 192.0.2.5 is not in a network of this host"),
+    ({}, ["10.244.1.5/24", "fd00:1::5/64"], "address fd00:1::5 is not in a network of this host"),
     ({}, ["10.244.1.1/24"], "address 10.244.1.1 is the host's own"),
     ({}, ["10.244.1.0/24"], "address 10.244.1.0 is the host's own"),
     ({}, ["10.244.1.255/24"], "address 10.244.1.255"),
-    (STRETCHED, ["192.168.101.5/24"], "address 192.168.101.5 is none of this host's"),
+    (STRETCHED, ["192.168.101.5/24"], "address 192.168.101.5 is not in a network of this host"),
     (STRETCHED, ["192.168.100.1/24"], "address 192.168.100.1 is the host's own"),
     (STRETCHED, ["192.168.100.2/24"], "address 192.168.100.2 is the host's own"),
-    (STRETCHED, ["192.168.100.18/24"], "address 192.168.100.18 is in no block of this host"),
+    (STRETCHED, ["192.168.100.18/24"], "address 192.168.100.18 is not in a block of this host"),
     (STRETCHED, ["192.168.100.5/24", "192.168.100.6/24"], "address 192.168.100.6 beside 192.168.100.5"),
     (STRETCHED, ["192.168.100.5/24", "192.168.100.18/24"], "address 192.168.100.18 beside 192.168.100.5"),
     (DUAL_STRETCHED, ["192.168.100.5/24", "fd64::6/64"], "address fd64::6 beside 192.168.100.5"),
-    (DUAL_STRETCHED, ["192.168.100.5/24", "fd65::5/64"], "address fd65::5 is none of this host's"),
+    (DUAL_STRETCHED, ["192.168.100.5/24", "fd65::5/64"], "address fd65::5 is not in a network of this host"),
     (DUAL_STRETCHED, ["192.168.100.5/24", "fd64::2/64"], "address fd64::2 is the host's own"),
-    (DUAL_STRETCHED, ["fd64::5/64"], "address fd64::5 is in no block of this host"),
+    (DUAL_STRETCHED, ["fd64::5/64"], "address fd64::5 is not in a block of this host"),
     ({**STRETCHED, "bum": "head-end"}, ["192.168.100.2/24"], "address 192.168.100.2 is the host's own"),
     ({**STRETCHED, "bum": "head-end"}, ["192.168.100.255/24"], "address 192.168.100.255"),
     (V6_STRETCHED, ["fd64::100/64"], "address fd64::100 is the host's own"),
-    (V6_STRETCHED, ["fd64::201/64"], "address fd64::201 is in no block of this host"),
+    (V6_STRETCHED, ["fd64::201/64"], "address fd64::201 is not in a block of this host"),
 ]
 
 

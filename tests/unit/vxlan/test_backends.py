@@ -65,7 +65,7 @@ BAD: list[tuple[dict[str, Any], Extent, str]] = [
     ({"peers": ["x"]}, ROUTED, "backend.peers[0].vtep: 'x' is not an IP address"),
     ({"peers": PEERS, "self": 1}, ROUTED, "backend.self: input should be a valid string, got 1"),
     ({"peers": PEERS, "self": "h" * 254}, ROUTED, "backend.self: "),
-    ({"peersFile": "peers.json"}, ROUTED, "backend: peersFile 'peers.json' is no absolute path"),
+    ({"peersFile": "peers.json"}, ROUTED, "backend: peersFile 'peers.json' must be an absolute path"),
     ({"peersFile": 5}, ROUTED, "backend.peersFile: input should be a valid string, got 5"),
     ({"peersFile": "/x\0y"}, ROUTED, "peersFile '/x\\x00y'"),
     ({"peers": PEERS, "subnet": "10.244.1.0/24"}, ROUTED, "backend.subnet is set, but the peers'"),
@@ -79,7 +79,7 @@ BAD: list[tuple[dict[str, Any], Extent, str]] = [
 ]
 BAD_GROUP: list[tuple[dict[str, Any], Extent, str]] = [
     ({"group": None}, ROUTED, "backend.group: field required"),
-    ({"group": "10.7.7.7"}, ROUTED, "backend: group 10.7.7.7 is no multicast address"),
+    ({"group": "10.7.7.7"}, ROUTED, "backend: group 10.7.7.7 is not a multicast address"),
     ({"group": "239.7.7.7/8"}, ROUTED, "backend.group: '239.7.7.7/8' is not an IP address"),
     ({"ttl": 256}, ROUTED, "backend.ttl: input should be less than or equal to 255, got 256"),
     ({"ttl": -1}, ROUTED, "backend.ttl: input should be greater than or equal to 0, got -1"),
@@ -212,12 +212,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     """Nobody writes into the FIFO, and still nobody waits."""
     os.mkfifo(tmp_path / "fifo")
     for path in (str(tmp_path / "fifo"), str(tmp_path), "/dev/null", "/dev/zero"):
-        assert refused(path).msg == "the peers file is no regular file"
+        assert refused(path).msg == "the peers file is not a regular file"
 
 
 @pytest.mark.parametrize("mode", [0o646, 0o666, 0o664, 0o602])
 def test_a_file_that_others_can_write(tmp_path: Path, mode: int) -> None:
-    assert refused(file(tmp_path, PEERS, mode)).msg == "others than root can write the peers file"
+    assert refused(file(tmp_path, PEERS, mode)).msg == "users other than root can write the peers file"
     (tmp_path / "link").symlink_to(tmp_path / "peers.json")
     refused(str(tmp_path / "link"))
 

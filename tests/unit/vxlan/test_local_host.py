@@ -74,7 +74,7 @@ def test_where_several_would_do_the_config_says_which(keys: dict[str, Any], chos
         (
             [link("eth0", "169.254.1.1/16")],
             {"peers": ["169.254.1.1"], "backend": {"subnet": "10.244.1.0/24"}},
-            "vtep 169.254.1.1 is known on its own link only",
+            "vtep 169.254.1.1 is a link-local address",
         ),
         ([link("vxbr1", "10.99.0.1/24", alias=OURS)], {}, "no underlay"),
     ],
@@ -92,7 +92,7 @@ def test_an_error_says_what_the_host_has() -> None:
     assert caught.value.details == "eth1 has 172.16.0.1/24"
     with pytest.raises(InvalidNetworkConfig) as caught:
         find(parsed(), facts()._replace(addressed=()))
-    assert caught.value.details == "it has none at all"
+    assert caught.value.details == "it has no addresses"
 
 
 def test_one_address_at_two_links_is_ambiguous_too() -> None:
@@ -185,7 +185,7 @@ def test_an_mtu_that_cannot_be(mtu: int, keys: dict[str, Any], message: str) -> 
 def test_a_loopback_link_tells_no_mtu() -> None:
     """As of hosts that announce an address of their own over several links."""
     loopback = link("lo", "127.0.0.1/8", "10.99.0.1/32", mtu=65536, loopback=True)
-    with pytest.raises(InvalidNetworkConfig, match="lo does not tell the MTU of the way to the peers"):
+    with pytest.raises(InvalidNetworkConfig, match="the MTU of lo is not that of the path to the peers"):
         found(loopback)
     assert found(loopback, mtu=1450).inner_mtu == 1450
     assert found(loopback, peers=[{**PEERS[0], "mtu": 1500}, *PEERS[1:]]).inner_mtu == 1450

@@ -186,7 +186,7 @@ def test_without_any_tunnel() -> None:
         (
             {H2: NEAR, H3: NEAR},
             {"network": ["10.244.0.0/16", "fd00::/16"], "peers": DUAL_PEERS},
-            "peer h2 (10.99.0.2) has an IPv4 address, and its subnet fd00:2::/64 is of IPv6",
+            "peer h2 (10.99.0.2) has an IPv4 address, but its subnet fd00:2::/64 is IPv6",
         ),
     ],
 )

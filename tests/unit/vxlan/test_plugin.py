@@ -112,7 +112,7 @@ NOT_READY: list[tuple[dict[str, Any], Any, str]] = [
     (
         {},
         there(of_kinds=(link("flannel.77", kind="vxlan", vxlan=(77, 4789)),)),
-        "VNI 77 and port 4789 are those of link flannel.77",
+        "VNI 77 with port 4789 is in use by link flannel.77",
     ),
     ({}, there(host={"vx25": link("vx25", kind="veth")}), '"vx25" already exists but is not the vxlan of'),
     ({}, there(host={"vx25": link("vx25", kind="vxlan")}), '"vx25" already exists but is not the vxlan of'),

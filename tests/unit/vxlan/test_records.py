@@ -61,13 +61,13 @@ BAD: list[tuple[Any, str]] = [
     ({"vtep": 3221225985}, "peers[0].vtep: 3221225985 is not an IP address"),
     ({"vtep": "192.0.2.1/24"}, "peers[0].vtep: '192.0.2.1/24' is not an IP address"),
     ({"vtep": "fe80::1%eth0"}, "peers[0].vtep: 'fe80::1%eth0' is not an IP address"),
-    ({"vtep": "239.1.1.1"}, "peers[0]: vtep 239.1.1.1 is no address of a host"),
-    ({"vtep": "0.0.0.0"}, "peers[0]: vtep 0.0.0.0 is no address of a host"),
-    ({"vtep": "127.0.0.1"}, "peers[0]: vtep 127.0.0.1 is no address of a host"),
-    ({"vtep": "::1"}, "peers[0]: vtep ::1 is no address of a host"),
-    ({"vtep": "255.255.255.255"}, "peers[0]: vtep 255.255.255.255 is no address of a host"),
-    ({"vtep": "169.254.1.1"}, "peers[0]: vtep 169.254.1.1 is known on its own link only"),
-    ({"vtep": "fe80::1"}, "peers[0]: vtep fe80::1 is known on its own link only"),
+    ({"vtep": "239.1.1.1"}, "peers[0]: vtep 239.1.1.1 is not a host address"),
+    ({"vtep": "0.0.0.0"}, "peers[0]: vtep 0.0.0.0 is not a host address"),
+    ({"vtep": "127.0.0.1"}, "peers[0]: vtep 127.0.0.1 is not a host address"),
+    ({"vtep": "::1"}, "peers[0]: vtep ::1 is not a host address"),
+    ({"vtep": "255.255.255.255"}, "peers[0]: vtep 255.255.255.255 is not a host address"),
+    ({"vtep": "169.254.1.1"}, "peers[0]: vtep 169.254.1.1 is a link-local address"),
+    ({"vtep": "fe80::1"}, "peers[0]: vtep fe80::1 is a link-local address"),
     ({"vtep": "192.0.2.1", "v": 2}, "peers[0]: v is 2; this build reads records of version 1"),
     ({"vtep": "192.0.2.1", "v": "1"}, "peers[0].v: input should be a valid integer, got '1'"),
     ({"vtep": "192.0.2.1", "mtu": 575}, "peers[0]: mtu is 575 (must be 576 to 65535)"),
@@ -77,8 +77,8 @@ BAD: list[tuple[Any, str]] = [
     ({"vtep": "192.0.2.1", "subnet": "10.244.1.0"}, "peers[0].subnet[0]: '10.244.1.0' is not an address in"),
     ({"vtep": "192.0.2.1", "subnet": None, "blocks": [None]}, "peers[0].blocks[0]: None is not an address"),
     ({"vtep": "192.0.2.1", "node": "n" * 254}, "peers[0].node: "),
-    ({"vtep": "192.0.2.1", "node": "h\n1"}, "peers[0]: node 'h\\n1' has characters that cannot be printed"),
-    ({"vtep": "192.0.2.1", "node": "h\x1b[2J"}, "has characters that cannot be printed"),
+    ({"vtep": "192.0.2.1", "node": "h\n1"}, "peers[0]: node 'h\\n1' has unprintable characters"),
+    ({"vtep": "192.0.2.1", "node": "h\x1b[2J"}, "has unprintable characters"),
     ({"vtep": "192.0.2.1", "subnet": "10.244.1.1/24"}, "'10.244.1.1/24' is an address; the network is"),
     ({"vtep": "192.0.2.1", "blocks": ["10.244.1.8/28"]}, "peers[0].blocks[0]: '10.244.1.8/28' is an address"),
     ({"vtep": "192.0.2.1", "node": 5}, "peers[0].node: input should be a valid string, got 5"),
@@ -141,7 +141,7 @@ AT_ODDS: list[tuple[Extent, list[Any], str]] = [
     (
         ROUTED,
         [l3(1, "10.244.1.0/24"), l3(2, "10.244.2.0/24", vtep="2001:db8::2")],
-        "peers h1 and h2: vteps of IPv4 and IPv6 do not mix",
+        "peers h1 and h2: IPv4 and IPv6 vteps cannot be mixed",
     ),
     (ROUTED, [l3(1, "10.244.1.0/24"), {"node": "h2", "vtep": "192.0.2.2"}], "peer h2 has no subnet, but h1"),
     (
@@ -197,7 +197,9 @@ def test_records_at_odds_with_the_network_or_each_other(
 def test_the_length_of_parts_is_of_ipv4_alone() -> None:
     extent = ROUTED._replace(length=24)
     assert not found(extent, l3(1, "10.244.1.0/24", subnets=["fd00:1::/64"]))
-    assert found(extent, l3(1, "10.244.1.0/25")) == ["peer h1: subnet 10.244.1.0/25 has not the length /24"]
+    assert found(extent, l3(1, "10.244.1.0/25")) == [
+        "peer h1: subnet 10.244.1.0/25 must have prefix length /24"
+    ]
 
 
 def test_sound_records() -> None:

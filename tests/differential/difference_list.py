@@ -1,4 +1,4 @@
-"""Which differences were intended: each one met is looked up, and in the end each entry must be met."""
+"""Checks differences against the intended ones: each must be intended, and each entry must have been met."""
 
 import fnmatch
 from collections import Counter
@@ -21,22 +21,22 @@ def matches(entry: Intended, difference: Difference, reference: str) -> bool:
 
 
 @dataclass
-class Ledger:
-    """The account of one test session."""
+class DifferenceList:
+    """The comparisons of one test session and the intended differences met in them."""
 
     met: Counter[Intended] = field(default_factory=Counter)
     compared: set[tuple[str, str]] = field(default_factory=set)
 
     def unlisted(self, reference: str, case: str, found: list[Difference]) -> list[Difference]:
-        """The differences nobody intended; the others are entered."""
+        """Return the differences that are not intended; the others are noted as met."""
         self.compared.add((reference, case))
-        return [difference for difference in found if not self._enter(reference, difference)]
+        return [difference for difference in found if not self._note(reference, difference)]
 
-    def _enter(self, reference: str, difference: Difference) -> bool:
+    def _note(self, reference: str, difference: Difference) -> bool:
         entries = [entry for entry in intended.DIFFERENCES if matches(entry, difference, reference)]
         self.met.update(entries)
         return bool(entries)
 
     def stale(self) -> list[Intended]:
-        """Entries that no difference answers to any more."""
+        """Return the entries that no difference matches any more."""
         return [entry for entry in intended.DIFFERENCES if not self.met[entry]]

@@ -1,89 +1,98 @@
-"""Run one case with one suite and tell, step by step, everything that can be compared."""
+"""Run one case with one suite and record after each step everything that can be compared."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.differential import answers, netns, probes, snapshot
+from tests import cni, namespaces
+from tests.bench import resident
+from tests.cni import Answer
+from tests.differential import answers, probes, snapshot
 from tests.differential.cases import Case, Step
+from tests.differential.fixture import Fixture, fixture_on, fresh_fixture
+from tests.differential.hosts import Hosts
 from tests.differential.normalise import Symbols, without_numbers
 from tests.differential.suites import Suite
-from tests.differential.world import Answer, World, environment, fresh_world
+from tests.namespaces import Namespace
 
 SEPARATOR = " > "  # between the levels of a path; routes and sysctls have slashes
-Story = dict[str, str]  # path → JSON text
+Trace = dict[str, str]  # path → JSON text
 
 
 @dataclass
-class Teller:
-    """One suite in one world; remembers results as a runtime does."""
+class Recorder:
+    """Runs a case with one suite in one fixture; keeps results as a runtime does."""
 
     suite: Suite
     case: Case
-    world: World
+    fixture: Fixture
     symbols: Symbols
     results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     addresses: dict[str, list[str]] = field(default_factory=dict)
 
-    def tell(self, step: Step) -> dict[str, Any]:
-        """Do the step and say what came of it."""
+    def record(self, step: Step) -> dict[str, Any]:
+        """Do the step; return what is there afterwards."""
         answer = self._act(step)
-        outcome = probes.PROBES[step.probe](self.world, self.addresses) if step.probe else None
-        facts = snapshot.settled(self.world, rules=self.case.rules)
-        self.symbols.learn(self.world, facts)
-        told: dict[str, Any] = self.symbols.value(without_numbers(facts))
+        outcome = probes.PROBES[step.probe](self.fixture, self.addresses) if step.probe else None
+        facts = snapshot.settled(self.fixture, rules=self.case.rules)
+        self.symbols.learn(self.fixture, facts)
+        seen: dict[str, Any] = self.symbols.value(without_numbers(facts))
         if self.case.rules:
-            told["rules"] = self._mentions(facts["rules"])
-        _forget_what_time_decides(told, after_add=step.do == "ADD")
+            seen["rules"] = self._mentions(facts["rules"])
+        _drop_what_time_decides(seen, after_add=step.do == "ADD")
         if answer is not None:
-            told["answer"] = answers.facts(answer, self.symbols)
-        return told if outcome is None else told | {"probe": outcome}
+            seen["answer"] = answers.facts(answer, self.symbols)
+        return seen if outcome is None else seen | {"probe": outcome}
 
     def _act(self, step: Step) -> Answer | None:
         if step.do:
             return self._call(step)
         if step.settle:
-            probes.settle(self.world)
+            probes.settle(self.fixture)
         if step.host is not None:
-            self._tamper(self.world.host, step.host)
+            self._tamper(self.fixture.host, step.host)
         if step.inside is not None:
-            self._tamper(self.world.box(step.box), step.inside)
+            self._tamper(self.fixture.box(step.box), step.inside)
         return None
 
-    def _tamper(self, where: str, command: str) -> None:
+    def _tamper(self, where: Namespace, command: str) -> None:
         host_ends = {f"{{{symbol}}}": name for name, symbol in self.symbols.names.items()}
         for symbol, name in host_ends.items():
             command = command.replace(symbol, name)
-        with netns.entered(where):
-            netns.run("sh", "-c", self.world.fill(command))
+        with where.entered():
+            namespaces.run("sh", "-c", self.fixture.fill(command))
 
     def _call(self, step: Step) -> Answer:
-        env = environment(self.suite, step.do, step.box, step.ifname, self._sandbox(step))
-        if step.args is not None:
-            env["CNI_ARGS"] = step.args
-        changed = env | {key: value for key, value in step.env.items() if value is not None}
-        final = {key: value for key, value in changed.items() if step.env.get(key, value) is not None}
-        answer = self.world.call(self.suite, self.case.plugin, final, self._stdin(step))
+        variables = cni.environment(
+            step.do,
+            container=step.box,
+            netns=self._sandbox(step),
+            ifname=step.ifname,
+            path=self.suite.directory,
+            **{"CNI_ARGS": step.args, **step.env},
+        )
+        answer = self.fixture.call(self.suite, self.case.plugin, variables, self._stdin(step))
         self._remember(step, answer)
         return answer
 
     def _sandbox(self, step: Step) -> str:
         if step.netns == "file":
-            path = self.world.directory / "a-file"
+            path = self.fixture.directory / "a-file"
             path.touch()
             return str(path)
-        places = {"gone": "/run/netns/cnid-never-made", "own": netns.path_of(self.world.host), "none": ""}
-        return places[step.netns] if step.netns != "box" else netns.path_of(self.world.box(step.box))
+        places = {"gone": "/run/netns/cnid-never-made", "own": self.fixture.host.path, "none": ""}
+        return places[step.netns] if step.netns != "box" else self.fixture.box(step.box).path
 
     def _stdin(self, step: Step) -> str:
         if step.stdin is not None:
-            return self.world.fill(step.stdin)
+            return self.fixture.fill(step.stdin)
         config = {**self.case.config, **step.config}
         if self._passes_result_on(step) and (step.box, step.ifname) in self.results:
             config.setdefault("prevResult", self.results[step.box, step.ifname])
-        return self.world.fill(json.dumps(config))
+        return self.fixture.fill(json.dumps(config))
 
     def _passes_result_on(self, step: Step) -> bool:
         """Runtimes give CHECK and DEL the result since 0.4.0."""
@@ -92,7 +101,7 @@ class Teller:
         return step.do in ("CHECK", "DEL") and self.case.version >= "0.4.0"
 
     def _remember(self, step: Step, answer: Answer) -> None:
-        result = answers.parsed(answer.stdout)
+        result = answers.parsed(answer.out)
         if step.do != "ADD" or answer.code != 0 or not isinstance(result, dict):
             return
         self.results[step.box, step.ifname] = result
@@ -112,38 +121,43 @@ def _addresses_of(result: dict[str, Any]) -> list[str]:
     return [entry.partition("/")[0] for entry in entries]
 
 
-def _forget_what_time_decides(told: dict[str, Any], *, after_add: bool) -> None:
+def _drop_what_time_decides(seen: dict[str, Any], *, after_add: bool) -> None:
     """Whether an address is still tentative is only certain right after ADD."""
     if after_add:
         return
-    for place in told.values():
+    for place in seen.values():
         for link in place.get("links", {}).values():
             for address in link["addresses"].values():
                 address.pop("tentative", None)
                 address.pop("optimistic", None)
 
 
-def tell(suite: Suite, case: Case) -> Story:
-    """The whole story of a case, flat."""
-    with fresh_world() as world:
-        world.box("box1")
-        _lay_out_files(world, case)
+def record(suite: Suite, case: Case, hosts: Hosts) -> Trace:
+    """Return the whole trace of a case, flat."""
+    with contextlib.ExitStack() as stack:
+        if suite.label == "ours" and not resident.absence(suite):
+            host = stack.enter_context(hosts.lent(suite, case))
+            fixture = stack.enter_context(fixture_on(host.namespace, host.variables))
+        else:
+            fixture = stack.enter_context(fresh_fixture())
+        fixture.box("box1")
+        _lay_out_files(fixture, case)
         symbols = Symbols(json.dumps([case.config, [vars(step) for step in case.steps]]))
         if case.wire:
-            world.lay_wire()
-            symbols.learn(world, snapshot.settled(world, rules=False))
+            fixture.add_wire()
+            symbols.learn(fixture, snapshot.settled(fixture, rules=False))
         if any(step.probe == "masquerade" for step in case.steps):
-            world.outside()  # before ADD, as some probes ask what works right after it
-        teller = Teller(suite, case, world, symbols)
-        story: Story = {}
+            fixture.outside()  # before ADD, as some probes ask what works right after it
+        recorder = Recorder(suite, case, fixture, symbols)
+        trace: Trace = {}
         for number, step in enumerate(case.steps, start=1):
-            story |= dict(flat(teller.tell(step), f"{number}:{step.label}"))
-        return story
+            trace |= dict(flat(recorder.record(step), f"{number}:{step.label}"))
+        return trace
 
 
-def _lay_out_files(world: World, case: Case) -> None:
+def _lay_out_files(fixture: Fixture, case: Case) -> None:
     for name, content in case.files.items():
-        path = world.directory / name
+        path = fixture.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode())
 

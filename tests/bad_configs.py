@@ -1,0 +1,347 @@
+"""
+Configurations that must be refused, by the code of the error.
+
+`tests/unit/engine/test_bad_configs.py` tries every row in its own process, but those that need a kernel.
+`tests/e2e/test_bad_input.py` tries one row of each kind of fault on the executables: all but the tables whose
+names begin with MORE.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+VERSION, ENVIRONMENT, IO, DECODING, CONFIG, NETNS = 1, 4, 5, 6, 7, 8
+KERNEL, EXHAUSTED, OF_THE_DELEGATE = 100, 102, 123
+Codes = int | tuple[int, ...]
+Changes = dict[str, Any]
+
+MASTER = "cnikm"
+GOOD: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "bridge",
+    "bridge": "cniebr0",
+    "isGateway": True,
+    "ipMasq": True,
+    "ipam": {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.86.0.0/24", "rangeStart": "10.86.0.2", "rangeEnd": "10.86.0.9"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    },
+}
+MACVLAN: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "macvlan",
+    "master": MASTER,
+    "ipam": {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.86.0.0/24", "rangeStart": "10.86.0.2", "rangeEnd": "10.86.0.9"}]],
+    },
+}
+PTP: dict[str, Any] = {key: value for key, value in MACVLAN.items() if key != "master"} | {"type": "ptp"}
+DUAL = {"ipam.ranges": [*MACVLAN["ipam"]["ranges"], [{"subnet": "fd00:86::/64"}]]}
+
+
+def static(*addresses: Changes, **more: Any) -> Changes:
+    return {"type": "static", "addresses": list(addresses), **more}
+
+
+def changed(key: str, value: Any, good: Changes = GOOD) -> dict[str, Any]:
+    """The good configuration, with the value at a dotted path replaced."""
+    return all_changed({key: value}, good)
+
+
+def all_changed(changes: Changes, good: Changes = GOOD) -> dict[str, Any]:
+    """The same with several values."""
+    conf = copy.deepcopy(good)
+    for key, value in changes.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
+        reduce(lambda at, part: at[part], parents, conf)[last] = value  # type: ignore[index]
+    return conf
+
+
+# ---------------------------------------------------------------------------------------------------- stdin
+
+MEGABYTE = 1 << 20
+DEPTH = 100_000
+
+UNREADABLE: dict[str, bytes] = {
+    "not-json": b"nonsense",
+    "empty": b"",
+    "blank": b" \n",
+    "cut-short": json.dumps(GOOD).encode()[:-1],
+    "two-documents": json.dumps(GOOD).encode() * 2,
+    "not-utf8": b'{"cniVersion": "1.0.0", "name": "\xff\xfe"}',
+    "an-array": b"[]",
+    "a-string": b'"bridge"',
+    "a-number": b"1",
+    "10-mb-of-rubbish": b"x" * 10 * MEGABYTE,
+    "10-mb-of-blanks": b" " * 10 * MEGABYTE,
+    "10-mb-array": b"[" + b"0," * (5 * MEGABYTE) + b"0]",
+    "10-mb-string-cut-short": b'{"cniVersion": "1.0.0", "name": "' + b"n" * 10 * MEGABYTE,
+    "deep-objects": b'{"a":' * DEPTH + b"1" + b"}" * DEPTH,
+    "deep-arrays": b'{"a":' + b"[" * DEPTH + b"]" * DEPTH + b"}",
+    "deep-and-never-closed": b"[" * DEPTH,
+}
+
+# ------------------------------------------------------------------------------------------------ bridge
+
+WRONG_TYPES: list[tuple[str, Any]] = [
+    ("bridge", 5),
+    ("isGateway", "yes"),
+    ("ipMasq", "yes"),
+    ("mtu", 1500.5),
+    ("vlanTrunk", [100]),
+    ("dns", {"nameservers": "10.86.0.1"}),
+    ("runtimeConfig", {"mac": 5}),
+    ("runtimeConfig", {"ips": "10.86.0.5"}),
+    ("ipam", "host-local"),
+    ("ipam.type", 5),
+    ("ipam.ranges", [["10.86.0.0/24"]]),
+    ("ipam.ranges.0.0.subnet", 10),
+    ("ipam.routes.0.dst", 0),
+    ("ipam.dataDir", 5),
+]
+MORE_WRONG_TYPES: list[tuple[str, Any]] = [
+    ("isGateway", 1),
+    ("isDefaultGateway", "yes"),
+    ("forceAddress", "yes"),
+    ("ipMasqBackend", 5),
+    ("mtu", "1500"),
+    ("mtu", True),
+    ("hairpinMode", 1),
+    ("promiscMode", "yes"),
+    ("vlan", "100"),
+    ("vlanTrunk", {"id": 100}),
+    ("vlanTrunk", [{"id": "100"}]),
+    ("preserveDefaultVlan", "no"),
+    ("macspoofchk", "yes"),
+    ("enabledad", "yes"),
+    ("disableContainerInterface", "no"),
+    ("portIsolation", "no"),
+    ("dns", "10.86.0.1"),
+    ("runtimeConfig", "none"),
+    ("ipam", ["host-local"]),
+    ("ipam.ranges", "10.86.0.0/24"),
+    ("ipam.ranges", [{"subnet": "10.86.0.0/24"}]),
+    ("ipam.ranges.0.0.rangeStart", 10),
+    ("ipam.ranges.0.0.rangeEnd", {}),
+    ("ipam.ranges.0.0.gateway", True),
+    ("ipam.routes", {"dst": "0.0.0.0/0"}),
+    ("ipam.routes", ["0.0.0.0/0"]),
+    ("ipam.routes.0.gw", 1),
+    ("ipam.resolvConf", 5),
+]
+
+BAD_VALUES: list[tuple[str, Any, Codes]] = [
+    ("cniVersion", "9.9.9", VERSION),
+    ("cniVersion", 1, (VERSION, DECODING, CONFIG)),
+    ("name", 5, (DECODING, CONFIG)),
+    ("name", "../cnienet", CONFIG),
+    ("bridge", "sixteen-bytes-br", (CONFIG, KERNEL)),
+    ("mtu", -1, CONFIG),
+    ("vlan", 4095, CONFIG),
+    ("vlanTrunk", [{"minID": 20, "maxID": 10}], CONFIG),
+    ("ipMasqBackend", "ebtables", CONFIG),
+    ("disableContainerInterface", True, CONFIG),
+    ("runtimeConfig", {"mac": "zz"}, (ENVIRONMENT, CONFIG)),
+    ("runtimeConfig", {"ips": ["10.99.0.5/24"]}, (CONFIG, EXHAUSTED)),
+    ("ipam.type", "cnie-absent", ()),
+    ("ipam.type", "../bin/host-local", ()),
+    ("ipam.ranges", [[]], CONFIG),
+    ("ipam.ranges.0.0.subnet", "10.86.0.5/24", CONFIG),
+    ("ipam.ranges.0.0.rangeStart", "10.99.0.2", CONFIG),
+    ("ipam.ranges", [[{"subnet": "10.86.0.0/24"}], [{"subnet": "10.86.0.0/16"}]], CONFIG),
+    ("ipam.routes.0.dst", "rubbish", CONFIG),
+    ("ipam.resolvConf", "/nowhere/resolv.conf", (IO, CONFIG)),
+]
+MORE_BAD_VALUES: list[tuple[str, Any, Codes]] = [
+    ("cniVersion", "rubbish", VERSION),
+    ("name", "", CONFIG),
+    ("name", "a/b", CONFIG),
+    ("name", ".hidden", CONFIG),
+    ("bridge", "../br", (CONFIG, KERNEL)),
+    ("vlan", -1, CONFIG),
+    ("vlanTrunk", [{"id": 0}], CONFIG),
+    ("vlanTrunk", [{"minID": 20}], CONFIG),
+    ("ipam.ranges", [], CONFIG),
+    ("ipam.ranges.0.0.subnet", "10.86.0.0/31", CONFIG),
+    ("ipam.ranges.0.0.subnet", "rubbish", CONFIG),
+    ("ipam.ranges.0.0.rangeEnd", "10.86.0.1", CONFIG),
+    ("ipam.ranges.0.0.gateway", "rubbish", CONFIG),
+    ("ipam.ranges", [[{"subnet": "10.86.0.0/24"}, {"subnet": "fd00::/64"}]], CONFIG),
+]
+
+# ----------------------------------------------------------------------------------------------- macvlan
+
+WRONG_TYPES_OF_MACVLAN: list[tuple[str, Any]] = [
+    ("master", 5),
+    ("mode", ["bridge"]),
+    ("allowedMACs", [5]),
+    ("mtu", "1500"),
+    ("linkInContainer", "yes"),
+    ("bcqueuelen", 1.5),
+    ("vlan", 100.0),
+    ("ipMasq", {"v4": "yes"}),
+    ("args", {"cni": {"mac": 5}}),
+]
+MORE_WRONG_TYPES_OF_MACVLAN: list[tuple[str, Any]] = [
+    ("master", ["cnikm"]),
+    ("mode", 4),
+    ("allowedMACs", "02:00:00:00:00:01"),
+    ("mtu", True),
+    ("mtu", "auto"),
+    ("mac", 5),
+    ("bcqueuelen", "1000"),
+    ("vlan", "x"),
+    ("vlan", "100"),
+    ("vlan", True),
+    ("vlanProtocol", 8100),
+    ("hostAccess", 1),
+    ("isGateway", "yes"),
+    ("ipMasq", "yes"),
+    ("ipMasqBackend", 5),
+    ("enabledad", "yes"),
+    ("ipam", "host-local"),
+    ("dns", "10.86.0.1"),
+    ("runtimeConfig", {"mac": 5}),
+]
+BAD_MACVLANS: list[Changes] = [
+    {"mode": "tunnel"},
+    {"mode": "source"},
+    {"mode": "source", "allowedMACs": ["01:00:5e:00:00:01"]},
+    {"allowedMACs": ["02:00:00:00:00:01"]},
+    {"mtu": 65536},
+    {"vlan": 4095},
+    {"vlan": 100, "linkInContainer": True},
+    {"vlan": 100, "vlanProtocol": "802.1x"},
+    {"bcqueuelen": 1 << 32},
+    {"master": "../lo"},
+    {"hostAccess": True, "mode": "private"},
+    {"ipMasqBackend": "ebtables"},
+]
+MORE_BAD_MACVLANS: list[Changes] = [
+    {"mode": "BRIDGE"},
+    {"mode": "source", "allowedMACs": []},
+    {"mode": "source", "allowedMACs": ["zz"]},
+    {"mtu": 67},
+    {"mtu": -1},
+    {"vlan": 0},
+    {"vlan": -1},
+    {"vlan": 1 << 40},
+    {"bcqueuelen": -1},
+    {"master": "sixteen-bytes-if"},
+    {"master": "a b"},
+    {"hostAccess": True, "mode": "passthru"},
+    {"hostAccess": True, "linkInContainer": True},
+]
+MACVLANS_NO_KERNEL_TAKES: list[Changes] = [
+    {"mtu": 1501},
+    {"mtu": 1279, **DUAL},
+    {"master": "cnikslim", **DUAL},
+    {"master": "cnikslim", "mtu": 1001},
+    {"master": f"{MASTER}.0"},
+    {"master": f"{MASTER}.4095"},
+    {"master": f"{MASTER}.x"},
+    {"master": f"{MASTER}.-1"},
+    {"master": f"{MASTER}.100", "vlan": 200},
+    {"master": "absent.100"},
+    {"vlan": 100, "master": "lo"},
+    {"master": ""},
+    {"master": "absent"},
+    {"master": "lo"},
+    {"master": "cnikport"},
+    {"linkInContainer": True},
+    {"linkInContainer": True, "master": "lo"},
+    {"linkInContainer": True, "master": ""},
+    {"hostAccess": True, "isGateway": True, "ipam.ranges.0.0.gateway": "10.99.0.1"},
+    {
+        "hostAccess": True,
+        "isGateway": True,
+        "ipam": static({"address": "10.86.0.2/24", "gateway": "10.99.0.1"}),
+    },
+    {"hostAccess": True, "isGateway": True, "ipam": static({"address": "10.86.0.1/24"})},
+    {"hostAccess": True, "isGateway": True, "ipam": static({"address": "10.86.0.1/32"})},
+]
+"""Only tried on the executables, as are the PTPs below: masters and addresses decide."""
+
+# --------------------------------------------------------------------------------------------------- ptp
+
+WRONG_TYPES_OF_PTP: list[tuple[str, Any]] = [
+    ("routed", 1),
+    ("ipMasq", {"exclude": "10.0.0.0/8"}),
+    ("mtu", 1500.5),
+    ("ipam", []),
+    ("dns", {"nameservers": "10.86.0.1"}),
+]
+MORE_WRONG_TYPES_OF_PTP: list[tuple[str, Any]] = [
+    ("routed", "yes"),
+    ("ipMasq", "yes"),
+    ("ipMasqBackend", 5),
+    ("mtu", "1500"),
+    ("mtu", True),
+    ("mac", 5),
+    ("enabledad", "yes"),
+    ("ipam", "host-local"),
+]
+BAD_PTPS: list[Changes] = [
+    {"ipam": {}},
+    {"mtu": 65536},
+    {"mtu": "automatic"},
+    {"ipMasq": {"exclude": ["rubbish"]}},
+]
+MORE_BAD_PTPS: list[Changes] = [
+    {"ipam": None},
+    {"ipam.type": ""},
+    {"mtu": 67},
+    {"mtu": -1},
+    {"ipMasqBackend": "ebtables"},
+]
+PTPS_NO_HOST_TAKES: list[Changes] = [
+    {"ipam": static({"address": "10.86.0.2/24"})},
+    {"ipam": static({"address": "10.86.0.2/24", "gateway": "10.86.0.1"}, {"address": "fd00:86::2/64"})},
+    {"ipam": static({"address": "10.86.0.2/24", "gateway": "10.86.0.2"})},
+    {
+        "ipam": static(
+            {"address": "10.86.0.2/24", "gateway": "10.86.0.3"},
+            {"address": "10.86.0.3/24", "gateway": "10.86.0.1"},
+        )
+    },
+    {"routed": True, "ipam.routes": [{"dst": "0.0.0.0/0", "gw": "10.86.0.1"}]},
+    {"routed": True, "ipam.routes": [{"dst": "::/0"}]},
+    {"routed": True, "ipam.routes": [{"dst": "10.99.0.0/16", "scope": 253}]},
+]
+
+# ------------------------------------------------------------------------------------------- environment
+
+BAD_ENVIRONMENTS: list[dict[str, str | None]] = [
+    {"CNI_CONTAINERID": None},
+    {"CNI_CONTAINERID": "../cnie1"},
+    {"CNI_NETNS": None},
+    {"CNI_IFNAME": "e/0"},
+    {"CNI_COMMAND": "ATTACH"},
+]
+MORE_BAD_ENVIRONMENTS: list[dict[str, str | None]] = [
+    {"CNI_IFNAME": None},
+    {"CNI_PATH": None},
+    {"CNI_CONTAINERID": ""},
+    {"CNI_CONTAINERID": "cnie/1"},
+    {"CNI_CONTAINERID": "-cnie1"},
+    {"CNI_IFNAME": "sixteen-bytes-if"},
+    {"CNI_IFNAME": ".."},
+    {"CNI_IFNAME": "e:0"},
+    {"CNI_IFNAME": "e 0"},
+    {"CNI_COMMAND": "add"},
+]
+BAD_MACS = {"multicast": "01:00:5e:00:00:01", "all-zero": "00:00:00:00:00:00", "rubbish": "zz"}
+MAC_SOURCES: dict[str, Callable[[str], tuple[Changes, dict[str, str]]]] = {
+    "mac": lambda mac: ({"mac": mac}, {}),
+    "runtimeConfig": lambda mac: ({"runtimeConfig": {"mac": mac}}, {}),
+    "args.cni": lambda mac: ({"args": {"cni": {"mac": mac}}}, {}),
+    "CNI_ARGS": lambda mac: ({}, {"CNI_ARGS": f"IgnoreUnknown=1;MAC={mac}"}),
+}
