@@ -16,10 +16,15 @@ CniError                      999  an unexpected failure
 ├── PoolExhausted             102  no address left, or the requested one is taken
 ├── StateDrifted              103  CHECK found a difference
 ├── DelegateBroken            104  another plugin could not be run, or printed neither result nor error
-└── DelegateFailed            own  another plugin's error document, passed through with its own code
+└── DelegateFailed            own  another plugin's error document, with its own code if that is valid
 
 Codes 1 to 99 are the specification's (SPEC.md, section "Error"), 100 and above are ours.
 """
+
+import errno
+import os
+
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN))
 
 
 class CniError(Exception):
@@ -38,8 +43,16 @@ class CniError(Exception):
 
 
 def foreseen(err: Exception) -> CniError:
-    """Return a CniError unchanged, any other exception as an internal error."""
-    return err if isinstance(err, CniError) else CniError(f"internal error: {err}", type(err).__name__)
+    """Return a CniError unchanged, a shortage as code 11, and any other exception as an internal error."""
+    if isinstance(err, CniError):
+        return err
+    if isinstance(err, MemoryError):
+        return TryAgainLater("the host is short of resources: out of memory")
+    if isinstance(err, OSError) and err.errno in _SHORTAGES:
+        return TryAgainLater(
+            f"the host is short of resources: {os.strerror(err.errno)}", f"errno {err.errno}"
+        )
+    return CniError(f"internal error: {err}", type(err).__name__)
 
 
 class IncompatibleVersion(CniError):
@@ -114,6 +127,6 @@ class DelegateBroken(CniError):
 class DelegateFailed(CniError):
     """An IPAM executable failed; its code, message and details are passed on unchanged."""
 
-    def __init__(self, msg: str, details: str = "", code: int = 999) -> None:
+    def __init__(self, msg: str, details: str = "", code: int = DelegateBroken.code) -> None:
         super().__init__(msg, details)
         self.code = code

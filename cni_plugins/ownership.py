@@ -38,6 +38,10 @@ _NURSERIES = 1 << 30  # a group is a signed number of 32 bits
 
 _CHAINED = "+"  # before the name of a plugin that changes an interface another plugin made
 
+# The kernel allows these in the names of links. nft(8) ends a comment at a quotation mark, so a saved ruleset
+# would not load, or a rule would lose its end. ifnames.py forbids the percent sign.
+_QUOTED = {char: f"%{ord(char):02X}" for char in "\"\\{}#;$'`"}
+
 
 def digest(text: str, length: int = 16) -> str:
     """Return the first `length` hexadecimal digits of SHA-512, as the reference abbreviates names."""
@@ -62,7 +66,7 @@ class Attachment(NamedTuple):
     @property
     def names(self) -> str:
         """Network, interface and container, for people to read behind the tag."""
-        return f"net: {self.network}, if: {self.ifname}, id: {self.container_id}"
+        return f"net: {self.network}, if: {quoted_ifname(self.ifname)}, id: {self.container_id}"
 
     @property
     def alias(self) -> str:
@@ -82,6 +86,18 @@ class Attachment(NamedTuple):
     def mac(self, end: str) -> str:
         """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet)."""
         return mac_from("\0".join((*self, end)))
+
+
+def quoted_ifname(ifname: str) -> str:
+    """Return a link name as comments contain it: `%` and two digits for what nft(8) would parse."""
+    return "".join(_QUOTED.get(char, char) for char in ifname)
+
+
+def unquoted_ifname(text: str) -> str:
+    """Return the link name that `quoted_ifname` wrote."""
+    for char, code in _QUOTED.items():
+        text = text.replace(code, char)
+    return text
 
 
 def tag_of(alias: str) -> str:

@@ -44,6 +44,7 @@ class Archive(Loader):
         self._index: dict[str, Entry] = marshal.loads(posix.pread(self._fd, size, offset + 8))  # noqa: S302 - our own file
         self._start = offset + 8 + size
         self._home = home
+        self._unpacked: set[str] = set()  # a file that somebody else put there is never loaded
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         entry = self._index.get(name)
@@ -65,18 +66,22 @@ class Archive(Loader):
         file = f"{self._home}/{name}.so"
         try:
             target = posix.open(file, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o700)
-        except FileExistsError:  # unpacked by an earlier find_spec()
-            return file
+        except FileExistsError:
+            return file if name in self._unpacked else self._in_memory(name, entry)
         try:
             self._copy(target, entry)
+            self._unpacked.add(name)
             return file
         except OSError:  # the disk is full by now; a memfd leaves no file behind
             posix.unlink(file)
-            memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
-            self._copy(memory, entry)
-            return f"/proc/self/fd/{memory}"
+            return self._in_memory(name, entry)
         finally:
             posix.close(target)
+
+    def _in_memory(self, name: str, entry: "Entry") -> str:
+        memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
+        self._copy(memory, entry)
+        return f"/proc/self/fd/{memory}"
 
     def _copy(self, target: int, entry: "Entry") -> None:
         _, offset, left = entry

@@ -9,6 +9,10 @@
  * no parent: signals and the exit code need not be forwarded, SIGKILL leaves no process behind, TMPDIR is unchanged,
  * and a start saves a fork, an exec and LD_LIBRARY_PATH.
  *
+ * A container can be root too and have a directory of the host mounted, and with hostIPC it has /dev/shm: what it can
+ * write there is not protected by a mode. So root uses only places that are not world-writable, all the way up; without
+ * root, and for root of a user namespace, which can do no more than its user, the others come last.
+ *
  * The directory is <place>/cni-plugins/_MEI<pid><random>, mode 0700, locked with flock() as long as the process lives.
  * Every start removes unlocked directories there, which killed processes have left. exit() and _exit() remove our own.
  */
@@ -33,6 +37,7 @@
 #define SWEEP_LIMIT 64      /* entries checked per start: one start must not be slowed by a thousand leftovers */
 #define LAUNCHED "_PYI_LAUNCHED"
 #define NAME_LENGTH 18      /* "_MEI", eight digits, six letters: main() refuses any other name */
+#define FIRST_SHARED 3      /* among the places: those from here on are world-writable */
 #define ROOM (32 << 20)     /* the interpreter now, extension modules as they are imported (importer.py) */
 
 static pid_t owner;   /* the process that created the directory: a forked child must not remove it */
@@ -133,24 +138,64 @@ static int is_plain(const char *path)
     return 1;
 }
 
-/* Opens <place>/cni-plugins if no other user can write there, and sets home to its path. Returns NULL or the reason. */
-static const char *open_base(const char *place, char *home)
+/* Whether this is root of the initial user namespace; without /proc, root is taken for it. */
+static int is_host_root(void)
 {
+    unsigned long inside = 0, outside = 0, count = 0xffffffff;
+    FILE *map = fopen("/proc/self/uid_map", "re");
+
+    if (map && fscanf(map, "%lu %lu %lu", &inside, &outside, &count) != 3)
+        count = 0;
+    if (map)
+        fclose(map);
+    return geteuid() == 0 && !inside && !outside && count == 0xffffffff;
+}
+
+/* Whether others may replace entries of a directory: those who own it or can write there. */
+static int is_others(const struct stat *st)
+{
+    /* 65534 is root as seen from a user namespace, and a user of its own elsewhere. */
+    if (st->st_uid != 0 && st->st_uid != geteuid() && (st->st_uid != 65534 || is_host_root()))
+        return 1;
+    return (st->st_mode & 022) && !(st->st_mode & S_ISVTX);
+}
+
+/* Whether others may replace a directory, as they may replace one above it. The path has no links: see realpath(). */
+static int is_swappable(const char *path)
+{
+    char above[PATH_MAX];
+    struct stat st;
+    char *end;
+
+    strcpy(above, path);
+    while ((end = strrchr(above, '/'))) {
+        end[end == above] = 0;
+        if (stat(above, &st) < 0 || is_others(&st))
+            return 1;
+        if (end == above)
+            return 0;
+    }
+    return 1;
+}
+
+/* Opens <place>/cni-plugins if no other user can write there, and sets home to its path. Returns NULL or the reason. */
+static const char *open_base(const char *named, int shared, char *home)
+{
+    char place[PATH_MAX];
     struct statvfs fs;
     struct stat st;
     int turn;
 
-    if (!is_plain(place))
+    if (!is_plain(named))
         return "not a plain path";
-    if (place[0] != '/' || strlen(place) > PATH_MAX / 2 || statvfs(place, &fs) < 0 || stat(place, &st) < 0)
+    if (named[0] != '/' || !realpath(named, place) || strlen(place) > PATH_MAX / 2 || !is_plain(place) ||
+        statvfs(place, &fs) < 0 || stat(place, &st) < 0)
         return "missing";
     if (fs.f_flag & (ST_NOEXEC | ST_RDONLY))
         return fs.f_flag & ST_NOEXEC ? "mounted noexec" : "mounted read-only";
     if ((unsigned long long)fs.f_bavail * fs.f_frsize < ROOM)
         return "no space left";
-    /* A user who owns the place or can write there could replace our directory. 65534: root as seen from a userns. */
-    if ((st.st_uid != 0 && st.st_uid != 65534 && st.st_uid != geteuid()) ||
-        ((st.st_mode & 022) && !(st.st_mode & S_ISVTX)))
+    if (is_others(&st) || is_swappable(place) || (!shared && (st.st_mode & 022)))
         return "writable by others";
     sprintf(home, "%s/cni-plugins", place);
     for (turn = 0; turn < 2; turn++) {
@@ -220,12 +265,12 @@ static int unpack(const struct ARCHIVE *archive, const char *home)
 
 __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
 {
-    const char *places[] = {getenv("TMPDIR"), "/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib"}, *why;
+    const char *places[] = {getenv("TMPDIR"), "/run", "/var/lib", "/tmp", "/var/tmp", "/dev/shm"}, *why;
     char home[PATH_MAX], details[512] = "";
     struct ARCHIVE *archive = NULL;
     struct stat st;
-    size_t i, other;
-    int self;
+    size_t i, other, count = sizeof(places) / sizeof(*places);
+    int self, shared;
 
     if (getenv(LAUNCHED))
         return; /* main() has started a child after all, which is this process: do nothing, or it starts another */
@@ -244,10 +289,11 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
         archive = pyi_archive_open(exe);
     if (!archive)
         return; /* main() has other ways to find its archive, and then starts in PyInstaller's way */
-    for (i = 0, owner = getpid(); i < sizeof(places) / sizeof(*places); i++) {
+    shared = !is_host_root();
+    for (i = 0, owner = getpid(); i < (shared ? count : FIRST_SHARED); i++) {
         if (!places[i] || !*places[i])
             continue;
-        if (!(why = open_base(places[i], home))) {
+        if (!(why = open_base(places[i], shared, home))) {
             each_entry(base, ".", sweep, SWEEP_LIMIT);
             if (make_home(home) == 0 && unpack(archive, home) == 0) {
                 setenv(LAUNCHED, "1", 1);
@@ -256,7 +302,7 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
                 setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* means: the parent has unpacked */
                 unsetenv("_PYI_LINUX_PROCESS_NAME");
                 unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
-                for (other = 1; other < sizeof(places) / sizeof(*places); other++)
+                for (other = 1; other < count; other++)
                     if (other != i)
                         sweep_place(places[other]);
                 return;

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from cni_plugins.agent.protocol import Call
 from cni_plugins.engine.run import Outcome
+from cni_plugins.protocol import json_text
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-+@")
 _LINE = 4000  # bytes; a pipe that is ready for writing takes PIPE_BUF, 4096, without waiting
@@ -59,8 +60,8 @@ def record(call: Call, outcome: Outcome, seconds: float) -> ServedRequest:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = json_text.load(data)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

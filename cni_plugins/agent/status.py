@@ -1,10 +1,10 @@
 """Requests the status document from a running agent."""
 
-import json
 import socket
 from typing import Any
 
 from cni_plugins.agent import protocol
+from cni_plugins.protocol import json_text
 
 _TIMEOUT = 5.0  # seconds
 _LIMIT = 1 << 22  # bytes; the status of a thousand workers is shorter
@@ -44,8 +44,8 @@ def _request(path: str) -> bytes:
 
 def _object(text: bytes, path: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = json_text.load(text)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise _not_our_agent(path)

@@ -7,6 +7,7 @@ from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.config_fields import IPV4
 from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.gateways import default_routes, with_gateways
+from cni_plugins.contract.plan_parts import forwarding_on
 from cni_plugins.errors import NameTaken
 from cni_plugins.ownership import gateway_port
 from cni_plugins.protocol.fields import IPInterface
@@ -44,6 +45,7 @@ def gateway_addresses(
         yield EnsureGatewayPort(
             link, mac, gateway_port(config.bridge, config.vlan), config.bridge, config.vlan
         )
+    yield from forwarding_on(link, {address.version for address in wanted})
     for address in wanted:
         # In reverse: with the first address of a subnet, the kernel deletes its secondary ones.
         for other in reversed(_conflicts(address, present, wanted)):

@@ -52,9 +52,10 @@ def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) 
         veth.add(request, identity.pair),
         *_port(config, identity),
         *_gateways(request, config, identity, ips, facts),
+        # Before the sandbox has routes: a program that sends at once must not get past the rules.
         *_source_guard(request, config, identity),
-        *_sandbox(request, config, identity, lease),
         *_masquerade(request, config, identity.pair, ips),
+        *_sandbox(request, config, identity, lease),
         *_readiness(request, config, identity, ips),
         *_forwarding(config, ips),
     )

@@ -1,6 +1,6 @@
 """Builds parts of plans that several plugins share: pure functions from values to steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from cni_plugins.contract.config_fields import IPV4, IPV6, IpMasq
 from cni_plugins.contract.facts import Asks, Facts
@@ -50,6 +50,17 @@ def require_ipv6_mtu(mtu: int, ips: tuple[IPConfig, ...], origin: str) -> None:
 def no_router_advertisements(link: str) -> EnsureSysctl:
     """Return the sysctl that keeps containers behind a host link from becoming the host's router."""
     return EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_ra"), "0", IF_PRESENT)
+
+
+def forwarding_on(link: str, families: Iterable[int]) -> Iterator[Step]:
+    """Yield sysctls without which a host link forwards nothing for its containers.
+
+    The settings of the whole host say nothing about a new link: `conf/default` may differ from them.
+    """
+    if IPV4 in families:
+        yield EnsureSysctl(HOST, ("ipv4", "conf", link, "forwarding"), "1", IF_PRESENT)
+    if IPV6 in families:
+        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
 
 
 def route(link: str, given: Route, ips: tuple[IPConfig, ...]) -> AddRoute:

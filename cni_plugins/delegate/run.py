@@ -1,12 +1,13 @@
 """Finds another plugin's executable on CNI_PATH and runs it; passes its answers and errors on unchanged."""
 
 import errno
-import json
 import os
 import time
 from collections.abc import Mapping
+from typing import BinaryIO
 
-from cni_plugins.errors import CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
+from cni_plugins.errors import BadEnvironment, CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
+from cni_plugins.protocol import json_text
 from cni_plugins.protocol.decode import parse_result
 from cni_plugins.protocol.fields import shown
 from cni_plugins.protocol.request import Request
@@ -16,17 +17,26 @@ from cni_plugins.protocol.versions import SUPPORTED
 _BUSY_TRIES = 5  # exec fails with ETXTBSY while the file is replaced; the reference waits as long
 _LONGEST_NAME = 255  # bytes: NAME_MAX
 _BUSY_PAUSE = 1.0  # seconds
+_LONGEST_ANSWER = 1 << 20  # bytes; the same limit as for stdin
+_LARGEST_CODE = (1 << 32) - 1  # Go decodes a code into an unsigned number; on 32-bit hosts it has 32 bits
+
+
+class _NotRun(DelegateBroken):
+    """The executable did not start, so it has reserved nothing."""
 
 
 def find(name: str, path: tuple[str, ...]) -> str:
     """Return the first regular file of this name on the path.
 
     :raises InvalidNetworkConfig: when there is none, or the name is empty or invalid.
+    :raises BadEnvironment: when the path is empty.
     """
     if not name:
         raise InvalidNetworkConfig("no plugin name provided", "ipam.type is empty")
     if "/" in name or "\0" in name or name in (".", "..") or len(name) > _LONGEST_NAME:
         raise InvalidNetworkConfig("invalid plugin name", f"type is {shown(name)}")
+    if not path:
+        raise BadEnvironment("required env variables [CNI_PATH] missing", f"type is {name}")
     for directory in path:
         candidate = os.path.join(directory, name)
         if os.path.isfile(candidate):
@@ -42,11 +52,12 @@ def reserve(executable: str, request: Request) -> Result:
     :raises DelegateFailed: with the plugin's own error.
     :raises DelegateBroken: when it printed neither a result nor an error.
     """
-    output = _run(executable, request, "ADD")
     try:
-        return _answer(executable, request, output)
+        return _answer(executable, request, _run(executable, request, "ADD"))
+    except _NotRun:
+        raise
     except CniError as err:
-        # It has reserved addresses that only it knows.
+        # SPEC.md, section 4; it may have reserved addresses that only it knows.
         try:
             _run(executable, request, "DEL")
         except CniError as failure:
@@ -56,8 +67,8 @@ def reserve(executable: str, request: Request) -> Result:
 
 def _answer(executable: str, request: Request, output: bytes) -> Result:
     try:
-        document = json.loads(output)
-    except (ValueError, RecursionError) as err:
+        document = json_text.load(output)
+    except ValueError as err:
         raise DelegateBroken(
             f"{_name(executable)} succeeded but printed no result: {err}",
             f"stdout begins {shown(output[:200])}",
@@ -83,34 +94,53 @@ def _run(executable: str, request: Request, command: str) -> bytes:
             return _execute(executable, request.stdin, environment)
         except OSError as err:
             if err.errno != errno.ETXTBSY:
-                raise DelegateBroken(
-                    f"failed to run {_name(executable)}: {err.strerror}", executable
-                ) from err
+                raise _NotRun(f"failed to run {_name(executable)}: {err.strerror}", executable) from err
         time.sleep(_BUSY_PAUSE)
-    raise DelegateBroken(f"failed to run {_name(executable)}: it is being replaced", executable)
+    raise _NotRun(f"failed to run {_name(executable)}: it is being replaced", executable)
 
 
 def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> bytes:
     import subprocess
 
     # stderr is inherited, so the plugin's messages go to the runtime's log, as with the reference.
-    done = subprocess.run([executable], input=stdin, stdout=subprocess.PIPE, env=environment, check=False)
-    if done.returncode != 0:
-        raise _failure(executable, done.returncode, done.stdout)
-    return done.stdout
+    with (
+        _file_of(stdin) as given,
+        subprocess.Popen([executable], stdin=given, stdout=subprocess.PIPE, env=environment) as process,
+    ):
+        output = process.stdout.read(_LONGEST_ANSWER + 1) if process.stdout else b""
+        if len(output) > _LONGEST_ANSWER:
+            process.kill()
+    if len(output) > _LONGEST_ANSWER:
+        raise DelegateBroken(
+            f"{_name(executable)} printed more than {_LONGEST_ANSWER} bytes",
+            f"stdout begins {shown(output[:200])}",
+        )
+    if process.returncode != 0:
+        raise _failure(executable, process.returncode, output)
+    return output
+
+
+def _file_of(content: bytes) -> BinaryIO:
+    """Return an open file with this content: unlike a pipe, it never makes the writer wait."""
+    file = open(os.memfd_create("stdin"), "w+b")  # noqa: SIM115 (the caller closes it)
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def _failure(executable: str, status: int, output: bytes) -> CniError:
     try:
-        document = json.loads(output)
+        document = json_text.load(output)
         code, msg = document["code"], document["msg"]
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError):
         return DelegateBroken(
             f"{_name(executable)} failed without an error document",
             f"exit status {status}, stdout begins {shown(output[:200])}",
         )
-    code = code if type(code) is int else DelegateFailed.code
-    return DelegateFailed(str(msg), str(document.get("details", "")), code)
+    details = str(document.get("details", ""))
+    if type(code) is int and 0 < code <= _LARGEST_CODE:
+        return DelegateFailed(str(msg), details, code)
+    return DelegateFailed(str(msg), "; ".join(filter(None, (details, f"code is {shown(code)}"))))
 
 
 def _name(executable: str) -> str:

@@ -15,7 +15,15 @@ from cni_plugins.contract.plugin import Plugin
 from cni_plugins.contract.prev_result import required
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
-from cni_plugins.errors import CniError, KernelRefused, NameTaken, StateDrifted, foreseen
+from cni_plugins.errors import (
+    CniError,
+    InvalidNetworkConfig,
+    KernelRefused,
+    NameTaken,
+    NotAvailable,
+    StateDrifted,
+    foreseen,
+)
 from cni_plugins.kernel import apply, observe
 from cni_plugins.kernel.session.open import open_session
 from cni_plugins.kernel.session.session import Session
@@ -133,7 +141,11 @@ def status(plugin: Plugin[Any], request: Request, program: Program | None) -> No
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.status(request, config, facts)
     ipam_request = plugin.ipam_request(request, config, facts)
-    _ipam(plugin.ipam_type(request), request, program).status(ipam_request)
+    try:
+        ipam = _ipam(plugin.ipam_type(request), request, program)
+    except InvalidNetworkConfig as err:  # SPEC.md, STATUS: code 50 when an ADD cannot be carried out
+        raise NotAvailable(err.msg, err.details) from err
+    ipam.status(ipam_request)
 
 
 def _session(request: Request, program: Program | None) -> Session:

@@ -44,9 +44,7 @@ def run(
     except CniError as err:
         return Outcome(_document(err, stdin.seen), 1)
     except Exception as err:  # noqa: BLE001 (the one place where an unexpected exception becomes an error document)
-        import traceback
-
-        return Outcome(_document(foreseen(err), stdin.seen), 1, "".join(traceback.format_exception(err)))
+        return Outcome(_document(known := foreseen(err), stdin.seen), 1, _trace(err, known))
 
 
 def _answer(name: str, request: Request, program: Program | None) -> bytes:
@@ -69,6 +67,14 @@ def _answer(name: str, request: Request, program: Program | None) -> bytes:
         case "STATUS":
             ipam.status(request)
     return b""
+
+
+def _trace(err: Exception, known: CniError) -> str:
+    if known.code != CniError.code:
+        return ""
+    import traceback
+
+    return "".join(traceback.format_exception(err))
 
 
 def _document(err: CniError, stdin: bytes) -> bytes:

@@ -1,10 +1,11 @@
-"""Runs the process: answers VERSION and the usage line without imports, and other commands by the engine."""
+"""Runs the process: answers VERSION and the usage line itself, and other commands by the engine."""
 
 import os
 import sys
 
 from cni_plugins.front.version import VERSION
 
+_CONFIG_LIMIT = 1 << 20  # bytes
 _VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 
@@ -17,9 +18,23 @@ def main() -> None:
         _end(0)
     if command == "VERSION":
         listed = ",".join(f'"{version}"' for version in _VERSIONS)
-        _write(1, f'{{"cniVersion":"{_VERSIONS[-1]}","supportedVersions":[{listed}]}}\n'.encode())
+        _write(1, f'{{"cniVersion":"{_asked_version()}","supportedVersions":[{listed}]}}\n'.encode())
         _end(0)
     _end(_serve(name))
+
+
+def _asked_version() -> str:
+    """Return the cniVersion on stdin, as SPEC.md wants; the newest when it is none of ours."""
+    asked = None
+    try:
+        if not os.isatty(0) and (conf := _read(_CONFIG_LIMIT)):
+            import json
+
+            document = json.loads(conf)
+            asked = document.get("cniVersion") if isinstance(document, dict) else None
+    except (OSError, ValueError, RecursionError):
+        pass  # the answer depends on nothing else there
+    return asked if asked in _VERSIONS else _VERSIONS[-1]
 
 
 def _serve(name: str) -> int:

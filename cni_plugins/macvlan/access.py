@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from cni_plugins.contract.config_fields import IPV4, IPV6
-from cni_plugins.contract.plan_parts import no_router_advertisements
+from cni_plugins.contract.plan_parts import forwarding_on, no_router_advertisements
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.macvlan.identity import MacvlanIdentity
 from cni_plugins.macvlan.master import Master
@@ -41,6 +41,8 @@ def host_access(
     # Answer only neighbours routed through this link; others on the wire must learn the master's MAC address.
     yield EnsureSysctl(HOST, ("ipv4", "conf", link, "arp_filter"), "1")
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
+    families = {ip.address.version for ip in ips}
+    yield from forwarding_on(link, families if is_gateway else families - {IPV4})
     yield EnsureUp(HOST, link)
     if is_gateway:
         yield from _gateways(link, master, ips)

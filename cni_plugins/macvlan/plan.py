@@ -53,6 +53,8 @@ def decide(request: Request, config: MacvlanConfig, lease: Result, facts: Facts)
     plan = (
         *([master.vlan] if master.vlan else []),
         _link(request, config, identity, master),
+        # Before the sandbox has routes: a program that sends at once must not get past the rules.
+        *_masquerade(request, config, identity, ips),
         *_sandbox(request.ifname, config, identity, ips, routes),
         *_access(request, config, identity, master, ips),
         *_forwarding(config, ips),
@@ -158,6 +160,13 @@ def _source_mode_sysctls(link: str, config: MacvlanConfig) -> Iterator[Step]:
             yield EnsureSysctl(SANDBOX, (family, "conf", link, "forwarding"), "0", IF_PRESENT)
 
 
+def _masquerade(
+    request: Request, config: MacvlanConfig, identity: MacvlanIdentity, ips: tuple[IPConfig, ...]
+) -> Iterator[Step]:
+    if config.masquerades and identity.ours:
+        yield from masquerade(request, config.ip_masq, config.ip_masq_backend, ips, "")
+
+
 def _access(
     request: Request,
     config: MacvlanConfig,
@@ -167,8 +176,6 @@ def _access(
 ) -> Iterator[Step]:
     if config.host_access and identity.ours:
         yield from host_access(request, identity, master, ips, is_gateway=config.is_gateway)
-    if config.masquerades and identity.ours:
-        yield from masquerade(request, config.ip_masq, config.ip_masq_backend, ips, "")
 
 
 def _forwarding(config: MacvlanConfig, ips: tuple[IPConfig, ...]) -> Iterator[Step]:

@@ -3,6 +3,7 @@
 Errors of the functions here name the path and the value in one sentence.
 """
 
+import json
 from collections.abc import Mapping
 from ipaddress import (
     IPv4Address,
@@ -22,6 +23,7 @@ IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
 
 _SHOWN = 80  # characters of a value that an error quotes
+_OF_JSON = (dict, list, bool, type(None))  # shown as in the config; a text in quotes that need no escapes
 _KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 
@@ -52,7 +54,7 @@ def typed(conf: Conf, key: str, kind: type, where: str) -> Any:  # noqa: ANN401 
 
 def shown(value: object) -> str:
     """Return a value in a form for errors: short, on one line."""
-    text = repr(value)
+    text = json.dumps(value) if isinstance(value, _OF_JSON) else repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

@@ -4,10 +4,9 @@ Order and texts of the checks follow the reference (`skel`), as runtimes and peo
 follow SPEC.md.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, NoReturn, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from cni_plugins.errors import (
     BadEnvironment,
@@ -17,7 +16,7 @@ from cni_plugins.errors import (
     IoFailed,
 )
 from cni_plugins.ownership import Attachment, Owner
-from cni_plugins.protocol import versions
+from cni_plugins.protocol import json_text, versions
 from cni_plugins.protocol.decode import parse_result
 from cni_plugins.protocol.fields import Conf, get, shown
 from cni_plugins.protocol.ifnames import ifname_fault
@@ -26,14 +25,15 @@ from cni_plugins.protocol.result import NOTHING, Result
 STDIN_LIMIT = 1 << 20  # bytes; a conflist with its prevResult is a few kilobytes
 
 Command = Literal["ADD", "DEL", "CHECK", "GC", "STATUS"]  # VERSION is answered without a request
-_REQUIRED = {
-    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
-    "GC": ("CNI_PATH",),
-    "STATUS": ("CNI_PATH",),
+_REQUIRED: Mapping[
+    str, tuple[str, ...]
+] = {  # CNI_PATH only where another plugin is called, see delegate/run.py
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "GC": (),
+    "STATUS": (),
 }
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 # Bounded, as a name becomes a directory, and a container id an nf_tables comment and the content of a file.
@@ -107,7 +107,7 @@ def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) ->
         path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
         cni_version=version,
         conf=conf,
-        stdin=stdin,
+        stdin=stdin.removeprefix(json_text.BYTE_ORDER_MARK),  # other plugins refuse it
         prev_result=_prev_result(command, conf, version),
         valid_attachments=_valid_attachments(conf) if command == "GC" else (),
         lists_attachments=any(_has_key(conf, key) for key in _ATTACHMENT_KEYS),
@@ -182,30 +182,16 @@ def _read(read_stdin: Callable[[int], bytes]) -> bytes:
 
 def _decode(stdin: bytes) -> dict[str, Any]:
     try:
-        conf = json.loads(stdin.decode(), parse_constant=_no_constant, parse_float=_finite)
-        if b"\\u" in stdin:  # a lone surrogate is legal in JSON but not in UTF-8; Go decodes it as U+FFFD
-            conf = json.loads(_LONE_SURROGATE.sub("\ufffd", json.dumps(conf, ensure_ascii=False)))
-    except (ValueError, RecursionError) as err:
+        conf = json_text.load(stdin)
+    except ValueError as err:
         raise DecodingFailed(
-            f"error unmarshall network config: {str(err) or 'nested too deeply'}",
-            f"stdin begins {shown(stdin[:40])}",
+            f"error unmarshall network config: {err}", f"stdin begins {shown(stdin[:40])}"
         ) from err
     if not isinstance(conf, dict):
         raise DecodingFailed(
             "error unmarshall network config: not an object", f"stdin begins {shown(stdin[:40])}"
         )
     return conf
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is too large for a number")
-    return number
 
 
 def _network_name(conf: Conf) -> str:

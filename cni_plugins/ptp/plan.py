@@ -55,10 +55,11 @@ def decide(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> 
     plan = (
         veth.add(request, pair),
         *_host_end(pair, lease.ips, routed=routed),
+        # Before the sandbox has routes: a program that sends at once must not get past the rules.
+        *_masquerade(request, config, pair, lease.ips, routed=routed),
         *_sandbox(request, config, pair, lease.ips),
         *(_routed_routes(request.ifname, pair, lease) if routed else _plain_routes(request.ifname, lease)),
         *_host_routes(pair, lease.ips, routed=routed),
-        *_masquerade(request, config, pair, lease.ips, routed=routed),
         AwaitUp(pair.host_end),
         EnableForwarding(families(lease.ips)),
     )
@@ -95,11 +96,9 @@ def _require_no_master(request: Request, pair: veth.Pair, facts: Facts) -> None:
 def _host_end(pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool) -> Iterator[Step]:
     link = pair.host_end
     yield plan_parts.no_router_advertisements(link)
-    if pair.ours and IPV4 in families(ips):
-        # conf/default/forwarding may be 0.
-        yield EnsureSysctl(HOST, ("ipv4", "conf", link, "forwarding"), "1", IF_PRESENT)
+    if pair.ours:
+        yield from plan_parts.forwarding_on(link, families(ips))
     if pair.ours and IPV6 in families(ips):
-        yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
         # Forwarded packets wait until it has a link-local address to send neighbour solicitations from.
         yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     if routed:

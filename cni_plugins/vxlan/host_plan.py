@@ -143,9 +143,8 @@ def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     if overlay.config.mode == "l3":
         if not overlay.programmed:
             yield from _proxy_sysctls(link)
+        yield from plan_parts.forwarding_on(link, {subnet.version for subnet in host.own.subnets})
         for subnet in host.own.subnets:
-            if subnet.version == IPV6:
-                yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
             # Source address of what the host itself sends to peers' containers; they can route replies to it.
             yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
     yield EnsureUp(HOST, link)
@@ -175,9 +174,9 @@ def _bridge(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     yield plan_parts.no_router_advertisements(link)
     # The kernel sends neighbour solicitations from its link-local address, and not while that is tentative.
     yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
-    for network in own_networks(overlay, host):
-        if network.version == IPV6:
-            yield EnsureSysctl(HOST, ("ipv6", "conf", link, "disable_ipv6"), "0", IF_PRESENT)
+    networks = own_networks(overlay, host)
+    yield from plan_parts.forwarding_on(link, {network.version for network in networks})
+    for network in networks:
         node, *gateway = _host_addresses(overlay, host, network)
         yield EnsureAddress(HOST, link, node, skip_dad=True)
         for address in gateway:

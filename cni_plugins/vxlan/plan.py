@@ -45,9 +45,10 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
         veth.add(request, pair),
         plan_parts.no_router_advertisements(pair.host_end),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
+        # Before the sandbox has routes: a program that sends at once must not get past the rules.
+        *_masquerade(request, overlay, pair, lease.ips),
         *_sandbox(request, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
-        *_masquerade(request, overlay, pair, lease.ips),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
         *host_settings(overlay, host),

@@ -50,6 +50,17 @@ _OLD_REFERENCE = (
 )
 
 _ERRORS = (
+    Intended(
+        "SPEC.md: VERSION answers in the version it was asked in",
+        "1:VERSION > answer > result > cniVersion",
+        '"1.1.0"',
+        cases=("protocol: *",),
+    ),
+    *becomes_possible(
+        "CNI_PATH is required where another plugin is called",
+        "protocol: without CNI_PATH",
+        "protocol: GC and STATUS without CNI_PATH",
+    ),
     Intended("a master that is in use may be free later: code 11", "*error > code", "999", "11"),
     Intended("the specification wants cniVersion in error documents", "*error > cniVersion", "null", '"*'),
     Intended("details name the key and the value", "*error > details", '"missing"', '"said"'),

@@ -21,14 +21,18 @@ pytestmark = pytest.mark.needs("unshare", "mount")
 
 NAMES = ("bridge", "host-local", "static", "loopback")
 LIMIT = 20_000_000
-PLACES = ("/run", "/dev/shm", "/tmp", "/var/tmp", "/var/lib")
+PLACES = ("/run", "/var/lib")  # in the order in which they are tried
+SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # not by root of the host
 # The program is copied to /mnt: /tmp, where a test's files usually are, is among what gets mounted over.
 STAGE = """
 mount -t tmpfs tmpfs /mnt
 cp "$PROGRAM" /mnt/bridge
 cd /
 """
-NOEXEC = STAGE + "".join(f"mount -t tmpfs -o noexec tmpfs {place}\n" for place in PLACES)
+NOEXEC = STAGE + "".join(
+    f"mount -t tmpfs -o noexec,mode={1777 if place in SHARED else 755} tmpfs {place}\n"
+    for place in (*PLACES, *SHARED)
+)
 VERSION = 'env -i CNI_COMMAND=VERSION "$@" /mnt/bridge\n'
 
 
@@ -54,9 +58,9 @@ def run(program: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def on_a_host(script: str, program: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script where its mounts are its own."""
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script]
+def on_a_host(script: str, program: Path, *user: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where its mounts are its own; `-r`: as root of a user namespace."""
+    command = ["unshare", "-m", *user, "--propagation", "private", "sh", "-ec", script]
     environment = {"PROGRAM": str(program), "PATH": os.environ["PATH"]}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
 
@@ -164,6 +168,36 @@ def test_it_finds_the_one_directory_that_allows_execution(program: Path, good: s
     assert is_version(answer.stdout)
 
 
+@pytest.mark.parametrize("good", SHARED)
+def test_root_of_the_host_unpacks_nowhere_that_others_can_write(program: Path, good: str) -> None:
+    script = f"{NOEXEC}mount -o remount,exec {good}\nset -- TMPDIR={good}\n{VERSION}"
+    answer = on_a_host(f"{script}", program)
+    document = json.loads(answer.stdout)
+    assert (answer.returncode, document["code"]) == (1, 5)
+    assert "TMPDIR: writable by others" in document["details"]
+    in_userns = on_a_host(
+        f"{NOEXEC}mount -o remount,exec {good}\n{VERSION}ls -A {good}/ >&2\n", program, "-r"
+    )
+    assert is_version(in_userns.stdout)
+    assert in_userns.stderr.startswith("cni-plugins")
+
+
+@pytest.mark.parametrize("owner", ["-o 12345 -m 755", "-m 777", "-o 65534 -m 755"])
+@pytest.mark.parametrize("above", ["/mnt/user", "/mnt/user/root"])
+def test_a_directory_below_a_users_is_not_used(program: Path, owner: str, above: str) -> None:
+    script = f"{NOEXEC}install -d {owner} /mnt/user\nmkdir -p {above}/place\n"
+    answer = on_a_host(f"{script}set -- TMPDIR={above}/place\n{VERSION}", program)
+    document = json.loads(answer.stdout)
+    assert (answer.returncode, document["code"]) == (1, 5)
+    assert "TMPDIR: writable by others" in document["details"]
+
+
+def test_a_link_to_a_users_directory_is_not_used(program: Path) -> None:
+    script = f"{NOEXEC}install -d -o 12345 /mnt/user\nmkdir /mnt/user/place\nln -s user/place /mnt/link\n"
+    answer = on_a_host(f"{script}set -- TMPDIR=/mnt/link\n{VERSION}", program)
+    assert "TMPDIR: writable by others" in json.loads(answer.stdout)["details"]
+
+
 def test_tmpdir_comes_first_if_it_fits(program: Path) -> None:
     script = f"{NOEXEC}mkdir /mnt/fits\nset -- TMPDIR=/mnt/fits\n{VERSION}ls -A /mnt/fits >&2\n"
     answer = on_a_host(script, program)
@@ -183,7 +217,7 @@ def test_nowhere_to_unpack_is_one_error_document(program: Path) -> None:
 
 
 def test_a_read_only_root_with_one_tmpfs_is_enough(program: Path) -> None:
-    script = f"{STAGE}mount -t tmpfs tmpfs /run\nmount -t tmpfs -o ro tmpfs /dev/shm\n"
+    script = f"{STAGE}mount -t tmpfs -o mode=755 tmpfs /run\nmount -t tmpfs -o ro tmpfs /var/lib\n"
     script += f"mount --bind / /\nmount -o remount,bind,ro /\n! touch /read-only 2> /mnt/refused\n{VERSION}"
     answer = on_a_host(script, program)
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -191,17 +225,18 @@ def test_a_read_only_root_with_one_tmpfs_is_enough(program: Path) -> None:
 
 
 def test_a_full_directory_is_passed_over(program: Path) -> None:
-    script = f"{STAGE}mount -t tmpfs -o size=1m tmpfs /run\nmount -t tmpfs tmpfs /dev/shm\n{VERSION}"
+    script = f"{STAGE}mount -t tmpfs -o size=1m,mode=755 tmpfs /run\n"
+    script += f"mount -t tmpfs -o mode=755 tmpfs /var/lib\n{VERSION}"
     script += "test ! -e /run/cni-plugins\n"
     answer = on_a_host(script, program)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert is_version(answer.stdout)
 
 
-@pytest.mark.parametrize("squat", ["mkdir -m 777", "install -d -o 12345 -m 700", "ln -s /var/lib", "touch"])
+@pytest.mark.parametrize("squat", ["mkdir -m 777", "install -d -o 12345 -m 700", "ln -s /run", "touch"])
 def test_a_directory_somebody_else_made_is_not_used(program: Path, squat: str) -> None:
-    script = f"{NOEXEC}mount -o remount,exec /tmp\n{squat} /tmp/cni-plugins\n{VERSION}"
-    answer = on_a_host(script + "ls -A /tmp/cni-plugins/ 2> /mnt/refused >&2 || true\n", program)
+    script = f"{NOEXEC}mount -o remount,exec /var/lib\n{squat} /var/lib/cni-plugins\n{VERSION}"
+    answer = on_a_host(script + "ls -A /var/lib/cni-plugins/ 2> /mnt/refused >&2 || true\n", program)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert is_version(answer.stdout)
 

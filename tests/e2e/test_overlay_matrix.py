@@ -194,7 +194,8 @@ def test_a_container_speaks_for_nobody_else(bed: Bed, family: int, restricted: b
         assert said(one.netns, one.addresses[family], victim.netns, target)
         assert said(other.netns, theirs, victim.netns, target)
         for address in (theirs, strange):
-            one.run("ip", "addr", "add", address, "dev", "lo")
+            # Until the kernel is done with an address of IPv6, nobody can bind to it.
+            one.run("ip", "addr", "add", address, "dev", "lo", *(["nodad"] if family else []))
             assert said(one.netns, address, victim.netns, target) is not restricted
 
 

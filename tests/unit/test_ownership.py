@@ -21,7 +21,9 @@ from cni_plugins.ownership import (
     overlay_alias,
     owner_of,
     plugin_word,
+    quoted_ifname,
     tag_of,
+    unquoted_ifname,
 )
 
 ME = Attachment("net1", "c1", "eth0")
@@ -92,6 +94,14 @@ def test_formats_that_other_releases_wrote_and_read() -> None:
     assert gateway_port("br0", 100).startswith("veth")
     assert nursery("net1") == 1 << 30 | int(network[:7], 16)
     assert network_mark("net1") >> 31 == 1
+
+
+@pytest.mark.parametrize("ifname", ['a"b', "a\\b", "a}b{", "a;b#c", "$(a)`b`'", "e:0.1-2_3+4", "éth0"])
+def test_an_interface_name_cannot_end_a_comment(ifname: str) -> None:
+    strange = ME._replace(ifname=ifname)
+    assert not set(strange.names) & set("\"\\{};#$'`")
+    assert not set(strange.alias) & set("\"\\{};#$'`")
+    assert unquoted_ifname(quoted_ifname(ifname)) == ifname
 
 
 def test_aliases_of_networks_are_told_apart() -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cni_plugins.agent.journal import ServedRequest
 from cni_plugins.agent.protocol import Call
+from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import Conf, get
 
 LONGEST = 255  # characters of a name; protocol/request.py allows no longer name for a network
@@ -92,12 +93,12 @@ class Channel:
 
 def _pool(call: Call) -> str:
     try:
-        conf = json.loads(call.read(1 << 20))
+        conf = json_text.load(call.read(1 << 20))
         ipam = get(conf, "ipam") if isinstance(conf, dict) else None
         if not isinstance(ipam, dict) or get(ipam, "type") != "host-local":
             return ""
         text = json.dumps(_pool_config(conf, ipam))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return ""
     return text if len(text) < _LARGEST // 2 else ""
 

@@ -4,12 +4,12 @@ Plugin configs are not validated here. A file that cannot be parsed is reported 
 still read.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import get, rest, shown
 from cni_plugins.protocol.request import NAME
 
@@ -68,9 +68,9 @@ def in_file(path: Path) -> FoundConfigs:
 def parse_config(content: bytes, file: str) -> FoundConfigs:
     """Return the networks in a config of one plugin, or in a list of plugins."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as err:
-        return FoundConfigs(faults=(f"{file}: not JSON: {str(err) or 'nested too deeply'}",))
+        document = json_text.load(content)
+    except ValueError as err:
+        return FoundConfigs(faults=(f"{file}: not JSON: {err}",))
     if not isinstance(document, dict):
         return FoundConfigs(faults=(f"{file}: not an object",))
     listed = get(document, "plugins")

@@ -74,7 +74,8 @@ def ensure(session: Session, objects: Objects, owner: Owner, link: str = "") -> 
     building: list[bytearray] = []
     generation = None
     # Checked first: aborting a refused transaction takes the kernel 10 ms (nf_tables_abort waits for RCU).
-    if not all(look.has_set(session, objects.family, name) for name, _ in objects.elements):
+    # Asked for the rules: a set without its rule, which `nft flush` leaves, does nothing.
+    if not _marks(session, objects).issuperset(rule.mark for rule in objects.rules):
         generation = look.generation(session)
         building = _build(session, objects)
     for _ in range(nft_table.TRIES):
@@ -128,7 +129,7 @@ def _build(session: Session, objects: Objects) -> list[bytearray]:
     """Return the messages that create table, chain and sets, and those rules that are missing."""
     family, chain = objects.family, objects.chain
     sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
-    present = {text for _, text in look.rules(session, family, chain.name)}
+    present = _marks(session, objects)
     missing_rules = [rule for rule in objects.rules if rule.mark not in present]
     return [
         nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
@@ -136,6 +137,11 @@ def _build(session: Session, objects: Objects) -> list[bytearray]:
         *(nft_table.new_set(family, item, number) for number, item in enumerate(sets, 1)),
         *(nft_table.new_rule(family, chain, rule.mark, rule.expressions()) for rule in missing_rules),
     ]
+
+
+def _marks(session: Session, objects: Objects) -> set[str]:
+    """Return the comments of the rules in the chain; a set that a rule names exists."""
+    return {text for _, text in look.rules(session, objects.family, objects.chain.name)}
 
 
 def _element(

@@ -6,6 +6,7 @@ name their interface, so those of one interface can be removed without the other
 """
 
 import errno
+import os
 import shlex
 from ipaddress import ip_interface
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from cni_plugins.kernel.firewall import read
 from cni_plugins.kernel.firewall.masquerade import exclusions
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.ownership import Attachment, digest
+from cni_plugins.ownership import Attachment, digest, quoted_ifname, unquoted_ifname
 from cni_plugins.protocol.fields import IPInterface, IPNetwork
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelStaleIptables, EnsureIptablesMasquerade
 
@@ -24,6 +25,7 @@ _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _TABLE, _CHAIN_PREFIX = "nat", "CNI-"
 _OLD_TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
+_ADMINISTRATOR = ":/usr/local/sbin:/usr/sbin:/sbin"
 _TIMEOUT = 60  # seconds; a slow process may hold the xtables lock
 
 
@@ -38,9 +40,14 @@ class _Rule(NamedTuple):
 
 
 def installed() -> bool:
+    return _found("iptables-restore") is not None
+
+
+def _found(command: str) -> str | None:
+    """Return the path of an executable; a runtime's PATH may lack the directories of the administrator's."""
     import shutil
 
-    return shutil.which("iptables-restore") is not None
+    return shutil.which(command, path=f"{os.environ.get('PATH') or os.defpath}{_ADMINISTRATOR}")
 
 
 def chain_of(attachment: Attachment) -> str:
@@ -110,7 +117,7 @@ def _owner(comment: str) -> tuple[str, str, str] | None:
         return None
     if words[0::2] != ["name:", "id:", "if:"] or len(words) != 6:  # noqa: PLR2004 (three pairs)
         return None
-    return words[1], words[3], words[5]
+    return words[1], words[3], unquoted_ifname(words[5])
 
 
 def _removal(rules: list[_Rule], chain: str, sources: set[str], mine: str, *, keep: bool) -> list[str]:
@@ -170,7 +177,7 @@ def _outer_comment(attachment: Attachment) -> str:
 
 
 def _inner_comment(attachment: Attachment) -> str:
-    return f'{_outer_comment(attachment)} if: "{attachment.ifname}"'
+    return f'{_outer_comment(attachment)} if: "{quoted_ifname(attachment.ifname)}"'
 
 
 def _families_with(session: Session, chain: str) -> list[int]:
@@ -226,7 +233,7 @@ def _run(command: list[str], text: str = "") -> tuple[int, str]:
 
     try:
         done = subprocess.run(
-            command,
+            [_found(command[0]) or command[0], *command[1:]],
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -56,12 +56,17 @@ def usable(session: Session) -> bool:
 
 
 def where_there_are_rules(remove: Callable[[Session, S], None]) -> Callable[[Session, S], str | None]:
-    """Return a removal that does nothing on a kernel without netfilter."""
+    """Return a removal that does nothing on a kernel without netfilter or without nf_tables."""
 
     def removed(session: Session, step: S) -> str | None:
         if not has_netfilter(session):
             return UNCHANGED
-        remove(session, step)
+        try:
+            remove(session, step)
+        except Refused as err:
+            if err.errno == errno.EINVAL and not usable(session):  # netfilter without nf_tables
+                return UNCHANGED
+            raise
         return None
 
     return removed
@@ -95,16 +100,6 @@ def dump(session: Session, kind: int, family: int, *attrs: bytes) -> list[bytes]
 
 def set_names(session: Session, family: int) -> list[str]:
     return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, NFT_TABLE))]
-
-
-def has_set(session: Session, family: int, name: str) -> bool:
-    try:
-        session.nft().ask(message(wire.GETSET, family, 0, attr(1, NFT_TABLE), attr(2, name)))
-    except Refused as err:
-        if err.errno == errno.ENOENT:
-            return False
-        raise
-    return True
 
 
 def chain_names(session: Session, family: int, table: str = NFT_TABLE) -> list[str]:

@@ -50,8 +50,13 @@ class Address(NamedTuple):
 
 
 def on_link(session: Session, where: Place, index: int) -> list[Address]:
-    """Return the addresses of one link, of both families."""
-    answers = session.rtnl(where).dump(wire.address(wire.RTM_GETADDR, NLM_F_DUMP, index=index))
+    """Return the addresses of one link, of both families; none when the link is gone meanwhile."""
+    try:
+        answers = session.rtnl(where).dump(wire.address(wire.RTM_GETADDR, NLM_F_DUMP, index=index))
+    except Refused as err:
+        if err.errno != errno.ENODEV:
+            raise
+        return []
     # Links may have addresses of other families too (MCTP, for example).
     return [_decoded(answer) for answer in answers if answer.data[wire.BODY] in _INTERFACE]
 

@@ -3,6 +3,7 @@
 import errno
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from ipaddress import ip_address
 
@@ -64,19 +65,34 @@ def _name(index: int) -> str:
 
 
 def default_route_links(session: Session, where: Place) -> list[int]:
-    """Return the indexes of the links of default routes: IPv4 before IPv6, then by metric."""
-    found = []
-    for family in (4, 6):
-        head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, wire.RT_TABLE_MAIN)
-        answers = session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
-        found += [(family, *route) for answer in answers if (route := _default_route(answer))]
-    return [index for _, _, index in sorted(found)]
+    """Return the indexes of the links of default routes: IPv4 before IPv6, then by metric.
+
+    The kernel dumps a table of IPv4 in the order of the destinations (net/ipv4/fib_trie.c), so only its
+    beginning is read: a router has a million routes. A table of IPv6 ends with its default routes, and is
+    read only if IPv4 has none.
+    """
+    return _default_routes(session, where, 4) or _default_routes(session, where, 6)
+
+
+def _default_routes(session: Session, where: Place, family: int) -> list[int]:
+    head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, wire.RT_TABLE_MAIN)
+    asked = wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table)
+    with closing(session.new_rtnl(where)) as once:
+        answers = once.dump_until(asked, _is_past_default_routes) if family == 4 else once.dump(asked)  # noqa: PLR2004
+    return [index for _, index in sorted(filter(None, map(_default_route, answers)))]
+
+
+def _is_past_default_routes(answer: Answer) -> bool:
+    head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
+    destination = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size)).get(wire.RTA_DST, b"")
+    return head.table == wire.RT_TABLE_MAIN and any(destination)
 
 
 def _default_route(answer: Answer) -> tuple[int, int] | None:
     """Return (metric, link index) of a default route, None for other routes."""
     head = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
-    if head.dst_len or head.kind != wire.RTN_UNICAST:
+    # Kernels before 4.20 dump all tables.
+    if head.dst_len or head.kind != wire.RTN_UNICAST or head.table != wire.RT_TABLE_MAIN:
         return None
     found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
     hops = found.get(wire.RTA_MULTIPATH)

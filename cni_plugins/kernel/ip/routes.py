@@ -106,7 +106,7 @@ def _differs(session: Session, step: AddRoute) -> str:
     candidates = (
         []
         if link is None
-        else [route for route in _routes(session, step) if _is_route(route, step, link.ifindex)]
+        else [route for route in _routes(session, step, link.ifindex) if _is_route(route, step, link.ifindex)]
     )
     via = f" via {step.gw}" if step.gw else ""
     text = f"route {step.dst.network}{via} out of {step.link} in the {step.where}"
@@ -136,13 +136,15 @@ def connects(session: Session, where: Place, index: int, network: IPNetwork) -> 
     return False
 
 
-def _routes(session: Session, step: AddRoute) -> "list[rtmsg]":
+def _routes(session: Session, step: AddRoute, index: int) -> "list[rtmsg]":
+    """Return the routes of the step's family and table that lead out of its link, among others."""
     from cni_plugins.kernel.netlink.pyroute import rtmsg
 
     head = wire.RouteHead(wire.FAMILY[step.dst.version])
-    table = wire.number(wire.RTA_TABLE, _table(step))
+    # A host may have a hundred thousand others, which the kernel leaves out.
+    wanted = wire.number(wire.RTA_TABLE, _table(step)), wire.number(wire.RTA_OIF, index)
     try:
-        answers = session.rtnl(step.where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table))
+        answers = session.rtnl(step.where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, *wanted))
     except Refused as err:
         if is_absent(err):  # a table without routes
             return []

@@ -25,6 +25,7 @@ from cni_plugins.steps.links import (
 from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED
 
 _NO_VLANS = "this kernel's bridges cannot filter VLANs"
+_MOST_PORTS = 1023  # net/bridge/br_private.h: BR_PORT_BITS is 10, and port 0 is not given out
 _AWAIT_UP = 5.0  # seconds, the total time that the reference waits
 _FIRST_PAUSE = 0.0005
 
@@ -195,12 +196,21 @@ def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) ->
             links.set_message(info, index=port, flags=IFF_UP, mask=IFF_UP),
         )
 
-    links.on_index(
-        session,
-        HOST,
-        bridge,
-        lambda master: links.on_index(session, HOST, link, lambda port: join(master, port)),
-    )
+    try:
+        links.on_index(
+            session,
+            HOST,
+            bridge,
+            lambda master: links.on_index(session, HOST, link, lambda port: join(master, port)),
+        )
+    except Refused as err:
+        if err.errno != errno.EXFULL:
+            raise
+        raise KernelRefused(
+            f"bridge {bridge} has no port left for {link}",
+            f"a bridge of Linux has at most {_MOST_PORTS} ports",
+            errno.EXFULL,
+        ) from err
 
 
 def _await_up(session: Session, name: str) -> None:

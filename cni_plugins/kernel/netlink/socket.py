@@ -213,6 +213,26 @@ class Socket:
                     return answers, consistent
                 answers.append(item)
 
+    def dump_until(self, message: bytearray, is_past: Callable[[Answer], bool]) -> list[Answer]:
+        """Return the answers to a dump before the first that a predicate selects, without reading the others.
+
+        The socket must not be used for anything else.
+        """
+        first = self._number([message])
+        self._socket.sendto(message, (0, 0))
+        answers: list[Answer] = []
+        while True:
+            for item in self._receive(first):
+                if isinstance(item, _Error):
+                    _require_success(item)
+                    return answers
+                if item.kind == _NLMSG_DONE:
+                    _require_done(item)
+                    return answers
+                if is_past(item):
+                    return answers
+                answers.append(item)
+
     def _number(self, messages: tuple[bytearray, ...] | list[bytearray]) -> int:
         first = self._sequence + 1
         for number, message in enumerate(messages, first):

@@ -94,6 +94,11 @@ class Session:
         self._threads += 1
         return self._residence is not None and self._threads <= _MOST_THREADS
 
+    def new_rtnl(self, where: Place) -> Socket:
+        """Return a new rtnetlink socket of a place; the caller must close it."""
+        with self.inside(where):
+            return Socket(_NETLINK_ROUTE)
+
     def link_listener(self, where: Place) -> Socket:
         """Return a new socket that is notified of every change to a link; the caller must close it."""
         with self.inside(where):

@@ -4,7 +4,6 @@ Every ADD, CHECK and sync reads the file again, so no notification is needed whe
 a host's packets go: it must be writable by root only, and is treated as untrusted input.
 """
 
-import json
 import os
 import stat
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pydantic import Field, model_validator
 
 from cni_plugins.contract.model import ClosedModel, ConfigModel, empty, load
 from cni_plugins.errors import InvalidNetworkConfig, IoFailed
+from cni_plugins.protocol import json_text
 from cni_plugins.vxlan.backends.own_subnets import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import LONGEST_NAME, Extent, Networks, RecordList, RecordModel, faults
@@ -121,8 +121,6 @@ def _require_safe(status: os.stat_result, path: str) -> None:
 
 def _decoded(content: bytes, path: str) -> Any:  # noqa: ANN401 (JSON is anything)
     try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError) as err:
-        raise InvalidNetworkConfig(
-            f"invalid peers file: {str(err) or 'nested too deeply'}", f"peersFile is {path}"
-        ) from err
+        return json_text.load(content)
+    except ValueError as err:
+        raise InvalidNetworkConfig(f"invalid peers file: {err}", f"peersFile is {path}") from err

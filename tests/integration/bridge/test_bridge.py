@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -399,3 +400,27 @@ def test_a_changed_backend_leaves_no_rules_behind(bed: Any, needs: Any) -> None:
     bed.add({**conf, "ipMasqBackend": "iptables"}, sandbox)
     assert bed.call("GC", {**conf, "cni.dev/valid-attachments": []}) == (0, None)
     assert "CNI-" not in bed.host.run("iptables-save")
+
+
+def test_a_bridge_without_a_free_port_is_named(bed: Any, tmp_path: Path) -> None:
+    bed.host.run("ip", "link", "add", "br0", "type", "bridge")
+    batch = tmp_path / "batch"
+    lines = (f"link add p{n} master br0 type veth peer name q{n}" for n in range(1023))
+    batch.write_text("\n".join([*lines, ""]))
+    bed.host.run("ip", "-batch", str(batch))
+    code, error = bed.call("ADD", bed.conf(ipam=bed.host_local("10.1.0.0/24")), bed.sandbox())
+    assert (code, error["code"]) == (1, 100)
+    assert error["msg"].startswith("bridge br0 has no port left for veth")
+    assert "1023 ports" in error["details"]
+    assert bed.leased() == set()
+
+
+def test_iptables_is_found_where_the_path_of_the_runtime_does_not_lead(
+    bed: Any, needs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("iptables-restore")
+    monkeypatch.setenv("PATH", "/nowhere")
+    keys = {"isGateway": True, "ipMasq": True, "ipMasqBackend": "iptables"}
+    conf, sandbox = bed.conf(**keys, ipam=bed.host_local("10.1.0.0/24")), bed.sandbox()
+    bed.add(conf, sandbox)
+    assert bed.call("DEL", conf, sandbox) == (0, None)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests import cni
+
 ANSWER = {"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.7/24"}], "example.org/extra": 5}
 
 
@@ -46,7 +48,7 @@ def test_it_is_given_the_whole_config_and_environment(bed: Any, ipam: Any, tmp_p
 
 def test_its_error_document_is_passed_on(bed: Any, ipam: Any) -> None:
     document = '{"code": 11, "msg": "try again", "details": "busy"}'
-    conf = ipam(f"cat > /dev/null; echo '{document}'; exit 1")
+    conf = ipam(f"cat > /dev/null; [ $CNI_COMMAND = ADD ] || exit 0; echo '{document}'; exit 1")
     code, error = bed.call("ADD", conf, bed.sandbox())
     assert (code, error["code"], error["msg"], error["details"]) == (1, 11, "try again", "busy")
 
@@ -86,6 +88,62 @@ def test_an_answer_without_addresses_is_refused_and_released(bed: Any, ipam: Any
     assert ipam.calls() == ["ADD", "DEL"]
 
 
+@pytest.mark.parametrize("mark", ["\\357\\273\\277", ""])
+def test_a_byte_order_mark_is_skipped(bed: Any, ipam: Any, mark: str) -> None:
+    conf = ipam(f"cat > /dev/null; [ $CNI_COMMAND != ADD ] || printf '{mark}%s' '{json.dumps(ANSWER)}'")
+    sandbox = bed.sandbox()
+    bed.add(conf, sandbox)
+    assert sandbox.addresses("eth0") == {"10.1.0.7/24"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("printf '\\377\\376{\\0}\\0'", 104),  # UTF-16
+        ("printf '\\0{}'", 104),
+        ("head -c 3000000 /dev/zero", 104),
+        ("yes", 104),
+        ('echo \'{"ips": [{"address": "10.1.0.7/24"}], "dns": {"domain": 5}}\'', 6),
+        ('echo \'{"code": 11, "msg": "full"}\'; exit 1', 11),
+    ],
+)
+def test_what_a_failed_add_reserved_is_released(bed: Any, ipam: Any, body: str, code: int) -> None:
+    conf = ipam(f"cat > /dev/null; [ $CNI_COMMAND = ADD ] || exit 0; {body}")
+    before = bed.state()
+    exit_code, error = bed.call("ADD", conf, bed.sandbox())
+    assert (exit_code, error["code"]) == (1, code)
+    assert "internal" not in error["msg"]
+    assert ipam.calls() == ["ADD", "DEL"]
+    assert bed.state() == before
+
+
+@pytest.mark.parametrize(
+    "stated", ["99999999999999999999", "-1", "0", "true", '"x"', "1.5", "null", "4294967296"]
+)
+def test_a_code_that_a_runtime_cannot_read(bed: Any, ipam: Any, stated: str) -> None:
+    conf = ipam(f'cat > /dev/null; echo \'{{"code": {stated}, "msg": "m", "details": "d"}}\'; exit 1')
+    code, error = bed.call("ADD", conf, bed.sandbox())
+    assert (code, error["code"], error["msg"]) == (1, 104, "m")
+    assert error["details"].startswith("d; code is ")
+
+
+def test_a_config_begins_with_a_byte_order_mark(bed: Any, ipam: Any, tmp_path: Path) -> None:
+    conf = ipam(f"cat > {tmp_path}/stdin; [ $CNI_COMMAND != ADD ] || echo '{json.dumps(ANSWER)}'")
+    variables = cni.on_path(cni.environment("ADD", netns=bed.sandbox().path, path=bed.bin))
+    with bed.inside():
+        cni.run_engine(b"\xef\xbb\xbf" + json.dumps(conf).encode(), variables, bed.program, "bridge").ok()
+    assert json.loads((tmp_path / "stdin").read_bytes()) == conf
+
+
+def test_no_path_is_needed_where_no_plugin_is_called(bed: Any, ipam: Any) -> None:
+    conf = {key: value for key, value in ipam("true").items() if key != "ipam"}
+    sandbox = bed.sandbox()
+    for command in ("STATUS", "ADD", "DEL"):
+        assert bed.call(command, conf, sandbox, CNI_PATH=None)[0] == 0
+    code, error = bed.call("ADD", ipam("true"), sandbox, CNI_PATH=None)
+    assert (code, error["code"], error["msg"]) == (1, 4, "required env variables [CNI_PATH] missing")
+
+
 @pytest.mark.parametrize("name", ["missing", "../other", ".."])
 def test_a_name_that_leads_nowhere(bed: Any, name: str) -> None:
     before = bed.state()
@@ -115,3 +173,11 @@ def test_an_executable_that_cannot_run(bed: Any) -> None:
     code, error = bed.call("ADD", bed.conf(ipam={"type": "other"}), bed.sandbox())
     assert (code, error["code"]) == (1, 104)
     assert "Permission denied" in error["msg"]
+
+
+@pytest.mark.parametrize("name", ["missing", "../other"])
+def test_status_says_that_the_ipam_plugin_is_not_there(bed: Any, name: str) -> None:
+    """SPEC.md, STATUS: code 50 when an ADD cannot be carried out."""
+    code, error = bed.call("STATUS", bed.conf(ipam={"type": name}))
+    assert (code, error["code"]) == (1, 50)
+    assert name in error["details"]

@@ -40,8 +40,8 @@ def loaded(command: str, name: str = "bridge", conf: Any = CONF) -> set[str]:
     return set(answer.err.decode().splitlines())
 
 
-def test_version_loads_nothing() -> None:
-    assert loaded("VERSION") == {
+def test_version_loads_nothing_of_the_suite() -> None:
+    assert {name for name in loaded("VERSION") if name.startswith("cni_plugins")} == {
         "cni_plugins",
         "cni_plugins.front",
         "cni_plugins.front.main",

@@ -87,7 +87,7 @@ BAD = [
     ({"mtu": 65536}, "invalid MTU 65536"),
     ({"mtu": -1}, "invalid MTU -1"),
     ({"mtu": 1500.0}, "invalid MTU 1500.0"),
-    ({"mtu": True}, "invalid MTU True"),
+    ({"mtu": True}, "invalid MTU true"),
     ({"vlan": 4095}, "invalid VLAN ID 4095 (must be between 0 and 4094)"),
     ({"vlan": -1}, "invalid VLAN ID -1"),
     ({"vlan": "x"}, "invalid VLAN ID 'x'"),

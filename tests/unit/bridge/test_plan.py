@@ -91,16 +91,17 @@ def test_the_exact_plan_of_a_gateway_network() -> None:
             AddVeth("eth0", me.mac("sandbox"), 0, me.host_end, me.mac("host"), me.alias),
             EnsureSysctl("host", ("ipv6", "conf", me.host_end, "accept_ra"), "0", IF_PRESENT),
             AttachPort(me.host_end, "br0", hairpin=False, isolated=False),
+            EnsureSysctl("host", ("ipv4", "conf", "br0", "forwarding"), "1", IF_PRESENT),
             EnsureAddress("host", "br0", ip_interface("10.1.0.1/24"), skip_dad=True),
+            EnsureMasquerade(
+                Owner(me), (ip_interface("10.1.0.2/24"),), (), random_fully=False, link=me.host_end
+            ),
             EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
             EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
             EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
             EnsureAddress("sandbox", "eth0", ip_interface("10.1.0.2/24")),
             EnsureUp("sandbox", "eth0"),
             AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("10.1.0.1")),
-            EnsureMasquerade(
-                Owner(me), (ip_interface("10.1.0.2/24"),), (), random_fully=False, link=me.host_end
-            ),
             AwaitUp(me.host_end),
             Announce("sandbox", "eth0"),
             EnableForwarding((4,)),
@@ -442,3 +443,9 @@ def test_status_says_why_an_add_would_fail(facts: Facts, message: str) -> None:
 
 def test_status_is_silent_when_all_is_well() -> None:
     status(request("STATUS"), parse(request()), NO_FACTS)
+
+
+def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
+    plan = planned(DUAL, isGateway=True, ipMasq=True)
+    kinds = [(type(step), getattr(step, "where", "")) for step in plan]
+    assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))

@@ -58,7 +58,7 @@ def test_networks_of_other_plugins_are_passed_over(document: object) -> None:
         (b"[]", "f: not an object"),
         (b'{"plugins": {}}', "f: plugins is not a list of objects"),
         (b'{"plugins": ["vxlan"]}', "f: plugins is not a list of objects"),
-        (b'{"plugins": [{"type": "vxlan"}]}', "f: invalid network name: name is None"),
+        (b'{"plugins": [{"type": "vxlan"}]}', "f: invalid network name: name is null"),
         (b'{"name": "a/b", "type": "vxlan"}', "f: invalid network name: name is 'a/b'"),
         (b'{"name": "a\\n", "type": "vxlan"}', "f: invalid network name: "),
         (b'{"name": 1, "type": "vxlan"}', "f: invalid network name: name is 1"),

@@ -50,7 +50,7 @@ def test_auto_is_an_mtu_of_one_sort() -> None:
     [
         ({"plain": AUTO}, "plain: invalid MTU 'auto' (must be 0, or 68 to 65535)"),
         ({"plain": 67}, "invalid MTU 67"),
-        ({"plain": True}, "invalid MTU True"),
+        ({"plain": True}, "invalid MTU true"),
         ({"mtu": 1500.0}, 'mtu: invalid MTU 1500.0 (must be 0, 68 to 65535, or "auto")'),
         ({"mtu": [1500]}, "invalid MTU [1500]"),
         ({"link": "a/b"}, "link: link name 'a/b' contains / or : or whitespace"),

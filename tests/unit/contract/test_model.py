@@ -107,7 +107,7 @@ def test_an_object_of_ours_alone_takes_no_strangers() -> None:
     assert caught.value.details == f"unknown key 'someNumbers' {known}"
     with pytest.raises(InvalidNetworkConfig) as caught:
         load(Whole, {"part": {"own": "x"}})
-    assert caught.value.details == f"part: unknown key 'own' {known}, got {{'own': 'x'}}"
+    assert caught.value.details == f'part: unknown key \'own\' {known}, got {{"own": "x"}}'
 
 
 def test_a_stranger_that_is_null_is_one_all_the_same() -> None:

@@ -1,5 +1,6 @@
 """From environment and stdin to document and exit code."""
 
+import errno
 import json
 from typing import Any
 
@@ -49,6 +50,28 @@ def test_stdin_is_not_read_for_a_malformed_environment() -> None:
 
     outcome = run("static", {**ENVIRONMENT, "CNI_IFNAME": ""}, fail, None)
     assert json.loads(outcome.stdout)["code"] == 4
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        OSError(number, "")
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
+    ]
+    + [MemoryError()],
+    ids=repr,
+)
+def test_a_shortage_of_the_host_may_be_over_later(
+    shortage: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_request: Any) -> None:
+        raise shortage
+
+    plugin = registry.ipam("static")
+    assert plugin is not None
+    monkeypatch.setattr(registry, "ipam", lambda _name: plugin._replace(reserve=fail))
+    outcome = answered()
+    assert (outcome.code, outcome.trace, json.loads(outcome.stdout)["code"]) == (1, "", 11)
 
 
 def test_what_nobody_foresaw_is_a_document_and_a_trace() -> None:

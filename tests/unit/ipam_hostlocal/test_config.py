@@ -125,7 +125,7 @@ BAD = [
     ),
     ({**ONE, "routes": "all"}, "ipam.routes", "'all'"),
     ("x", "IPAM config missing 'ipam' key", "ipam is 'x'"),
-    (None, "IPAM config missing 'ipam' key", "ipam is None"),
+    (None, "IPAM config missing 'ipam' key", "ipam is null"),
 ]
 
 

@@ -107,7 +107,7 @@ BAD = [
     ({"dns": []}, "expected an object, got []", "ipam.dns"),
     ({"dns": {"search": "a"}}, "expected a list", "ipam.dns"),
     ("x", "IPAM config missing 'ipam' key", "ipam is 'x'"),
-    (None, "IPAM config missing 'ipam' key", "ipam is None"),
+    (None, "IPAM config missing 'ipam' key", "ipam is null"),
 ]
 
 

@@ -449,3 +449,9 @@ def test_status_names_the_holder_of_the_master() -> None:
 
 def test_the_ipam_type_is_asked_of_broken_configs_too() -> None:
     assert PLUGIN.ipam_type(request(conf={"mode": 7, "ipam": {"type": "static"}})) == "static"
+
+
+def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
+    plan = planned(DUAL, ipam={"type": "static"}, hostAccess=True, isGateway=True, ipMasq=True)
+    kinds = [(type(step), getattr(step, "where", "")) for step in plan]
+    assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))

@@ -41,7 +41,7 @@ BAD_ENVIRONMENT = [
     (
         {"CNI_CONTAINERID": "", "CNI_NETNS": None, "CNI_PATH": None},
         4,
-        "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_PATH] missing",
+        "required env variables [CNI_CONTAINERID,CNI_NETNS] missing",
     ),
     ({"CNI_CONTAINERID": "../x"}, 4, "invalid characters in containerID"),
     ({"CNI_CONTAINERID": "a/b"}, 4, "invalid characters in containerID"),
@@ -55,7 +55,6 @@ BAD_ENVIRONMENT = [
     ({"CNI_IFNAME": "a/b"}, 4, "interface name contains / or : or whitespace characters"),
     ({"CNI_IFNAME": "a b"}, 4, "interface name contains / or : or whitespace characters"),
     ({"CNI_IFNAME": "a\x01"}, 4, "interface name contains unprintable characters"),
-    ({"CNI_COMMAND": "GC", "CNI_PATH": ""}, 4, "required env variables [CNI_PATH] missing"),
 ]
 
 

@@ -93,7 +93,7 @@ def test_made_up_mac_addresses_are_local_and_unicast(seed: str) -> None:
 
 
 def test_a_wrong_type_is_named_with_path_and_value() -> None:
-    with pytest.raises(ValueError, match=r"a\.b: expected a whole number, got True"):
+    with pytest.raises(ValueError, match=r"a\.b: expected a whole number, got true"):
         typed({"B": True}, "b", int, "a.")
     assert typed({"b": None}, "b", list, "") == []
 

@@ -90,13 +90,13 @@ def test_the_exact_plan_of_a_plain_link() -> None:
             EnsureSysctl("host", ("ipv4", "conf", END, "forwarding"), "1", IF_PRESENT),
             EnsureUp("host", END),
             EnsureAddress("host", END, single, skip_dad=True),
+            EnsureMasquerade(Owner(ME), (V4,), (), random_fully=False, link=END),
             EnsureAddress("sandbox", "eth0", V4, skip_dad=True, prefix_route=False),
             EnsureUp("sandbox", "eth0"),
             AddRoute("sandbox", "eth0", single, scope=253, src=mine),
             AddRoute("sandbox", "eth0", ip_interface("10.1.0.0/24"), gateway, src=mine),
             AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), gateway),
             AddRoute("host", END, ip_interface("10.1.0.2/32"), scope=254, exclusive=True),
-            EnsureMasquerade(Owner(ME), (V4,), (), random_fully=False, link=END),
             AwaitUp(END),
             EnableForwarding((4,)),
         )
@@ -374,3 +374,9 @@ def test_status_says_why_an_add_would_fail(facts: Facts, message: str) -> None:
     PLUGIN.status(request("STATUS"), parse(request()), NO_FACTS)
     with pytest.raises(NotAvailable, match=message):
         PLUGIN.status(request("STATUS"), parse(request()), facts)
+
+
+def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
+    plan = planned(DUAL, ipMasq=True)
+    kinds = [(type(step), getattr(step, "where", "")) for step in plan]
+    assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))

@@ -55,7 +55,7 @@ def test_a_group_instead_of_a_list() -> None:
 
 BAD: list[tuple[dict[str, Any], Extent, str]] = [
     ({"type": "etcd"}, ROUTED, "backend.type: there is no backend 'etcd'"),
-    ({"type": None}, ROUTED, "backend.type: there is no backend None"),
+    ({"type": None}, ROUTED, "backend.type: there is no backend null"),
     ({"type": 5}, ROUTED, "backend.type: there is no backend 5"),
     ({"peer": []}, ROUTED, "backend: unknown key 'peer' (known are block, peers, peersFile, self, "),
     ({}, ROUTED, "backend: one of peers and peersFile is needed, and not both"),

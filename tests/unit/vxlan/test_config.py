@@ -105,10 +105,10 @@ def test_the_mac_address_asked_for(args: str, keys: dict[str, Any], mac: str) ->
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"mode": "l4"}, "mode: input should be 'l3' or 'l2', got 'l4'"),
-    ({"mode": True}, "mode: input should be 'l3' or 'l2', got True"),
+    ({"mode": True}, "mode: input should be 'l3' or 'l2', got true"),
     ({"vni": 0}, "vni: invalid VNI 0 (must be 1 to 16777215)"),
     ({"vni": 1 << 24}, "vni: invalid VNI 16777216"),
-    ({"vni": True}, "vni: invalid VNI True"),
+    ({"vni": True}, "vni: invalid VNI true"),
     ({"vni": "77"}, "vni: invalid VNI '77'"),
     ({"port": 0}, "port: invalid UDP port 0 (must be 1 to 65535)"),
     ({"port": 65536}, "port: invalid UDP port 65536"),
@@ -126,7 +126,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"mtu": 67}, "mtu: invalid MTU 67"),
     ({"mtu": "1450"}, "mtu: invalid MTU '1450'"),
     ({"df": "yes"}, "df: input should be 'set', 'inherit' or 'unset', got 'yes'"),
-    ({"df": True}, "df: input should be 'set', 'inherit' or 'unset', got True"),
+    ({"df": True}, "df: input should be 'set', 'inherit' or 'unset', got true"),
     ({"sysctls": "no"}, "sysctls: input should be a valid boolean, got 'no'"),
     ({"network": None}, "network is missing: mode l3 needs it"),
     ({"network": []}, "network is missing: mode l3 needs it"),

@@ -78,11 +78,13 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), inside=inside),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
+        EnsureSysctl("host", ("ipv4", "conf", "vx25", "forwarding"), "1", IF_PRESENT),
         EnsureAddress("host", "vx25", ip_interface("10.244.1.0/32"), skip_dad=True),
         EnsureUp("host", "vx25"),
         EnsureOverlayBridge("vxbr25", "net1", node_mac("10.99.0.1"), 1450),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
+        EnsureSysctl("host", ("ipv4", "conf", "vxbr25", "forwarding"), "1", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("10.244.1.1/24"), skip_dad=True),
         EnsureUp("host", "vxbr25"),
         peer_entries(overlay, local_host(overlay), {}),
@@ -117,9 +119,10 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureOverlayBridge("vxbr25", "net1", node, 1450),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
+        EnsureSysctl("host", ("ipv4", "conf", "vxbr25", "forwarding"), "1", IF_PRESENT),
+        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "disable_ipv6"), "0", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.2/24"), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.1/32"), skip_dad=True),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "disable_ipv6"), "0", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("fd64::2/64"), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("fd64::1/128"), skip_dad=True, deprecated=True),
         EnsureUp("host", "vxbr25"),
@@ -128,6 +131,14 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host"), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
+        EnsureMasquerade(
+            Owner(ME),
+            (ip_interface("192.168.100.3/24"), ip_interface("fd64::3/64")),
+            (ip_network("192.168.100.0/24"), ip_network("fd64::/64")),
+            random_fully=False,
+            link=ME.host_end,
+            reserved_port=4789,
+        ),
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "keep_addr_on_down"), "1", WANTED),
@@ -139,14 +150,6 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureUp("sandbox", "eth0"),
         AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("192.168.100.1")),
         AddRoute("sandbox", "eth0", ip_interface("::/0"), ip_address("fd64::1")),
-        EnsureMasquerade(
-            Owner(ME),
-            (ip_interface("192.168.100.3/24"), ip_interface("fd64::3/64")),
-            (ip_network("192.168.100.0/24"), ip_network("fd64::/64")),
-            random_fully=False,
-            link=ME.host_end,
-            reserved_port=4789,
-        ),
         AwaitUp(ME.host_end),
         Announce("sandbox", "eth0"),
         EnableForwarding((4, 6)),
@@ -467,3 +470,9 @@ def test_gc_removes_what_is_not_valid_and_the_idle_overlay() -> None:
     plan = collect(asked, Facts(owned=ends))
     assert of(plan, DelLink) == [DelLink("host", gone.host_end)]
     assert plan[-1] == DelIdleOverlay("net1")
+
+
+def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
+    plan = planned(BOTH, **DUAL, ipMasq=True)
+    kinds = [(type(step), getattr(step, "where", "")) for step in plan]
+    assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))

@@ -54,7 +54,7 @@ def test_parts_are_one_or_a_list_under_either_key() -> None:
 
 BAD: list[tuple[Any, str]] = [
     (5, "peers[0]: expected an object, got 5"),
-    (["192.0.2.1"], "peers[0]: expected an object, got ['192.0.2.1']"),
+    (["192.0.2.1"], 'peers[0]: expected an object, got ["192.0.2.1"]'),
     ("h1", "peers[0].vtep: 'h1' is not an IP address"),
     ({}, "peers[0].vtep: field required"),
     ({"vtep": "192.0.2.1", "subnetz": "10.244.1.0/24"}, "peers[0]: unknown key 'subnetz' (known are block, "),
@@ -75,7 +75,7 @@ BAD: list[tuple[Any, str]] = [
     ({"vtep": "192.0.2.1", "mtu": -1}, "peers[0]: mtu is -1"),
     ({"vtep": "192.0.2.1", "mac": "01:00:5e:00:00:01"}, "peers[0].mac: MAC address '01:00:5e:00:00:01' is"),
     ({"vtep": "192.0.2.1", "subnet": "10.244.1.0"}, "peers[0].subnet[0]: '10.244.1.0' is not an address in"),
-    ({"vtep": "192.0.2.1", "subnet": None, "blocks": [None]}, "peers[0].blocks[0]: None is not an address"),
+    ({"vtep": "192.0.2.1", "subnet": None, "blocks": [None]}, "peers[0].blocks[0]: null is not an address"),
     ({"vtep": "192.0.2.1", "node": "n" * 254}, "peers[0].node: "),
     ({"vtep": "192.0.2.1", "node": "h\n1"}, "peers[0]: node 'h\\n1' has unprintable characters"),
     ({"vtep": "192.0.2.1", "node": "h\x1b[2J"}, "has unprintable characters"),
