@@ -33,7 +33,7 @@ test-unit: $(VENV)/.stamp
 	$(BIN)/python -m pytest -q -n auto --durations=30 tests/unit
 
 test-integration: $(VENV)/.stamp
-	$(ASROOT) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=30 tests/integration
+	$(ASROOT) $(BIN)/python -m pytest -q -n 4 --dist loadfile --durations=30 tests/integration
 
 $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 	$(BIN)/python packaging/freeze.py
@@ -41,7 +41,7 @@ $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 freeze: $(DIST)/bridge $(DIST)/cnictl ## build the single-file executables in dist/
 
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=30 tests/e2e tests/differential tests/bench
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=30 tests/e2e tests/differential tests/bench
 
 demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
 	$(ASROOT) $(BIN)/python packaging/demo.py
