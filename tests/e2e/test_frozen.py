@@ -127,6 +127,23 @@ def test_version_needs_nothing_but_the_command(dist: Path, name: str) -> None:
     assert is_version(answer.stdout)
 
 
+@pytest.mark.parametrize(
+    ("stdin", "answered"),
+    [
+        (b'{"cniVersion":"0.4.0"}', "0.4.0"),
+        (b'\xef\xbb\xbf{"cniVersion": "0.4.0"}', "0.4.0"),
+        ('{"cniVersion": "0.4.0"}'.encode("utf-16"), "1.1.0"),
+        ('{"cniVersion": "0.4.0"}'.encode("utf-32"), "1.1.0"),
+    ],
+)
+def test_version_guesses_no_encoding(dist: Path, stdin: bytes, answered: str) -> None:
+    """The program contains no codecs but those it needs."""
+    environment = {"CNI_COMMAND": "VERSION"}
+    answer = subprocess.run([dist / "bridge"], input=stdin, env=environment, capture_output=True, timeout=20)
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert json.loads(answer.stdout)["cniVersion"] == answered
+
+
 def test_no_command_prints_usage(dist: Path) -> None:
     answer = run(dist / "bridge")
     assert (answer.returncode, answer.stdout) == (0, "")

@@ -49,6 +49,15 @@ def test_version_loads_nothing_of_the_suite() -> None:
     }
 
 
+def test_version_as_libcni_asks_for_it_loads_nothing() -> None:
+    assert loaded("VERSION", conf=b'{"cniVersion":"1.0.0"}') == {
+        "cni_plugins",
+        "cni_plugins.front",
+        "cni_plugins.front.main",
+        "cni_plugins.front.version",
+    }
+
+
 def test_the_usage_line_loads_nothing() -> None:
     assert not {name for name in loaded("") if not name.startswith(("cni_plugins", "CNI "))} - {""}
 

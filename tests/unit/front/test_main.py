@@ -29,7 +29,10 @@ def _asked(stdin: bytes | None) -> Any:
 @pytest.mark.parametrize(
     ("stdin", "answered"),
     [
+        (b'{"cniVersion":"0.4.0"}', "0.4.0"),
         (b'{"cniVersion": "0.4.0"}', "0.4.0"),
+        (b'\xef\xbb\xbf{"cniVersion": "0.4.0"}', "0.4.0"),
+        (b"0.4.0", "1.1.0"),
         (b'{"name": "n", "cniVersion": "1.0.0", "type": "bridge"}', "1.0.0"),
         (b'{"cniVersion": "9.9.9"}', "1.1.0"),
         (b'{"cniVersion": ["1.0.0"]}', "1.1.0"),
