@@ -17,15 +17,12 @@ class BridgeIdentity(NamedTuple):
     :param gateway_mac: MAC address of the link with the gateway addresses.
     :param guarded_mac: the source address that `macspoofchk` admits: the one that ADD sets, even if a later
         plugin of the chain changed the container's.
-    :param recorded_mac: the container's in prevResult of CHECK. ADD may have been asked for it in a way that
-        CHECK is not told: capabilities are arguments of each call.
     """
 
     pair: veth.Pair
     bridge_mac: str
     gateway_mac: str
     guarded_mac: str
-    recorded_mac: str
 
 
 def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIdentity:
@@ -38,8 +35,7 @@ def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIden
         own = recorded.get(config.bridge, ""), recorded.get(config.gateway_link, "")
     else:
         own = _host_mac(config.bridge, facts), _host_mac(config.gateway_link, facts)
-    guarded = config.mac or request.attachment.mac("sandbox")
-    return BridgeIdentity(pair, *own, guarded, pair.mac if request.command == "CHECK" else "")
+    return BridgeIdentity(pair, *own, config.mac or request.attachment.mac("sandbox"))
 
 
 def _host_mac(link: str, facts: Facts) -> str:

@@ -139,8 +139,10 @@ def _gateways(
 
 def _source_guard(request: Request, config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
     if config.macspoofchk and identity.pair.ours:
-        guarded, recorded = identity.guarded_mac, identity.recorded_mac
-        yield EnsureSourceGuard(request.owner, identity.pair.host_end, guarded, recorded)
+        # ADD may have been asked for the MAC address of prevResult in a way that CHECK is not told:
+        # capabilities are arguments of each call.
+        pair = identity.pair
+        yield EnsureSourceGuard(request.owner, pair.host_end, identity.guarded_mac, recorded_mac=pair.mac)
 
 
 def _sandbox(

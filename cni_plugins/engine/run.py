@@ -44,7 +44,8 @@ def run(
     except CniError as err:
         return Outcome(_document(err, stdin.seen), 1)
     except Exception as err:  # noqa: BLE001 (the one place where an unexpected exception becomes an error document)
-        return Outcome(_document(known := foreseen(err), stdin.seen), 1, _trace(err, known))
+        known = foreseen(err)
+        return Outcome(_document(known, stdin.seen), 1, _trace(err) if known.code == CniError.code else "")
 
 
 def _answer(name: str, request: Request, program: Program | None) -> bytes:
@@ -69,9 +70,7 @@ def _answer(name: str, request: Request, program: Program | None) -> bytes:
     return b""
 
 
-def _trace(err: Exception, known: CniError) -> str:
-    if known.code != CniError.code:
-        return ""
+def _trace(err: Exception) -> str:
     import traceback
 
     return "".join(traceback.format_exception(err))

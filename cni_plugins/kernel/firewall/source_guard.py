@@ -23,7 +23,7 @@ def _ensure(session: Session, step: EnsureSourceGuard) -> None:
 
 
 def _differs(session: Session, step: EnsureSourceGuard) -> str:
-    macs = filter(None, (step.mac, step.recorded_mac))
+    macs = dict.fromkeys(filter(None, (step.mac, step.recorded_mac)))
     gaps = [attachment_rules.missing(session, _source_guard(step.link, mac), step.owner) for mac in macs]
     return "" if "" in gaps else f"source address check of {step.link}: {gaps[0]} is missing"
 

@@ -77,8 +77,11 @@ def default_route_links(session: Session, where: Place) -> list[int]:
 def _default_routes(session: Session, where: Place, family: int) -> list[int]:
     head, table = wire.RouteHead(wire.FAMILY[family]), wire.number(wire.RTA_TABLE, wire.RT_TABLE_MAIN)
     asked = wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, table)
-    with closing(session.new_rtnl(where)) as once:
-        answers = once.dump_until(asked, _is_past_default_routes) if family == 4 else once.dump(asked)  # noqa: PLR2004
+    if family == 4:  # noqa: PLR2004
+        with closing(session.new_rtnl(where)) as once:
+            answers = once.dump_until(asked, _is_past_default_routes)
+    else:
+        answers = session.rtnl(where).dump(asked)
     return [index for _, index in sorted(filter(None, map(_default_route, answers)))]
 
 

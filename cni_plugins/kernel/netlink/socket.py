@@ -196,7 +196,10 @@ class Socket:
                 return answers
         raise AssertionError("unreachable")
 
-    def _dump_once(self, message: bytearray) -> tuple[list[Answer], bool]:
+    def _dump_once(
+        self, message: bytearray, is_past: Callable[[Answer], bool] | None = None
+    ) -> tuple[list[Answer], bool]:
+        """Return the answers, up to the first that the predicate selects, and whether they are consistent."""
         first = self._number([message])
         self._socket.sendto(message, (0, 0))
         answers: list[Answer] = []
@@ -211,6 +214,8 @@ class Socket:
                 if item.kind == _NLMSG_DONE:
                     _require_done(item)
                     return answers, consistent
+                if is_past and is_past(item):
+                    return answers, consistent
                 answers.append(item)
 
     def dump_until(self, message: bytearray, is_past: Callable[[Answer], bool]) -> list[Answer]:
@@ -218,20 +223,7 @@ class Socket:
 
         The socket must not be used for anything else.
         """
-        first = self._number([message])
-        self._socket.sendto(message, (0, 0))
-        answers: list[Answer] = []
-        while True:
-            for item in self._receive(first):
-                if isinstance(item, _Error):
-                    _require_success(item)
-                    return answers
-                if item.kind == _NLMSG_DONE:
-                    _require_done(item)
-                    return answers
-                if is_past(item):
-                    return answers
-                answers.append(item)
+        return self._dump_once(message, is_past)[0]
 
     def _number(self, messages: tuple[bytearray, ...] | list[bytearray]) -> int:
         first = self._sequence + 1

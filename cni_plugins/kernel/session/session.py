@@ -94,15 +94,14 @@ class Session:
         self._threads += 1
         return self._residence is not None and self._threads <= _MOST_THREADS
 
-    def new_rtnl(self, where: Place) -> Socket:
+    def new_rtnl(self, where: Place, groups: int = 0) -> Socket:
         """Return a new rtnetlink socket of a place; the caller must close it."""
         with self.inside(where):
-            return Socket(_NETLINK_ROUTE)
+            return Socket(_NETLINK_ROUTE, groups)
 
     def link_listener(self, where: Place) -> Socket:
         """Return a new socket that is notified of every change to a link; the caller must close it."""
-        with self.inside(where):
-            return Socket(_NETLINK_ROUTE, _RTMGRP_LINK)
+        return self.new_rtnl(where, _RTMGRP_LINK)
 
     def _socket(self, protocol: int, where: Place) -> Socket:
         found = self._sockets.get((protocol, where))
