@@ -16,10 +16,18 @@ Config = TypeVar("Config")
 
 
 class Decision(NamedTuple):
-    """What a plugin decides for ADD and CHECK: the steps, and the result that ADD prints."""
+    """What a plugin decides for ADD and CHECK: the steps, and the result that ADD prints.
+
+    :param lasting: steps before those of `plan` that stay although the ADD fails later.
+    """
 
     plan: Plan
     result: Result
+    lasting: Plan = ()
+
+    @property
+    def whole(self) -> Plan:
+        return (*self.lasting, *self.plan)
 
 
 def _no_config(_request: Request) -> Any:  # noqa: ANN401 (None, for a plugin without keys of its own)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.ipam import IpamPlugin
-from cni_plugins.contract.plugin import Plugin
+from cni_plugins.contract.plugin import Decision, Plugin
 from cni_plugins.contract.prev_result import required
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
@@ -64,9 +64,9 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
         with apply.Change(session) as change:
-            link = plugin.decide(request, config, Result(), facts).plan if ipam.needs_link else ()
-            change.carry_out(link)
-            if link:
+            link: Plan = ()
+            if ipam.needs_link:
+                link = _carry_out(session, change, plugin.decide(request, config, Result(), facts))
                 session.unshare_host()  # shared objects are in use by now, and IPAM may take long
             ipam_request = plugin.ipam_request(request, config, facts)
             lease = ipam.reserve(ipam_request)
@@ -75,7 +75,7 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
                 decision = plugin.decide(request, config, lease, facts)
                 # Names and addresses are decided, not read back, so the answer precedes the first change.
                 answer = encode(decision.result, request.cni_version)
-                change.carry_out(_remaining(link, decision.plan))
+                _carry_out(session, change, decision, link)
                 return answer
             except BaseException as err:
                 change.take_back(err)
@@ -92,7 +92,7 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
         ipam.check(plugin.ipam_request(request, config, facts))
         lease = own_part(request.prev_result or Result(), request.ifname)
         try:
-            differences = apply.compare(session, plugin.decide(request, config, lease, facts).plan)
+            differences = apply.compare(session, plugin.decide(request, config, lease, facts).whole)
         except NameTaken as err:
             raise StateDrifted(err.msg, err.details) from err
     if differences:
@@ -156,9 +156,11 @@ def _ipam(name: str, request: Request, program: Program | None) -> IpamPlugin:
     return ipams.of(name, request, program) if name else ipams.none()
 
 
-def _remaining(done: Plan, plan: Plan) -> Plan:
-    """Return the steps of `plan` that are not in `done`."""
-    return tuple(step for step in plan if step not in done)
+def _carry_out(session: Session, change: apply.Change, decision: Decision, done: Plan = ()) -> Plan:
+    """Carry out the steps that are not in `done`; return all steps of the decision."""
+    apply.apply(session, tuple(step for step in decision.lasting if step not in done))
+    change.carry_out(tuple(step for step in decision.plan if step not in done))
+    return decision.whole
 
 
 def _require_addresses(ipam: IpamPlugin, lease: Result) -> None:

@@ -11,7 +11,6 @@ class EnsureMasquerade(Step):
     :param link: the host link whose absence shows that the attachment is gone, if there is one.
     :param exempts_network: packets to these and the network's other addresses are exempt, instead of those to
         their own subnet.
-    :param reserved_port: a UDP port that is never chosen as source port, as the host needs the answers to it.
     """
 
     owner: Owner
@@ -20,7 +19,6 @@ class EnsureMasquerade(Step):
     random_fully: bool
     link: str = ""
     exempts_network: bool = False
-    reserved_port: int = 0
 
     may_be_half_done = True
 

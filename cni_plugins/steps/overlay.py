@@ -151,17 +151,33 @@ class DelProxied(Removal):
         return f"stop answering neighbour solicitations on {self.link}"
 
 
-class EnsureOverlayRules(Shared):
-    """The packet filter isolates the network, in nf_tables.
+class NetworkMasquerade(NamedTuple):
+    """Packets of containers that leave the network get the host's address.
 
-    Packets to the VXLAN port are not tracked, and dropped if they come from a container; if `sources` are
-    known, packets of the network's VNI are accepted from these only. Nothing is forwarded between this
-    network and another overlay.
+    :param source: all addresses of one family that containers of this host can have.
+    :param exclude: destinations whose packets keep their source; the network itself is one.
+    """
+
+    source: IPNetwork
+    exclude: tuple[IPNetwork, ...]
+    random_fully: bool
+
+
+class EnsureOverlayRules(Shared):
+    """The packet filter isolates the network, and masquerades what leaves it, in nf_tables.
+
+    Packets to the VXLAN port are not tracked. Those with the network's VNI are accepted from the underlay's
+    link alone, and if `restricted` from `sources` alone; none is forwarded from a container to a peer.
+    Nothing is forwarded between this network and another overlay.
 
     :param version: the underlay's IP version.
     :param vxlan: the network's VXLAN link, empty if nothing is encapsulated.
-    :param sources: the VTEPs that may send; None: any.
+    :param sources: the VTEPs of the peers; None: not known.
+    :param underlay: the links by which VXLAN packets arrive; none: those by which the host routes to their
+        source, as with a VTEP on `lo`.
+    :param restricted: whether others than `sources`, if these are known, may not send.
     :param in_clear: networks whose packets may arrive without encapsulation.
+    :param never_in_clear: networks whose packets leave by the network's links or not at all.
     :param inside: of each family, the network of all source addresses of containers; none: any address.
     """
 
@@ -172,8 +188,12 @@ class EnsureOverlayRules(Shared):
     bridge: str
     vxlan: str
     sources: tuple[IPAddress, ...] | None
+    underlay: tuple[str, ...] = ()
+    restricted: bool = True
     in_clear: tuple[IPNetwork, ...] = ()
+    never_in_clear: tuple[IPNetwork, ...] = ()
     inside: tuple[IPNetwork, ...] = ()
+    masquerades: tuple[NetworkMasquerade, ...] = ()
 
     may_be_half_done = True
 

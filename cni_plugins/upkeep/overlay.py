@@ -1,7 +1,7 @@
 """Inspects, repairs and measures the host-wide part of an overlay.
 
 The plans are those of ADD and CHECK without the steps for a container. For a network without containers on
-this host nothing is created, unless that is requested.
+this host nothing is created, unless that is requested, or its config has `keep`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ def view(network: str, conf: Conf) -> View:
 
 
 def sync(network: str, conf: Conf, *, create: bool = False) -> View:
-    """Repair the host-wide part if a container is in the network.
+    """Repair the host-wide part if a container is in the network, or the host is to stay in it (`keep`).
 
     :param create: create it for a network without containers, too.
     :raises CniError: as `view`, and when the kernel refuses; then nothing is changed.
@@ -175,7 +175,8 @@ def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
     former = tuple(_former_links(overlay, facts))
     if former:
         return seen._replace(state=State.DRIFTED, differences=former)
-    if overlay.bridge not in facts.host and not any(_stray_ends(overlay, facts)):
+    is_in = overlay.config.keep or overlay.bridge in facts.host or any(_stray_ends(overlay, facts))
+    if not is_in:
         return seen
     found = _differences(session, overlay, facts)
     return seen._replace(

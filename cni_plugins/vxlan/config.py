@@ -74,6 +74,7 @@ class VxlanConfig(ConfigModel):
     mtu: Mtu = AUTO
     df: Literal["set", "inherit", "unset"] | None = None
     sysctls: bool = True
+    keep: bool = False
     network: Networks = Field(default_factory=empty)
     subnet_len: Annotated[int, Field(ge=0, le=32)] = 0
     subnet: Networks = Field(default_factory=empty)

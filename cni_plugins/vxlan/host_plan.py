@@ -19,6 +19,7 @@ from cni_plugins.steps.overlay import (
     EnsureOverlayRules,
     EnsureProxied,
     EnsureVxlan,
+    NetworkMasquerade,
 )
 from cni_plugins.steps.step import HOST, Plan, Step
 from cni_plugins.vxlan.addressing import node_address, own_networks
@@ -108,7 +109,7 @@ def _has_unused_link(overlay: Overlay, facts: Facts) -> bool:
 
 
 def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
-    known = overlay.restricted and bool(overlay.vxlan)
+    known = overlay.roster.records is not None and bool(overlay.vxlan)
     return EnsureOverlayRules(
         overlay.network,
         overlay.vni,
@@ -117,10 +118,24 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
         overlay.bridge,
         overlay.vxlan,
         sources=tuple(peer.vtep for peer in host.others) if known else None,
+        underlay=host.arrives_by,
+        restricted=overlay.restricted,
         in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
+        never_in_clear=overlay.config.within if overlay.config.direct_routing == "off" else (),
         # Otherwise a container could forge its source and direct replies to any host, in other overlays too.
         inside=() if overlay.config.restrict_sources is False else host.own.subnets,
+        masquerades=tuple(_masquerades(overlay, host)),
     )
+
+
+def _masquerades(overlay: Overlay, host: LocalHost) -> Iterator[NetworkMasquerade]:
+    """Yield what is masqueraded: addresses of this host's containers, which in mode l2 may be any."""
+    ip_masq, within = overlay.config.ip_masq, overlay.config.within
+    families = {IPV4: ip_masq.v4, IPV6: ip_masq.v6}
+    for network in host.own.subnets if overlay.config.mode == "l3" else within:
+        if families[network.version]:
+            same = [net for net in (*within, *ip_masq.exclude) if net.version == network.version]
+            yield NetworkMasquerade(network, tuple(same), ip_masq.random_fully)
 
 
 def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:

@@ -26,6 +26,7 @@ class LocalHost(NamedTuple):
     :param link: the underlay link; `mtu` and `up` describe it.
     :param local: its address that carries the overlay.
     :param inner_mtu: MTU of containers, bridge and VXLAN link.
+    :param arrives_by: the links by which packets for `local` arrive; none: any.
     """
 
     link: str
@@ -35,6 +36,7 @@ class LocalHost(NamedTuple):
     mtu: int
     inner_mtu: int
     up: bool = True
+    arrives_by: tuple[str, ...] = ()
 
     @property
     def mac(self) -> str:
@@ -66,7 +68,13 @@ def find(overlay: Overlay, facts: Facts) -> LocalHost:
         mtu=chosen.link.mtu,
         inner_mtu=_inner_mtu(overlay, chosen, own, others),
         up=chosen.link.up,
+        arrives_by=_arrives_by(chosen.link),
     )
+
+
+def _arrives_by(link: LinkFacts) -> tuple[str, ...]:
+    """Return the link, and its VRF, by which the packet filter sees its packets enter; none for `lo`."""
+    return () if link.loopback else tuple(filter(None, (link.name, link.master)))
 
 
 # ---------------------------------------------------------------------------------------------- the underlay

@@ -10,9 +10,9 @@ from cni_plugins.contract import plan_parts, veth
 from cni_plugins.contract.config_fields import IPV6
 from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.plugin import Decision
+from cni_plugins.protocol.fields import get
 from cni_plugins.protocol.request import Request
-from cni_plugins.protocol.result import Interface, IPConfig, Result
-from cni_plugins.steps.firewall import EnsureMasquerade
+from cni_plugins.protocol.result import Interface, Result
 from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
 from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
@@ -40,20 +40,20 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
     host = find(overlay, facts)
     lease = in_effect(overlay, host, lease)
     pair = _pair(request, overlay, host, lease, facts)
+    of_network, settings = tuple(network_steps(overlay, host, facts)), tuple(host_settings(overlay, host))
     plan = (
-        *network_steps(overlay, host, facts),
         veth.add(request, pair),
         plan_parts.no_router_advertisements(pair.host_end),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
-        # Before the sandbox has routes: a program that sends at once must not get past the rules.
-        *_masquerade(request, overlay, pair, lease.ips),
         *_sandbox(request, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
-        *host_settings(overlay, host),
     )
-    return Decision(plan, _result(request, overlay, pair, bridge_mac(overlay, host), lease))
+    result = _result(request, overlay, pair, bridge_mac(overlay, host), lease)
+    if overlay.config.keep:
+        return Decision(plan, result, lasting=(*of_network, *settings))
+    return Decision((*of_network, *plan, *settings), result)
 
 
 def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease: Result) -> Result:
@@ -94,16 +94,6 @@ def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
         yield plan_parts.route(link, route, lease.ips)
 
 
-def _masquerade(
-    request: Request, overlay: Overlay, pair: veth.Pair, ips: tuple[IPConfig, ...]
-) -> Iterator[Step]:
-    ip_masq = overlay.config.ip_masq
-    inside = ip_masq.model_copy(update={"exclude": [*overlay.config.within, *ip_masq.exclude]})
-    for step in plan_parts.masquerade(request, inside, "", ips, pair.host_end):
-        if isinstance(step, EnsureMasquerade):
-            yield step.replace(reserved_port=overlay.config.port)
-
-
 def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
     """Return the steps of DEL; proxy entries stay behind if the config cannot be read."""
     inside = facts.sandbox.get(request.ifname)
@@ -120,9 +110,15 @@ def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
             if overlay is not None and has_proxies and addresses
             else ()
         ),
-        DelIdleOverlay(request.network),
+        *_leaving(request),
     )
 
 
 def collect(request: Request, facts: Facts) -> Plan:
-    return (*veth.collect(request, facts), DelIdleOverlay(request.network))
+    return (*veth.collect(request, facts), *_leaving(request))
+
+
+def _leaving(request: Request) -> Iterator[Step]:
+    """Yield the step by which the host leaves the network with its last container, unless it is to stay."""
+    if get(request.conf, "keep") is not True:  # read by itself, as the peers need not be readable now
+        yield DelIdleOverlay(request.network)

@@ -20,11 +20,13 @@ from tests.e2e.lab.overlay import (
     Node,
     attach,
     attached,
+    collect,
     detach,
     overlay_link,
     publish,
     raise_bed,
     tables,
+    unreached,
 )
 
 pytestmark = pytest.mark.needs("ip", "bridge", "nft", "nsenter", "ping", "sysctl", "setpriv")
@@ -234,6 +236,44 @@ def test_nothing_is_made_where_no_container_is_unless_asked_for(hosts: Hosts, sh
     after = tables(node)
     assert after["overlay links"] == []
     assert after["metrics"] == before["metrics"]
+
+
+@BOTH_MODES
+def test_a_host_that_is_to_stay_stays_without_containers(hosts: Hosts, shape: str) -> None:
+    """After the last DEL, a GC that lists none, and a reboot, which the timer's sync follows."""
+    net, node = Net(shape, more={"keep": True}), hosts.one
+    conf = net.conf(node, hosts.bed.nodes)
+    try:
+        with configured(hosts, net, ACROSS[1:]) as [far]:
+            with attached(hosts.bed, net, ACROSS[:1]):
+                pass
+            assert hosts.lines(node, "status")[0].startswith(f"{net.name}: in sync")
+            collect(node, conf)
+            assert hosts.lines(node, "sync") == [f"{net.name}: in sync"]
+            assert unreached(node, far.addresses) == []
+            collect(node, {**conf, "keep": False})
+            assert tables(node)["overlay links"] == []
+            assert hosts.lines(node, "status", code=1)[0].startswith(f"{net.name}: drifted")
+            assert hosts.lines(node, "sync")[0] == f"{net.name}: repaired"
+            assert unreached(node, far.addresses) == []
+    finally:
+        for each in hosts.bed.nodes:
+            collect(each, {**conf, "keep": False})
+
+
+def test_all_rules_come_back_after_the_table_was_deleted(hosts: Hosts) -> None:
+    net, node = Net("l3"), hosts.one
+    with configured(hosts, net, ACROSS):
+        before = rules(node)
+        assert "masquerade" in before
+        node.host.run("nft", "delete", "table", "inet", "cni_plugins")
+        assert hosts.lines(node, "status", code=1)[0].startswith(f"{net.name}: drifted")
+        assert hosts.lines(node, "sync")[0] == f"{net.name}: repaired"
+        assert sorted(rules(node).splitlines()) == sorted(before.splitlines())
+
+
+def rules(node: Node) -> str:
+    return node.host.run("nft", "list", "ruleset").stdout
 
 
 # ------------------------------------------------------------------------------------------------ peers

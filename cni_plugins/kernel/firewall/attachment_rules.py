@@ -37,20 +37,15 @@ _IFREQ = struct.Struct("16s24x")  # linux/if.h: the name, and room for the answe
 
 
 class Rule(NamedTuple):
-    """A rule over sets; its expressions are only built if it has to be created.
-
-    :param part: distinguishes rules over the same sets; must not be the name of a set.
-    """
+    """A rule over sets; its expressions are only built if it has to be created."""
 
     sets: tuple[Set, ...]
     expressions: Callable[[], bytes]
-    part: str = ""
 
     @property
     def mark(self) -> str:
         """The rule's comment: names its sets, so that it is found again, and deleted with any of them."""
-        names = [item.name for item in self.sets]
-        return RULE_MARK + " ".join([*names, self.part] if self.part else names)
+        return RULE_MARK + " ".join(item.name for item in self.sets)
 
 
 class Objects(NamedTuple):

@@ -186,7 +186,7 @@ def _of_chains(whole: Whole, found: _Found) -> Iterable[Drift]:
         elif _is_misplaced(chain, hook):
             gone = nft_table.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, chain.name))
             yield Drift(f"chain {chain.name} has the wrong type, hook or priority", [gone, new])
-        elif hook.policy != nft_table.ACCEPT:
+        elif chain.kind and hook.policy != nft_table.ACCEPT:
             yield Drift(f"the policy of chain {chain.name} is not accept", [new])
 
 

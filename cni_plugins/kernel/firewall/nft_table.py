@@ -19,12 +19,12 @@ _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
 
 
 class Chain(NamedTuple):
-    """A base chain: its type, hook and priority."""
+    """A base chain with its type, hook and priority, or one that rules jump to, without these."""
 
     name: str
-    kind: str
-    hook: int
-    priority: int
+    kind: str = ""
+    hook: int = 0
+    priority: int = 0
 
 
 class Set(NamedTuple):
@@ -46,6 +46,8 @@ def in_table(kind: int, family: int, flags: int = 0, *attrs: bytes) -> bytearray
 
 
 def new_chain(family: int, chain: Chain) -> bytearray:
+    if not chain.kind:
+        return in_table(wire.NEWCHAIN, family, NLM_F_CREATE, attr(3, chain.name))
     hook = attr(4, [attr(1, chain.hook), attr(2, chain.priority)])
     attrs = (attr(3, chain.name), hook, attr(5, ACCEPT), attr(7, chain.kind))
     return in_table(wire.NEWCHAIN, family, NLM_F_CREATE, *attrs)

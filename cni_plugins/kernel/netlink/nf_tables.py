@@ -36,7 +36,8 @@ _LINK_HEADER, _NETWORK_HEADER, _TRANSPORT_HEADER = 0, 1, 2
 _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _CMP_EQ, _CMP_NEQ = 0, 1
 _LOOKUP_INVERTED = 1
-_NF_DROP = 0
+_NF_DROP, _NFT_JUMP = 0, -3
+_FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = 1, 1 << 0, 1 << 3, 1 << 5  # NFT_FIB_RESULT_OIF, NFTA_FIB_F_…
 _MASQ_PORTS, _MASQ_RANDOM_FULLY = 1 << 1, 1 << 4  # NF_NAT_RANGE_PROTO_SPECIFIED, …_PROTO_RANDOM_FULLY
 _UDP = bytes([17])  # IPPROTO_UDP
 _VNI_OFFSET = 8 + 4  # bytes: UDP header, flags of the VXLAN header (RFC 7348, 5)
@@ -165,9 +166,9 @@ def source_in(version: int, set_name: str, *, inverted: bool = False) -> bytes:
     return _address(Layout.SOURCE, version) + _lookup(set_name, inverted=inverted)
 
 
-def destination_not_in(version: int, set_name: str) -> bytes:
-    """Match packets whose destination address is not in a set (`ip daddr != @set`)."""
-    return _address(Layout.DESTINATION, version) + _lookup(set_name, inverted=True)
+def destination_in(version: int, set_name: str, *, inverted: bool = False) -> bytes:
+    """Match packets whose destination address is in a set, or not (`ip daddr @set`, `ip daddr != @set`)."""
+    return _address(Layout.DESTINATION, version) + _lookup(set_name, inverted=inverted)
 
 
 def destination_outside(network: IPv4Network | IPv6Network) -> bytes:
@@ -222,9 +223,25 @@ def enters_by(set_name: str, *, inverted: bool = False) -> bytes:
     return _meta(_META_IIFNAME) + _lookup(set_name, inverted=inverted)
 
 
-def enters_by_link(name: str) -> bytes:
-    """Match packets that enter by one link (`iifname name`)."""
-    return _meta(_META_IIFNAME) + _compare(_CMP_EQ, name.encode().ljust(IFNAME_LENGTH, b"\0"))
+def enters_by_link(name: str, *, inverted: bool = False) -> bytes:
+    """Match packets that enter by one link, or by any other (`iifname name`, `iifname != name`)."""
+    return _meta(_META_IIFNAME) + _compare_name(name, inverted=inverted)
+
+
+def leaves_by_link(name: str, *, inverted: bool = False) -> bytes:
+    """Match packets that leave by one link, or by any other (`oifname name`, `oifname != name`)."""
+    return _meta(_META_OIFNAME) + _compare_name(name, inverted=inverted)
+
+
+def _compare_name(name: str, *, inverted: bool) -> bytes:
+    return _compare(_CMP_NEQ if inverted else _CMP_EQ, name.encode().ljust(IFNAME_LENGTH, b"\0"))
+
+
+def has_no_route_back() -> bytes:
+    """Match packets whose link has no route to their source (`fib saddr . iif oif missing`)."""
+    flags = _FIB_SADDR | _FIB_IIF | _FIB_PRESENT
+    asked = _expression("fib", attr(1, REG_1), attr(2, _FIB_OIF), attr(3, flags))
+    return asked + _compare(_CMP_EQ, bytes(4))
 
 
 def leaves_by(set_name: str, *, inverted: bool = False) -> bytes:
@@ -239,6 +256,10 @@ def port_and_source_not_in(set_name: str) -> bytes:
 
 def untrack() -> bytes:
     return _expression("notrack")
+
+
+def jump(chain: str) -> bytes:
+    return _expression("immediate", attr(1, 0), attr(2, [attr(2, [attr(1, _NFT_JUMP), attr(2, chain)])]))
 
 
 def drop() -> bytes:

@@ -1,8 +1,8 @@
 """Manages the packet filter of overlay networks, as nf_tables objects that belong to a network as a whole.
 
 Each network has rules of its own, which contain its port, VNI and subnets: as there are few networks, only
-the set of all their links is shared. All rules drop or do not track, so their order does not matter. Further
-policy between containers is not decided here.
+the set of all their links is shared. Rules of a chain do not depend on their order. Further policy between
+containers is not decided here.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import network_ruleset
 from cni_plugins.kernel.firewall import read as look
+from cni_plugins.kernel.firewall.masquerade import MULTICAST, excluding
 from cni_plugins.kernel.firewall.network_ruleset import Holding, PlacedRule, Whole
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -18,15 +19,17 @@ from cni_plugins.kernel.overlay import attachments
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import OF_NETWORKS, network_tag
 from cni_plugins.protocol.fields import IPNetwork
-from cni_plugins.steps.overlay import EnsureOverlayRules
+from cni_plugins.steps.overlay import EnsureOverlayRules, NetworkMasquerade
 from cni_plugins.steps.step import UNCHANGED
 
-# Hooks and priorities: linux/netfilter.h, linux/netfilter_ipv4.h (NF_IP_PRI_RAW, NF_IP_PRI_FILTER).
+# Hooks and priorities: linux/netfilter.h, linux/netfilter_ipv4.h (NF_IP_PRI_RAW, …_FILTER, …_NAT_SRC).
 _RAW = Chain(f"{OF_NETWORKS}raw", "filter", 0, -300)
 _RAW_OUT = Chain(f"{OF_NETWORKS}raw_out", "filter", 3, -300)
 _INPUT = Chain(f"{OF_NETWORKS}input", "filter", 1, 0)
 _FORWARD = Chain(f"{OF_NETWORKS}forward", "filter", 2, 0)
-_CHAINS = (_RAW, _RAW_OUT, _INPUT, _FORWARD)
+_POSTROUTING = Chain(f"{OF_NETWORKS}postrouting", "nat", 4, 100)
+_BASE_CHAINS = (_RAW, _RAW_OUT, _INPUT, _FORWARD, _POSTROUTING)
+_UNPRIVILEGED, _LAST_PORT = 1024, 65535
 _LINKS = f"{OF_NETWORKS}links"
 _ALL_LINKS = Set(
     _LINKS, wire.IFNAME, wire.IFNAME_LENGTH, "bridges and VXLAN links of overlays", host_order=True
@@ -51,8 +54,9 @@ def _differs(session: Session, step: EnsureOverlayRules) -> str:
 def delete(session: Session, network: str) -> None:
     """Remove the network's objects, and those that become unused."""
     if look.has_netfilter(session):
+        tag = network_tag(network)
         none = Holding(_ALL_LINKS, frozenset(), "link", shared=True)
-        network_ruleset.bring_in_line(session, Whole(network_tag(network), network, _CHAINS, (none,)))
+        network_ruleset.bring_in_line(session, Whole(tag, network, _chains(tag), (none,)))
 
 
 def _whole(step: EnsureOverlayRules) -> Whole:
@@ -61,29 +65,61 @@ def _whole(step: EnsureOverlayRules) -> Whole:
     own = _ALL_LINKS._replace(name=f"{_LINKS}_{tag}", comment=label)
     holdings = [Holding(_ALL_LINKS, links, "link", shared=True), Holding(own, links, "own link")]
     rules = _isolation_rules(step, own.name)
-    rules += _port_rules(step.port)
+    rules += _port_rules(step)
     rules += [_source_rule(step.bridge, network) for network in step.inside]
+    rules += [rule for item in step.masquerades for rule in _masquerade_rules(step.port, item)]
     if step.vxlan and step.sources is not None:
         vteps = f"{OF_NETWORKS}vteps{step.version}_{tag}"
         item = Set(vteps, wire.Layout.TYPE[step.version], wire.Layout.LENGTH[step.version], label)
         holdings.append(Holding(item, frozenset(source.packed for source in step.sources), "source"))
-        rules.append(_vtep_rule(step, vteps))
-    return Whole(tag, step.network, _CHAINS, tuple(holdings), tuple(rules))
+        rules += _vtep_rules(step, vteps)
+    return Whole(tag, step.network, _chains(tag), tuple(holdings), tuple(rules))
 
 
-def _port_rules(port: int) -> list[PlacedRule]:
-    """Return rules for the VXLAN port: packets to it that enter by an overlay's link come from containers.
+def _chains(tag: str) -> tuple[Chain, ...]:
+    return (*_BASE_CHAINS, _vxlan_chain(tag))
+
+
+def _vxlan_chain(tag: str) -> Chain:
+    """Return the network's chain for packets to its VXLAN port, so that others pass one rule, not many."""
+    return Chain(f"{OF_NETWORKS}vxlan_{tag}")
+
+
+def _port_rules(step: EnsureOverlayRules) -> list[PlacedRule]:
+    """Return rules for the VXLAN port, from whatever VTEP.
 
     With net.bridge.bridge-nf-call-iptables=1, bridged frames pass through here too, as if they had entered by
     the bridge: VXLAN packets from one container to another on the same host are then dropped as well.
     """
-    no_track = wire.udp_to(port) + wire.untrack()
-    forged = wire.enters_by(_LINKS) + wire.udp_to(port) + wire.drop()
-    return [
-        PlacedRule(_RAW, f"no UDP to port {port} from containers", forged),
-        PlacedRule(_RAW, f"no tracking of UDP to port {port}", no_track),
-        PlacedRule(_RAW_OUT, f"no tracking of UDP to port {port}", no_track),
+    to_port, elsewhere = wire.udp_to(step.port), _elsewhere(step)
+    chain = _vxlan_chain(network_tag(step.network))
+    rules = [
+        PlacedRule(
+            _RAW, f"no tracking of UDP to port {step.port}", to_port + wire.untrack() + wire.jump(chain.name)
+        ),
+        PlacedRule(_RAW_OUT, f"no tracking of UDP to port {step.port}", to_port + wire.untrack()),
+        PlacedRule(
+            chain,
+            f"no UDP to port {step.port} from containers of overlays",
+            elsewhere + wire.enters_by(_LINKS) + wire.drop(),
+        ),
     ]
+    if step.vxlan and elsewhere:
+        what = f"VNI {step.vni} at port {step.port} from {' or '.join(step.underlay)} only"
+        rules.append(
+            PlacedRule(_INPUT, what, to_port + wire.vni_is(step.vni) + elsewhere + wire.drop()),
+        )
+        if step.sources is None:
+            # Peers are not known, so that nothing tells their packets from those of a container.
+            out = b"".join(map(wire.leaves_by_link, step.underlay[:1]))
+            what = f"no UDP to port {step.port} is forwarded to {step.underlay[0]}"
+            rules.append(PlacedRule(_FORWARD, what, to_port + out + elsewhere + wire.drop()))
+    return rules
+
+
+def _elsewhere(step: EnsureOverlayRules) -> bytes:
+    """Return expressions that match packets from all links but the underlay's."""
+    return b"".join(wire.enters_by_link(name, inverted=True) for name in step.underlay)
 
 
 def _source_rule(bridge: str, network: IPNetwork) -> PlacedRule:
@@ -99,37 +135,75 @@ def _source_rule(bridge: str, network: IPNetwork) -> PlacedRule:
     )
 
 
-def _vtep_rule(step: EnsureOverlayRules, vteps: str) -> PlacedRule:
-    return PlacedRule(
-        _INPUT,
-        f"VNI {step.vni} at port {step.port} from known sources only",
-        wire.is_family(step.version)
-        + wire.udp_to(step.port)
-        + wire.vni_is(step.vni)
-        + wire.source_in(step.version, vteps, inverted=True)
-        + wire.drop(),
-    )
+def _vtep_rules(step: EnsureOverlayRules, vteps: str) -> list[PlacedRule]:
+    """Return rules for VXLAN packets where the peers are known.
+
+    Packets to a peer that come from a container are matched before fragments are put together, thus without
+    the VNI; one peer's packets to another pass where the host is their router.
+    """
+    family, elsewhere = wire.is_family(step.version), _elsewhere(step)
+    from_stranger = wire.source_in(step.version, vteps, inverted=True)
+    to_peer = elsewhere + family + wire.destination_in(step.version, vteps)
+    to_vni = wire.udp_to(step.port) + wire.vni_is(step.vni)
+    chain = _vxlan_chain(network_tag(step.network))
+    rules = [
+        PlacedRule(chain, "nothing to peers from others than peers", to_peer + from_stranger + wire.drop()),
+        PlacedRule(
+            chain, "nothing to peers with a forged source", to_peer + wire.has_no_route_back() + wire.drop()
+        ),
+    ]
+    if not elsewhere:
+        what = f"VNI {step.vni} at port {step.port} only by a link with a route to the source"
+        rules.append(PlacedRule(_INPUT, what, family + to_vni + wire.has_no_route_back() + wire.drop()))
+    if step.restricted:
+        what = f"VNI {step.vni} at port {step.port} from known sources only"
+        rules.append(PlacedRule(_INPUT, what, family + to_vni + from_stranger + wire.drop()))
+    return rules
 
 
 def _isolation_rules(step: EnsureOverlayRules, own: str) -> list[PlacedRule]:
-    into_other = wire.leaves_by(_LINKS) + wire.leaves_by(own, inverted=True)
-    crossing = wire.enters_by(own) + into_other + wire.drop()
-    rules = [PlacedRule(_FORWARD, "nothing into other overlays", crossing)]
-    return rules + [rule for network in step.in_clear for rule in _underlay_rules(network, own, into_other)]
+    """Return rules that keep overlays apart; links come first, as most packets stay in the network."""
+    links = [name for name in (step.bridge, step.vxlan) if name]
+    leaves = b"".join(wire.leaves_by_link(name, inverted=True) for name in links)
+    enters = b"".join(wire.enters_by_link(name, inverted=True) for name in links)
+    into_other = leaves + wire.enters_by(own) + wire.leaves_by(_LINKS) + wire.drop()
+    rules = [PlacedRule(_FORWARD, "nothing into other overlays", into_other)]
+    for network in step.never_in_clear:  # as when a link was deleted, and only the default route is left
+        there, local = wire.destination_within(network), wire.leaves_by_link("lo", inverted=True)
+        what = f"nothing to {network} in clear"
+        rules += [
+            PlacedRule(_FORWARD, what, leaves + there + wire.drop()),
+            PlacedRule(_RAW_OUT, what, there + leaves + local + wire.drop()),
+        ]
+    for network in step.in_clear:  # matched by address, as their packets use the underlay's link
+        there = leaves + wire.source_within(network) + wire.leaves_by(_LINKS)
+        back = enters + wire.destination_within(network) + wire.enters_by(_LINKS)
+        rules += [
+            PlacedRule(_FORWARD, f"nothing from {network} into other overlays", there + wire.drop()),
+            PlacedRule(_FORWARD, f"nothing from other overlays to {network}", back + wire.drop()),
+        ]
+    return rules
 
 
-def _underlay_rules(network: IPNetwork, own: str, into_other: bytes) -> list[PlacedRule]:
-    """Return rules for packets without encapsulation, matched by address as they use the underlay's link."""
-    from_other = wire.enters_by(_LINKS) + wire.enters_by(own, inverted=True)
-    there = wire.destination_within(network)
+def _masquerade_rules(reserved: int, item: NetworkMasquerade) -> list[PlacedRule]:
+    """Return rules that masquerade; UDP never gets the VXLAN port, as the host needs the answers to it."""
+    version = item.source.version
+    excluded = excluding((MULTICAST[version],), item.exclude)
+    matching = wire.source_within(item.source) + b"".join(map(wire.destination_outside, excluded))
+    beside = ports_beside(reserved)
+    with_ports = wire.masquerade(random_fully=item.random_fully, ports=beside)
+    with_any = wire.masquerade(random_fully=item.random_fully)
+    what = f"masquerade {item.source}"
     return [
-        PlacedRule(
-            _FORWARD,
-            f"nothing from {network} into other overlays",
-            wire.source_within(network) + into_other + wire.drop(),
-        ),
-        PlacedRule(_FORWARD, f"nothing from other overlays to {network}", from_other + there + wire.drop()),
+        PlacedRule(_POSTROUTING, f"{what}, UDP", matching + wire.udp() + with_ports),
+        PlacedRule(_POSTROUTING, f"{what}, not UDP", matching + wire.udp(inverted=True) + with_any),
     ]
+
+
+def ports_beside(reserved: int) -> tuple[int, int]:
+    """Return the first and last port of the larger range beside a reserved one, privileged ports excluded."""
+    below, above = (_UNPRIVILEGED, reserved - 1), (max(reserved + 1, _UNPRIVILEGED), _LAST_PORT)
+    return below if below[1] - below[0] > above[1] - above[0] else above
 
 
 DEEDS = deed(

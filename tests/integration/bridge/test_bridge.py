@@ -347,7 +347,7 @@ class Meanwhile:
 
     def decide(self, *arguments: Any) -> Any:
         """Run between looking at the kernel and changing it."""
-        plan, result = PLUGIN.decide(*arguments)
+        plan, result, _ = PLUGIN.decide(*arguments)
         self._other()
         return Decision((*plan[:-1], REFUSED), result)
 

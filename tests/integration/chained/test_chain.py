@@ -141,7 +141,7 @@ def test_a_refused_add_undoes_its_own_steps_only(
     """The refused step is the last: a rule, a MAC address and an MTU come before it."""
 
     def decide(*arguments: Any) -> Decision:
-        plan, result = stamp.PLUGIN.decide(*arguments)
+        plan, result, _ = stamp.PLUGIN.decide(*arguments)
         return Decision((*plan, EnsureUp(HOST, "not0there")), result)
 
     refusing = stamp.PLUGIN._replace(decide=decide)

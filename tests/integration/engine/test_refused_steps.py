@@ -36,7 +36,7 @@ class Refusing:
         self.reached = False
 
     def decide(self, *arguments: Any) -> Any:
-        plan, result = self.plugin.decide(*arguments)
+        plan, result, _ = self.plugin.decide(*arguments)
         self.reached = self.position < len(plan)
         return Decision((*plan[: self.position], REFUSED), result)
 

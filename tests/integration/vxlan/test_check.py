@@ -21,7 +21,7 @@ CONTAINER: dict[str, Case] = {
         "sh -c 'echo 2 > /proc/sys/net/ipv6/conf/{end}/accept_ra'",
         "accept_ra",
     ),
-    "no masquerade": ("host", "nft flush chain inet cni_plugins masq_postrouting", "masquerade"),
+    "no masquerade": ("host", "nft flush chain inet cni_plugins overlay_postrouting", "masquerade"),
     "forwarding": ("host", "sh -c 'echo 0 > /proc/sys/net/ipv4/ip_forward'", "ip_forward is 0"),
     "v6 forwarding": ("host", "sh -c 'echo 0 > /proc/sys/net/ipv6/conf/all/forwarding'", "forwarding is 0"),
     "link down": ("sandbox", "ip link set eth0 down", "link eth0 in the sandbox is down"),

@@ -19,7 +19,7 @@ from cni_plugins.kernel.overlay import packet_filter
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import Attachment, Owner, network_tag
 from cni_plugins.steps.firewall import DelOwnedRules, DelStaleRules, EnsureMasquerade
-from cni_plugins.steps.overlay import EnsureOverlayRules
+from cni_plugins.steps.overlay import EnsureOverlayRules, NetworkMasquerade
 
 PORT = 4789
 HOST, HOST6 = "192.0.2.1", "2001:db8::1"
@@ -203,6 +203,24 @@ def routed(bed: Any) -> Any:
     return far
 
 
+def test_nothing_for_the_overlay_leaves_in_clear(bed: Any, routed: Any, session: Session) -> None:
+    """Neither the host's own packets nor another network's; what the host sends to itself arrives."""
+    bed.host.run("ip", "address", "add", "10.9.1.1/32", "dev", "lo")
+    inside = container(bed, "cni9", "10.1.0.1/24", "10.1.0.2/24")
+    arrived = count_echo(routed)
+
+    def both() -> int:
+        for where in (bed.host, inside):
+            where.run("ping", "-c1", "-W1", "10.9.0.5", check=False)
+        return arrived()
+
+    assert both() == 2
+    dispatch.carry_out(session, STEP.replace(never_in_clear=(ip_network("10.9.0.0/16"),)))
+    assert both() == 2
+    assert bed.host.reaches("10.9.1.1")
+    assert inside.reaches(VTEP)
+
+
 def count_udp(where: Any) -> Callable[[], int]:
     """Count UDP packets that arrive at the VXLAN port."""
     where.run("nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }")
@@ -228,6 +246,94 @@ def test_no_vxlan_comes_from_a_container(bed: Any, routed: Any, session: Session
     send(routed, VTEP, HOST, vxlan_packet(100))
     assert received(bed, "vx1") == 2
     assert first.reaches(VTEP)
+
+
+_PACKET = """
+import socket, struct, sys
+source, target, port, fragment, data = sys.argv[1:]
+data = bytes.fromhex(data)
+datagram = struct.pack(">HHHH", 4789, int(port), 8 + len(data), 0) + data
+def header(length, flags):
+    words = [0x4500, 20 + length, 7, flags, 64 << 8 | 17, 0]
+    return struct.pack(">6H", *words) + socket.inet_aton(source) + socket.inet_aton(target)
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
+    if fragment == "1":
+        parts = [(0x2000, datagram[:8]), (1, datagram[8:])]
+    else:
+        parts = [(0, datagram)]
+    for flags, part in parts:
+        made.sendto(header(len(part), flags) + part, (target, 0))
+"""
+
+
+def forge(where: Any, source: str, target: str, vni: int, *, fragment: bool) -> None:
+    """Send VXLAN with a forged source; in fragments, the first has the UDP header alone."""
+    shown = (source, target, str(PORT), str(int(fragment)), vxlan_packet(vni).hex())
+    where.run(sys.executable, "-S", "-c", _PACKET, *shown)
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+@pytest.mark.parametrize("rp_filter", [0, 2])
+@pytest.mark.parametrize("link", ["eth0", ""], ids=["by link", "by route"])
+def test_a_container_of_another_network_cannot_send_as_a_peer(
+    bed: Any, routed: Any, session: Session, link: str, rp_filter: int, fragment: bool
+) -> None:
+    """Neither to the host's VTEP nor to the gateway it knows the host by; a peer's own packets arrive."""
+    for name in ("all", "default"):
+        bed.host.run("sh", "-c", f"echo {rp_filter} > /proc/sys/net/ipv4/conf/{name}/rp_filter")
+    vxlan(bed, "vx1", 100, HOST)
+    inside = container(bed, "cni9", "10.1.0.1/24", "10.1.0.2/24")
+    bed.host.run("sh", "-c", f"echo {rp_filter} > /proc/sys/net/ipv4/conf/cni9/rp_filter")
+    for target in (HOST, "10.1.0.1"):
+        forge(inside, VTEP, target, 100, fragment=fragment)
+    until(lambda: received(bed, "vx1") == 2)  # so the kernel takes these
+    dispatch.carry_out(session, STEP.replace(underlay=tuple(filter(None, [link]))))
+    for target in (HOST, "10.1.0.1"):
+        forge(inside, VTEP, target, 100, fragment=fragment)
+    assert received(bed, "vx1") == 2
+    forge(routed, VTEP, HOST, 100, fragment=fragment)
+    until(lambda: received(bed, "vx1") == 3)
+
+
+@pytest.mark.parametrize("source", [VTEP, "192.0.2.3", "10.1.0.2"])
+@pytest.mark.parametrize("fragment", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_host_forwards_no_vxlan_of_a_container_to_a_peer(
+    bed: Any, routed: Any, session: Session, source: str, fragment: bool, known: bool
+) -> None:
+    inside = container(bed, "cni9", "10.1.0.1/24", "10.1.0.2/24")
+    arrived = count_udp(routed)
+    if source == VTEP:  # the kernel drops packets from its own address
+        routed.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/far0/accept_local")
+    forge(inside, source, VTEP, 100, fragment=fragment)
+    until(lambda: arrived() == 1)
+    sources = STEP.sources if known else None
+    dispatch.carry_out(session, STEP.replace(underlay=("eth0",), sources=sources))
+    forge(inside, source, VTEP, 100, fragment=fragment)
+    send(inside, "10.1.0.2", VTEP, b"x", port=PORT + 1)
+    assert arrived() == 1
+    assert inside.reaches(VTEP)
+
+
+def test_a_host_that_routes_between_peers_still_does(bed: Any, routed: Any, session: Session) -> None:
+    """The peer 192.0.2.3 is behind another link of the host, and its packets have a route back."""
+    behind = wired(bed, "eth1", "192.0.2.100/32", "far1", ("192.0.2.3/32",))
+    bed.host.run("ip", "route", "add", "192.0.2.3", "dev", "eth1")
+    for command in (("192.0.2.100", "dev", "far1"), ("default", "via", "192.0.2.100")):
+        behind.run("ip", "route", "add", *command)
+    dispatch.carry_out(session, STEP.replace(underlay=("eth0",)))
+    arrived = count_udp(routed)
+    send(behind, "192.0.2.3", VTEP, vxlan_packet(100))
+    until(lambda: arrived() == 1)
+
+
+def test_vxlan_of_others_is_forwarded(bed: Any, routed: Any, session: Session) -> None:
+    """A container may run an overlay of its own, with hosts that are none of ours."""
+    inside = container(bed, "cni9", "10.1.0.1/24", "10.1.0.2/24")
+    arrived = count_udp(routed)
+    dispatch.carry_out(session, STEP.replace(underlay=("eth0",)))
+    send(inside, "10.1.0.2", "10.9.0.5", vxlan_packet(7))
+    until(lambda: arrived() == 1)
 
 
 @pytest.mark.parametrize("bridged", [0, 1])
@@ -383,14 +489,21 @@ def count_echo(where: Any) -> Callable[[], int]:
 # ------------------------------------------------------------------------------------------- masquerading
 
 
+def masquerading(*networks: str, random_fully: bool = False) -> EnsureOverlayRules:
+    return STEP.replace(
+        masquerades=tuple(
+            NetworkMasquerade(ip_network(it), (ip_network(it),), random_fully) for it in networks
+        )
+    )
+
+
 @pytest.mark.parametrize("random_fully", [False, True])
-@pytest.mark.parametrize("spared", [0, PORT])
-def test_nothing_leaves_from_a_spared_port(
-    bed: Any, routed: Any, session: Session, spared: int, random_fully: bool
+def test_nothing_leaves_from_the_vxlan_port(
+    bed: Any, routed: Any, session: Session, random_fully: bool
 ) -> None:
     """The outside sees another port, and its answer comes back to the container."""
     inside = container(bed, "br1", "10.1.0.1/24", "10.1.0.2/24")
-    dispatch.carry_out(session, MASQUERADE.replace(reserved_port=spared, random_fully=random_fully))
+    dispatch.carry_out(session, masquerading("10.1.0.0/24", random_fully=random_fully))
     with routed.entered():
         echo = subprocess.Popen([sys.executable, "-S", "-c", _ECHO], stdout=subprocess.PIPE)
     try:
@@ -401,17 +514,12 @@ def test_nothing_leaves_from_a_spared_port(
     finally:
         echo.kill()
         echo.communicate()
-    if spared:
-        assert PORT < seen <= 65535
-    elif not random_fully:
-        assert seen == PORT  # which the kernel keeps where it can
+    assert PORT < seen <= 65535
     assert inside.reaches(VTEP)
 
 
-def test_a_spared_port_reads_as_what_it_is(bed: Any, session: Session) -> None:
-    step = MASQUERADE.replace(
-        addresses=(ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")), reserved_port=PORT
-    )
+def test_masquerading_reads_as_what_it_is(bed: Any, session: Session) -> None:
+    step = masquerading("10.1.0.0/24", "fd00::/64", random_fully=True)
     dispatch.carry_out(session, step)
     listed = ruleset(bed)
     assert listed.count("meta l4proto udp masquerade to :4790-65535 fully-random") == 2
@@ -419,25 +527,23 @@ def test_a_spared_port_reads_as_what_it_is(bed: Any, session: Session) -> None:
     assert dispatch.differs(session, step) == ""
 
 
-@pytest.mark.parametrize("part", ["udp", "other"])
-def test_either_of_the_two_rules_is_missed(bed: Any, session: Session, part: str) -> None:
-    step = MASQUERADE.replace(reserved_port=PORT)
+@pytest.mark.parametrize("part", ["udp", "!= udp"])
+def test_either_of_the_two_rules_is_missed_and_mended(bed: Any, session: Session, part: str) -> None:
+    step = masquerading("10.1.0.0/24")
     dispatch.carry_out(session, step)
-    (line,) = [line for line in rules_with_handles(bed) if f' {part}"' in line]
-    bed.host.run("nft", "delete", "rule", "inet", "cni_plugins", "masq_postrouting", *line.split()[-2:])
+    (line,) = [line for line in rules_with_handles(bed) if f"l4proto {part} masq" in line]
+    bed.host.run("nft", "delete", "rule", "inet", "cni_plugins", "overlay_postrouting", *line.split()[-2:])
     assert "the rule" in dispatch.differs(session, step)
+    dispatch.carry_out(session, step)
+    assert dispatch.differs(session, step) == ""
 
 
-def test_both_rules_go_with_the_last_container(bed: Any, session: Session) -> None:
-    step = MASQUERADE.replace(reserved_port=PORT)
-    second = Attachment("net1", "c2", "eth0")
-    dispatch.carry_out(session, MASQUERADE)
-    plain = ruleset(bed)
-    dispatch.carry_out(session, step.replace(owner=Owner(second), addresses=(ip_interface("10.1.0.3/24"),)))
-    assert ruleset(bed).count(" masquerade ") == 3
-    dispatch.carry_out(session, DelOwnedRules(Owner(second)))
-    assert ruleset(bed) == plain
-    dispatch.carry_out(session, DelOwnedRules(Owner(MINE)))
+def test_masquerading_that_is_no_longer_configured_goes(bed: Any, session: Session) -> None:
+    dispatch.carry_out(session, masquerading("10.1.0.0/24", "fd00::/64"))
+    dispatch.carry_out(session, STEP)
+    assert "masquerade" not in ruleset(bed)
+    assert "postrouting" not in ruleset(bed)
+    packet_filter.delete(session, "net1")
     assert ruleset(bed) == ""
 
 
@@ -451,22 +557,24 @@ def rules_with_handles(bed: Any) -> list[str]:
 def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
     clear = (ip_network("10.9.0.0/16"), ip_network("2001:db8:9::/48"))
     inside = (ip_network("10.9.1.0/24"), ip_network("2001:db8:9:2::/63"))
-    dispatch.carry_out(session, STEP.replace(in_clear=clear, inside=inside))
+    dispatch.carry_out(session, STEP.replace(in_clear=clear, inside=inside, underlay=("eth0",)))
     own, vteps = (f"@overlay_{kind}_{network_tag('net1')}" for kind in ("links", "vteps4"))
-    into_other = f"oifname @overlay_links oifname != {own} drop"
-    from_other = f"iifname @overlay_links iifname != {own}"
+    leaves, enters = (f'{key} != "br1" {key} != "vx1"' for key in ("oifname", "iifname"))
     listed = [line.split(" comment ")[0].strip() for line in ruleset(bed).splitlines()]
-    assert [line for line in listed if line.endswith(("drop", "notrack"))] == [
-        f"iifname {own} {into_other}",
-        f"ip saddr 10.9.0.0/16 {into_other}",
-        f"{from_other} ip daddr 10.9.0.0/16 drop",
-        f"ip6 saddr 2001:db8:9::/48 {into_other}",
-        f"{from_other} ip6 daddr 2001:db8:9::/48 drop",
-        "iifname @overlay_links udp dport 4789 drop",
-        "udp dport 4789 notrack",
+    assert [line for line in listed if line.endswith(("drop", "notrack")) or " jump " in line] == [
+        f"{leaves} iifname {own} oifname @overlay_links drop",
+        f"{leaves} ip saddr 10.9.0.0/16 oifname @overlay_links drop",
+        f"{enters} ip daddr 10.9.0.0/16 iifname @overlay_links drop",
+        f"{leaves} ip6 saddr 2001:db8:9::/48 oifname @overlay_links drop",
+        f"{enters} ip6 daddr 2001:db8:9::/48 iifname @overlay_links drop",
+        f"udp dport 4789 notrack jump overlay_vxlan_{network_tag('net1')}",
         'iifname "br1" ip saddr != 10.9.1.0/24 ip saddr != 0.0.0.0 drop',
         'iifname "br1" ip6 saddr != 2001:db8:9:2::/63 ip6 saddr != :: ip6 saddr != fe80::/10 drop',
         "udp dport 4789 notrack",
+        'iifname != "eth0" iifname @overlay_links drop',
+        f'iifname != "eth0" ip daddr {vteps} ip saddr != {vteps} drop',
+        f'iifname != "eth0" ip daddr {vteps} fib saddr . iif oif missing drop',
+        'udp dport 4789 @th,96,24 0x64 iifname != "eth0" drop',
         f"udp dport 4789 @th,96,24 0x64 ip saddr != {vteps} drop",
     ]
     assert [line for line in listed if line.startswith("type filter")] == [
@@ -488,6 +596,10 @@ def test_it_reads_as_what_it_is(bed: Any, session: Session) -> None:
         {"version": 6, "sources": (ip_address(VTEP6),)},
         {"inside": (ip_network("10.1.0.0/24"), ip_network("fd10::/63"))},
         {"network": "n" * 200},
+        {"underlay": ("eth0",)},
+        {"never_in_clear": (ip_network("10.9.0.0/16"), ip_network("2001:db8:9::/48"))},
+        {"underlay": ("eth0", "vrf1"), "sources": None},
+        {"masquerades": (NetworkMasquerade(ip_network("10.1.0.0/24"), (), random_fully=False),)},
     ],
     ids=lambda changes: " ".join(changes) or "plain",
 )
@@ -584,7 +696,10 @@ TAMPERED = {
         "chain overlay_input has the wrong type, hook or priority",
     ),
     "no set": (
-        f"flush chain {IN} overlay_input; delete set {IN} overlay_vteps4_{TAG}",
+        (
+            f"flush chain {IN} overlay_input; flush chain {IN} overlay_vxlan_{TAG}; "
+            f"delete set {IN} overlay_vteps4_{TAG}"
+        ),
         f"set overlay_vteps4_{TAG} is missing",
     ),
 }
@@ -607,7 +722,7 @@ def test_what_was_tampered_with_is_named_and_mended(bed: Any, session: Session, 
 def test_a_rule_that_stands_twice_is_one_too_many(bed: Any, session: Session) -> None:
     dispatch.carry_out(session, STEP)
     before = ruleset(bed)
-    (line,) = [line.strip() for line in before.splitlines() if "@th" in line]
+    (line,) = [line.strip() for line in before.splitlines() if "@th" in line and "@overlay" in line]
     bed.host.run("nft", f"add rule {IN} overlay_input {line}")
     assert "an outdated rule is in chain overlay_input" in dispatch.differs(session, STEP)
     dispatch.carry_out(session, STEP)

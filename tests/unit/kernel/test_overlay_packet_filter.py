@@ -11,9 +11,10 @@ from cni_plugins.kernel.netlink.attributes import attributes, read_text
 from cni_plugins.kernel.overlay import packet_filter
 from cni_plugins.ownership import Attachment, Owner, network_tag
 from cni_plugins.steps.firewall import EnsureMasquerade
-from cni_plugins.steps.overlay import EnsureOverlayRules
+from cni_plugins.steps.overlay import EnsureOverlayRules, NetworkMasquerade
 
-STEP = EnsureOverlayRules("net1", 100, 4789, 4, "br1", "vx1", (ip_address("10.0.0.2"),))
+STEP = EnsureOverlayRules("net1", 100, 4789, 4, "br1", "vx1", (ip_address("10.0.0.2"),), ("eth0",))
+VXLAN_CHAIN = f"overlay_vxlan_{network_tag('net1')}"
 MASQUERADE = EnsureMasquerade(
     Owner(Attachment("net1", "c1", "eth0"), "bridge"),
     (ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")),
@@ -53,7 +54,7 @@ def marks(**changes: Any) -> set[tuple[str, str]]:
     ],
 )
 def test_the_wider_side_of_a_spared_port_is_taken(port: int, beside: tuple[int, int]) -> None:
-    assert masquerade.ports_beside(port) == beside
+    assert packet_filter.ports_beside(port) == beside
 
 
 def test_masquerading_names_its_ports_in_network_order() -> None:
@@ -75,23 +76,16 @@ def test_a_vni_is_three_bytes_behind_the_udp_header_and_the_flags() -> None:
     assert value(compare[3]) == b"\x01\x02\x03"
 
 
-def test_a_spared_port_gives_each_set_two_rules_that_are_told_apart() -> None:
-    made = masquerade._masquerade(MASQUERADE.replace(reserved_port=4789))
-    assert len(made.rules) == len({rule.mark for rule in made.rules}) == 4
-    assert len({rule.sets for rule in made.rules}) == len({name for name, _ in made.elements}) == 2
-    for rule in made.rules:
-        assert rule.sets[0].name in rule.mark.split()
+def test_a_network_is_masqueraded_by_two_rules_of_which_one_spares_the_port() -> None:
+    item = NetworkMasquerade(ip_network("10.1.0.0/24"), (ip_network("10.0.0.0/8"),), random_fully=True)
+    made = whole(masquerades=(item,))
+    udp, others = (expressions(rule.expressions) for rule in made.rules if "masquerade" in rule.what)
+    assert [name for name, _ in udp[-3:]] == ["immediate", "immediate", "masq"]
+    assert [name for name, _ in others[-2:]] == ["cmp", "masq"]
+    assert {key for holding in made.holdings for key in holding.keys if b"10.1" in key} == set()
 
 
-def test_each_spared_port_has_sets_of_its_own() -> None:
-    names = [
-        {name for name, _ in masquerade._masquerade(MASQUERADE.replace(reserved_port=port)).elements}
-        for port in (0, 4789, 8472)
-    ]
-    assert len(set.union(*names)) == 6
-
-
-def test_without_a_spared_port_set_and_rule_are_what_they_were() -> None:
+def test_set_and_rule_of_an_attachment_are_what_they_were() -> None:
     """A rule that is in the kernel already is found again by the name of its set."""
     made = masquerade._masquerade(MASQUERADE)
     assert [rule.mark for rule in made.rules] == [f"cni-plugins {name}" for name, _ in made.elements]
@@ -110,10 +104,14 @@ def test_a_rules_mark_is_the_networks_and_tells_its_content() -> None:
     ("changes", "chains"),
     [
         ({"vni": 101}, {"overlay_input"}),
-        ({"version": 6, "sources": (ip_address("fd00::2"),)}, {"overlay_input"}),
+        ({"version": 6, "sources": (ip_address("fd00::2"),)}, {VXLAN_CHAIN, "overlay_input"}),
         ({"port": 8472}, {"overlay_raw", "overlay_raw_out", "overlay_input"}),
+        ({"underlay": ("eth1",)}, {VXLAN_CHAIN, "overlay_input"}),
+        ({"underlay": ()}, {VXLAN_CHAIN, "overlay_input"}),
+        ({"sources": None}, {VXLAN_CHAIN, "overlay_input", "overlay_forward"}),
         ({"sources": (ip_address("10.0.0.9"),)}, set()),
-        ({"bridge": "br9"}, set()),
+        ({"bridge": "br9"}, {"overlay_forward"}),
+        ({"restricted": False}, {"overlay_input"}),
         ({"inside": (ip_network("10.1.0.0/24"), ip_network("fd00::/64"))}, {"overlay_raw"}),
     ],
 )
@@ -123,17 +121,18 @@ def test_a_changed_setting_changes_the_rules_it_is_in(changes: dict[str, Any], c
 
 def test_without_known_sources_any_may_send() -> None:
     chains = {rule.chain.name for rule in whole(sources=None).rules}
-    assert chains == {"overlay_raw", "overlay_raw_out", "overlay_forward"}
+    assert chains == {"overlay_raw", "overlay_raw_out", "overlay_forward", "overlay_input", VXLAN_CHAIN}
+    assert not any("source" in rule.what for rule in whole(sources=None).rules)
 
 
 def test_no_known_source_is_not_any_source() -> None:
-    assert "overlay_input" in {rule.chain.name for rule in whole(sources=()).rules}
+    assert any("known sources" in rule.what for rule in whole(sources=()).rules)
 
 
 def test_where_nothing_is_encapsulated_nothing_is_let_in_and_the_port_is_kept_all_the_same() -> None:
     made = whole(vxlan="", in_clear=(ip_network("10.2.0.0/16"), ip_network("fd00::/48")))
     names = [rule.chain.name for rule in made.rules]
-    assert sorted(names) == [*["overlay_forward"] * 5, "overlay_raw", "overlay_raw", "overlay_raw_out"]
+    assert sorted(names) == [*["overlay_forward"] * 5, "overlay_raw", "overlay_raw_out", VXLAN_CHAIN]
     assert {key.rstrip(b"\0") for holding in made.holdings for key in holding.keys} == {b"br1"}
 
 

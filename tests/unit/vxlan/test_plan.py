@@ -9,7 +9,7 @@ from cni_plugins.contract.facts import Facts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken
 from cni_plugins.ownership import OVERLAY_ALIAS, Owner, network_tag
 from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
-from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules, EnsureMasquerade
+from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules
 from cni_plugins.steps.ip import IF_PRESENT, WANTED, AddRoute, EnableForwarding, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import AddVeth, Announce, AttachPort, AwaitUp, DelLink, EnsureUp
 from cni_plugins.steps.overlay import (
@@ -21,6 +21,7 @@ from cni_plugins.steps.overlay import (
     EnsurePeers,
     EnsureProxied,
     EnsureVxlan,
+    NetworkMasquerade,
 )
 from cni_plugins.vxlan.config import parse
 from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
@@ -46,6 +47,7 @@ ASKING = {**DUAL, "peers": BARE, "backend": {"subnet": ["10.244.1.0/24", "fd00:1
 MULTICAST = {"backend": GROUP, "underlay": {"interface": "eth0"}}
 ME = request().attachment
 H1, H2, H3 = map(ip_address, BARE)
+W = (ip_network("10.244.0.0/16"),)
 
 
 def leased(*addresses: str, routes: tuple[Route, ...] = ()) -> Result:
@@ -75,7 +77,9 @@ def test_the_exact_plan_of_a_routed_network() -> None:
     lease = ROUTED._replace(routes=(Route(ip_interface("192.0.2.0/24")),))
     inside = (ip_network("10.244.1.0/24"),)
     assert planned(lease) == (
-        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), inside=inside),
+        EnsureOverlayRules(
+            "net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), ("eth0",), inside=inside, never_in_clear=W
+        ),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv4", "conf", "vx25", "forwarding"), "1", IF_PRESENT),
@@ -111,8 +115,23 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
     plan = planned(inside, **DUAL_STRETCHED, ipMasq=True)
     node = ContainerMacs(77).of(ip_address("192.168.100.2"))
     mac = ContainerMacs(77).of(ip_address("192.168.100.3"))
+    masquerades = tuple(
+        NetworkMasquerade(network, (network,), random_fully=False)
+        for network in (ip_network("192.168.100.0/24"), ip_network("fd64::/64"))
+    )
     assert plan == (
-        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3)),
+        EnsureOverlayRules(
+            "net1",
+            77,
+            4789,
+            4,
+            "vxbr25",
+            "vx25",
+            (H2, H3),
+            ("eth0",),
+            never_in_clear=tuple(item.source for item in masquerades),
+            masquerades=masquerades,
+        ),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureUp("host", "vx25"),
@@ -131,14 +150,6 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host"), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
-        EnsureMasquerade(
-            Owner(ME),
-            (ip_interface("192.168.100.3/24"), ip_interface("fd64::3/64")),
-            (ip_network("192.168.100.0/24"), ip_network("fd64::/64")),
-            random_fully=False,
-            link=ME.host_end,
-            reserved_port=4789,
-        ),
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "keep_addr_on_down"), "1", WANTED),
@@ -172,7 +183,7 @@ def test_ipv6_is_switched_on_before_a_link_of_the_host_has_such_addresses() -> N
 
 def test_membership_is_the_part_of_no_container() -> None:
     for keys, lease in ((DUAL, BOTH), (ASKING, BOTH), (DUAL_STRETCHED, IN_BLOCK), (MULTICAST, ROUTED)):
-        overlay = parsed(**keys)
+        overlay = parsed(**keys, ipMasq=True)
         alone = host_plan(overlay, facts())
         plan = planned(lease, **keys, ipMasq=True)
         assert [step for step in plan if step in alone] == list(alone)
@@ -215,19 +226,30 @@ def test_the_settings_of_the_vxlan_link(keys: dict[str, Any], values: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("keys", "sources"),
+    ("keys", "sources", "restricted"),
     [
-        ({}, (H2, H3)),
-        ({"restrictSources": False}, None),
-        (MULTICAST, None),
-        (ASKING, (H2, H3)),
-        ({"peers": BLOCKS[:1], **{key: STRETCHED[key] for key in ("mode", "subnet")}}, ()),
+        ({}, (H2, H3), True),
+        ({"restrictSources": False}, (H2, H3), False),
+        (MULTICAST, None, False),
+        (ASKING, (H2, H3), True),
+        ({"peers": BLOCKS[:1], **{key: STRETCHED[key] for key in ("mode", "subnet")}}, (), True),
     ],
 )
-def test_who_may_send(keys: dict[str, Any], sources: Any) -> None:
+def test_who_may_send(keys: dict[str, Any], sources: Any, restricted: bool) -> None:
     lease = {"l2": IN_BLOCK}.get(keys.get("mode", ""), ROUTED)
     (rules,) = of(planned(lease, **keys), EnsureOverlayRules)
-    assert rules.sources == sources
+    assert (rules.sources, rules.restricted, rules.underlay) == (sources, restricted, ("eth0",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "underlay"),
+    [({"name": "lo", "loopback": True}, ()), ({"master": "vrf1"}, ("eth0", "vrf1"))],
+    ids=["on lo", "in a VRF"],
+)
+def test_the_links_by_which_vxlan_arrives(changes: dict[str, Any], underlay: tuple[str, ...]) -> None:
+    there = facts(link(**{"name": "eth0", **changes})._replace(addresses=(ip_interface("10.99.0.1/32"),)))
+    (rules,) = of(planned(there=there, mtu=1400), EnsureOverlayRules)
+    assert rules.underlay == underlay
 
 
 @pytest.mark.parametrize(
@@ -259,8 +281,7 @@ def test_without_encapsulation_there_is_no_vxlan_link() -> None:
     assert not of(plan, EnsureVxlan)
     (rules,) = of(plan, EnsureOverlayRules)
     assert (rules.vxlan, rules.sources, rules.in_clear) == ("", None, (ip_network("10.244.0.0/16"),))
-    (masquerade,) = of(plan, EnsureMasquerade)
-    assert masquerade.reserved_port == 4789
+    assert [str(item.source) for item in rules.masquerades] == ["10.244.1.0/24"]
     assert {route.link for route in of(plan, EnsurePeers)[0].routes} == {"eth0", ""}
     assert of(plan, AddVeth)[0].mtu == 1500
     assert not [step for step in of(plan, EnsureSysctl) if "ip_forward_use_pmtu" in step.key]
@@ -268,8 +289,22 @@ def test_without_encapsulation_there_is_no_vxlan_link() -> None:
 
 def test_what_may_arrive_in_the_clear() -> None:
     plan = planned(there=facts(routes_to=ways()), directRouting="same-subnet")
-    assert of(plan, EnsureOverlayRules)[0].in_clear == (ip_network("10.244.0.0/16"),)
-    assert of(planned(), EnsureOverlayRules)[0].in_clear == ()
+    assert of(plan, EnsureOverlayRules)[0][-4:-2] == (W, ())
+    assert of(planned(), EnsureOverlayRules)[0][-4:-2] == ((), W)
+
+
+def test_a_host_that_stays_keeps_its_part_when_an_add_fails_and_after_the_last_del() -> None:
+    asked = request(keys={"keep": True})
+    decision = decide(asked, parse(asked), ROUTED, facts())
+    assert decision.lasting == host_plan(parsed(keep=True), facts())
+    assert set(decision.whole) == set(planned())
+    for command in ("DEL", "GC"):
+        ask = request(command, keys={"keep": True})
+        steps = delete(ask, parse(ask), facts()) if command == "DEL" else collect(ask, facts())
+        assert not of(steps, DelIdleOverlay)
+        ask = request(command)
+        steps = delete(ask, parse(ask), facts()) if command == "DEL" else collect(ask, facts())
+        assert len(of(steps, DelIdleOverlay)) == 1
 
 
 def test_switches_of_the_whole_host_are_left_alone_where_asked() -> None:
@@ -294,25 +329,26 @@ def test_hosts_that_are_asked_answer_for_their_containers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "addresses"),
+    ("wish", "sources"),
     [
-        (True, ["10.244.1.2/24", "fd00:1::2/64"]),
-        ({"v6": False}, ["10.244.1.2/24"]),
+        (True, ["10.244.1.0/24", "fd00:1::/64"]),
+        ({"v6": False}, ["10.244.1.0/24"]),
         (False, []),
         ({"v4": False, "v6": False}, []),
     ],
 )
-def test_masquerading_spares_the_network_and_the_port(wish: Any, addresses: list[str]) -> None:
-    steps = of(planned(BOTH, **DUAL, ipMasq=wish, port=8472), EnsureMasquerade)
-    assert [str(address) for step in steps for address in step.addresses] == addresses
-    assert all(step.reserved_port == 8472 for step in steps)
-    assert all(set(step.exclude) == {ip_network("10.244.0.0/16"), ip_network("fd00::/16")} for step in steps)
+def test_masquerading_spares_the_network(wish: Any, sources: list[str]) -> None:
+    (rules,) = of(planned(BOTH, **DUAL, ipMasq=wish, port=8472), EnsureOverlayRules)
+    assert [str(item.source) for item in rules.masquerades] == sources
+    within = {4: ip_network("10.244.0.0/16"), 6: ip_network("fd00::/16")}
+    assert all(item.exclude == (within[item.source.version],) for item in rules.masquerades)
 
 
 def test_masquerading_keeps_the_exclusions_of_the_config() -> None:
-    (step,) = of(planned(ipMasq={"exclude": ["10.0.0.0/8"], "randomFully": True}), EnsureMasquerade)
-    assert set(step.exclude) == {ip_network("10.244.0.0/16"), ip_network("10.0.0.0/8")}
-    assert step.random_fully
+    keys = {"ipMasq": {"exclude": ["10.0.0.0/8", "fd77::/16"], "randomFully": True}}
+    (item,) = of(planned(**keys), EnsureOverlayRules)[0].masquerades
+    assert item.exclude == (ip_network("10.244.0.0/16"), ip_network("10.0.0.0/8"))
+    assert item.random_fully
 
 
 # ------------------------------------------------------------------------------------------------ results
@@ -475,4 +511,5 @@ def test_gc_removes_what_is_not_valid_and_the_idle_overlay() -> None:
 def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
     plan = planned(BOTH, **DUAL, ipMasq=True)
     kinds = [(type(step), getattr(step, "where", "")) for step in plan]
-    assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))
+    assert len(plan[kinds.index((EnsureOverlayRules, ""))].masquerades) == 2
+    assert kinds.index((EnsureOverlayRules, "")) < kinds.index((EnsureAddress, "sandbox"))
