@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,8 +45,9 @@ def bed_with_a_narrow_hop(bed: Bed) -> Iterator[Bed]:
     address(router, "near0", "10.1.0.1/24", "fd00:1::1/64")
     address(router, "far0", "10.2.0.1/24", "fd00:2::1/64")
     address(far, "eth0", "10.2.0.9/24", "fd00:2::9/64")
-    for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
-        router.run("sysctl", "-q", "-w", f"net.{key}=1")
+    with router.entered():
+        for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            Path("/proc/sys/net", key).write_text("1")
     for where, link, gateways in ((bed.host, "eth0", NEAR), (far, "eth0", ("10.2.0.1", "fd00:2::1"))):
         for gateway in gateways:
             family = "-6" if ":" in str(gateway) else "-4"
