@@ -8,16 +8,21 @@ SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -na
                  -o -path '*/systemd/*' 2>/dev/null) conf/10-bridge.conflist
 # Network namespaces need root; an ordinary user gets them, and a root of their own, from a user namespace.
 ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)
+# Where nft and iptables are; Debian's ordinary users do not have them on PATH.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-unit test-integration test-e2e demo demo-overlay freeze install bench clean
+.PHONY: help needs check test test-unit test-integration test-e2e demo demo-overlay freeze install bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-$(VENV)/.stamp: pyproject.toml packaging/constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# All targets come by here, so what the machine lacks for any of them is known before the first minute is spent.
+needs:
+	@PYTHON='$(PYTHON)' packaging/needs.sh $(MAKECMDGOALS)
+
+$(VENV)/.stamp: pyproject.toml packaging/constraints.txt | needs
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	PIP_CONSTRAINT=packaging/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 

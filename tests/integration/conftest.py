@@ -144,15 +144,15 @@ class Bed:
             namespace.close()
 
 
-_TOOLS = {"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping"}
+_TOOLS = ("ip", "nft", "ping")
 
 
 @pytest.fixture
 def bed(tmp_path: Path) -> Iterator[Bed]:
     """Build the bed, or say which tool of the test's own is not installed."""
-    lacking = [f"{tool} ({package})" for tool, package in _TOOLS.items() if not shutil.which(tool)]
+    lacking = [tool for tool in _TOOLS if not shutil.which(tool)]
     if lacking:
-        pytest.skip(f"not installed: {', '.join(lacking)}")
+        pytest.skip(f"not installed: {', '.join(lacking)} (see packaging/needs.sh)")
     made = Bed(tmp_path)
     try:
         yield made

@@ -35,8 +35,7 @@ main()
 
 
 def lacking() -> str:
-    tools = {"cc": "gcc", "nsenter": "util-linux", "unshare": "util-linux"}
-    return ", ".join(f"{tool} ({package})" for tool, package in tools.items() if not shutil.which(tool))
+    return ", ".join(tool for tool in ("cc", "nsenter", "unshare") if not shutil.which(tool))
 
 
 def compile_callers(directory: Path) -> Path:
