@@ -50,7 +50,7 @@ class View(NamedTuple):
 
     :param entries: the kernel entries that the peers require.
     :param differences: a sentence for every difference between kernel and plan.
-    :param routes: the network's routes in the kernel.
+    :param routes: the network's routes in the kernel, blackholes excluded.
     """
 
     overlay: Overlay
@@ -202,7 +202,7 @@ def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:
 
 
 def _routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
-    return {route.dst: route for route in peer_tables.routes_of(session, network)}
+    return {route.dst: route for route in peer_tables.routes_of(session, network) if route.link}
 
 
 def _plan(overlay: Overlay, facts: Facts) -> Plan:

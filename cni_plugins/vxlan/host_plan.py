@@ -121,7 +121,10 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
         underlay=host.arrives_by,
         restricted=overlay.restricted,
         in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
-        never_in_clear=overlay.config.within if overlay.config.direct_routing == "off" else (),
+        # Elsewhere blackhole routes do this; here, the route into the tunnel has their destination.
+        never_in_clear=overlay.config.within
+        if overlay.config.mode == "l3" and not overlay.programmed
+        else (),
         # Otherwise a container could forge its source and direct replies to any host, in other overlays too.
         inside=() if overlay.config.restrict_sources is False else host.own.subnets,
         masquerades=tuple(_masquerades(overlay, host)),

@@ -114,8 +114,12 @@ def _drop_routes(overlay: Overlay, host: LocalHost, hops: list[_Hop]) -> Iterato
 
 
 def _stretched(overlay: Overlay, host: LocalHost) -> EnsurePeers:
+    # Behind the bridge's own routes, for when it is gone: packets must not leave unencapsulated.
+    dropped = tuple(map(PeerRoute, overlay.config.within))
     if not overlay.programmed:
-        return EnsurePeers(overlay.network, overlay.vxlan, fdb=_flood(host), at=overlay.bridge)
+        return EnsurePeers(
+            overlay.network, overlay.vxlan, fdb=_flood(host), at=overlay.bridge, routes=dropped
+        )
     macs = ContainerMacs(overlay.vni)
     known = [
         (address, macs.of(address), peer.vtep)
@@ -134,6 +138,7 @@ def _stretched(overlay: Overlay, host: LocalHost) -> EnsurePeers:
             *((address, mac) for address, mac, _ in known),
             *((other, mac) for other, mac in twins if other is not None),
         ),
+        routes=dropped,
     )
 
 

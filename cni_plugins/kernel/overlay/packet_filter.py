@@ -81,7 +81,7 @@ def _chains(tag: str) -> tuple[Chain, ...]:
 
 
 def _vxlan_chain(tag: str) -> Chain:
-    """Return the network's chain for packets to its VXLAN port, so that others pass one rule, not many."""
+    """Return the network's chain for packets to its VXLAN port that did not enter by the underlay's link."""
     return Chain(f"{OF_NETWORKS}vxlan_{tag}")
 
 
@@ -95,25 +95,27 @@ def _port_rules(step: EnsureOverlayRules) -> list[PlacedRule]:
     chain = _vxlan_chain(network_tag(step.network))
     rules = [
         PlacedRule(
-            _RAW, f"no tracking of UDP to port {step.port}", to_port + wire.untrack() + wire.jump(chain.name)
+            _RAW,
+            f"no tracking of UDP to port {step.port}",
+            to_port + wire.untrack() + elsewhere + wire.jump(chain.name),
         ),
         PlacedRule(_RAW_OUT, f"no tracking of UDP to port {step.port}", to_port + wire.untrack()),
         PlacedRule(
             chain,
             f"no UDP to port {step.port} from containers of overlays",
-            elsewhere + wire.enters_by(_LINKS) + wire.drop(),
+            wire.enters_by(_LINKS) + wire.drop(),
         ),
     ]
     if step.vxlan and elsewhere:
         what = f"VNI {step.vni} at port {step.port} from {' or '.join(step.underlay)} only"
         rules.append(
-            PlacedRule(_INPUT, what, to_port + wire.vni_is(step.vni) + elsewhere + wire.drop()),
+            PlacedRule(_INPUT, what, elsewhere + to_port + wire.vni_is(step.vni) + wire.drop()),
         )
         if step.sources is None:
             # Peers are not known, so that nothing tells their packets from those of a container.
             out = b"".join(map(wire.leaves_by_link, step.underlay[:1]))
             what = f"no UDP to port {step.port} is forwarded to {step.underlay[0]}"
-            rules.append(PlacedRule(_FORWARD, what, to_port + out + elsewhere + wire.drop()))
+            rules.append(PlacedRule(_FORWARD, what, out + to_port + elsewhere + wire.drop()))
     return rules
 
 
@@ -141,10 +143,10 @@ def _vtep_rules(step: EnsureOverlayRules, vteps: str) -> list[PlacedRule]:
     Packets to a peer that come from a container are matched before fragments are put together, thus without
     the VNI; one peer's packets to another pass where the host is their router.
     """
-    family, elsewhere = wire.is_family(step.version), _elsewhere(step)
+    family = wire.is_family(step.version)
     from_stranger = wire.source_in(step.version, vteps, inverted=True)
-    to_peer = elsewhere + family + wire.destination_in(step.version, vteps)
-    to_vni = wire.udp_to(step.port) + wire.vni_is(step.vni)
+    to_peer = family + wire.destination_in(step.version, vteps)
+    to_vni = wire.udp_to(step.port) + wire.vni_is(step.vni) + family
     chain = _vxlan_chain(network_tag(step.network))
     rules = [
         PlacedRule(chain, "nothing to peers from others than peers", to_peer + from_stranger + wire.drop()),
@@ -152,12 +154,12 @@ def _vtep_rules(step: EnsureOverlayRules, vteps: str) -> list[PlacedRule]:
             chain, "nothing to peers with a forged source", to_peer + wire.has_no_route_back() + wire.drop()
         ),
     ]
-    if not elsewhere:
+    if not step.underlay:
         what = f"VNI {step.vni} at port {step.port} only by a link with a route to the source"
-        rules.append(PlacedRule(_INPUT, what, family + to_vni + wire.has_no_route_back() + wire.drop()))
+        rules.append(PlacedRule(_INPUT, what, to_vni + wire.has_no_route_back() + wire.drop()))
     if step.restricted:
         what = f"VNI {step.vni} at port {step.port} from known sources only"
-        rules.append(PlacedRule(_INPUT, what, family + to_vni + from_stranger + wire.drop()))
+        rules.append(PlacedRule(_INPUT, what, to_vni + from_stranger + wire.drop()))
     return rules
 
 
@@ -168,7 +170,7 @@ def _isolation_rules(step: EnsureOverlayRules, own: str) -> list[PlacedRule]:
     enters = b"".join(wire.enters_by_link(name, inverted=True) for name in links)
     into_other = leaves + wire.enters_by(own) + wire.leaves_by(_LINKS) + wire.drop()
     rules = [PlacedRule(_FORWARD, "nothing into other overlays", into_other)]
-    for network in step.never_in_clear:  # as when a link was deleted, and only the default route is left
+    for network in step.never_in_clear:
         there, local = wire.destination_within(network), wire.leaves_by_link("lo", inverted=True)
         what = f"nothing to {network} in clear"
         rules += [

@@ -91,12 +91,15 @@ def test_hosts_that_know_addresses_alone_ask_all_of_them() -> None:
     )
 
 
+DROPPED = (PeerRoute(ip_network("192.168.100.0/24")),)
+
+
 def test_a_group_needs_no_entries() -> None:
     told = seen(backend=GROUP, underlay={"interface": "eth0"})
     assert (told.fdb, told.neighbours, told.behind) == ((), (), ())
     stretched = {"type": "multicast", "group": "239.7.7.7", "block": "192.168.100.0/28"}
     told = seen(**{**STRETCHED, "backend": stretched}, underlay={"interface": "eth0"})
-    assert told == EnsurePeers("net1", "vx25", at="vxbr25")
+    assert told == EnsurePeers("net1", "vx25", at="vxbr25", routes=DROPPED)
 
 
 def test_a_stretched_host() -> None:
@@ -115,12 +118,14 @@ def test_a_stretched_host() -> None:
             (ip_address("fd64::10"), macs[0]),
             (ip_address("fd64::11"), macs[1]),
         ),
+        routes=(*DROPPED, PeerRoute(ip_network("fd64::/64"))),
     )
 
 
 def test_a_flooding_host() -> None:
     told = seen(**STRETCHED, bum="head-end")
-    assert told == EnsurePeers("net1", "vx25", fdb=((FLOOD, H2), (FLOOD, H3)), at="vxbr25")
+    fdb = ((FLOOD, H2), (FLOOD, H3))
+    assert told == EnsurePeers("net1", "vx25", fdb=fdb, at="vxbr25", routes=DROPPED)
 
 
 @pytest.mark.parametrize("holder", [0, 1])

@@ -77,9 +77,7 @@ def test_the_exact_plan_of_a_routed_network() -> None:
     lease = ROUTED._replace(routes=(Route(ip_interface("192.0.2.0/24")),))
     inside = (ip_network("10.244.1.0/24"),)
     assert planned(lease) == (
-        EnsureOverlayRules(
-            "net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), ("eth0",), inside=inside, never_in_clear=W
-        ),
+        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), ("eth0",), inside=inside),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv4", "conf", "vx25", "forwarding"), "1", IF_PRESENT),
@@ -129,7 +127,6 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
             "vx25",
             (H2, H3),
             ("eth0",),
-            never_in_clear=tuple(item.source for item in masquerades),
             masquerades=masquerades,
         ),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
@@ -290,7 +287,8 @@ def test_without_encapsulation_there_is_no_vxlan_link() -> None:
 def test_what_may_arrive_in_the_clear() -> None:
     plan = planned(there=facts(routes_to=ways()), directRouting="same-subnet")
     assert of(plan, EnsureOverlayRules)[0][-4:-2] == (W, ())
-    assert of(planned(), EnsureOverlayRules)[0][-4:-2] == ((), W)
+    assert of(planned(), EnsureOverlayRules)[0][-4:-2] == ((), ())
+    assert of(planned(BOTH, **ASKING), EnsureOverlayRules)[0][-4:-2] == ((), parsed(**ASKING).config.within)
 
 
 def test_a_host_that_stays_keeps_its_part_when_an_add_fails_and_after_the_last_del() -> None:
