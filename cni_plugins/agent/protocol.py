@@ -11,7 +11,7 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -26,7 +26,8 @@ _CHUNK = 32 << 10
 _MOST_DESCRIPTORS = 16
 _UMASK = re.compile("[0-7]{1,3}")
 _INT = struct.Struct("=i")
-_PLACES = ("/proc/thread-self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user", "/")
+_OWN_PLACES = ("/proc/thread-self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/user", "/")
+_PLACES_OF = ("/proc/{0}/ns/net", "/proc/{0}/ns/mnt", "/proc/{0}/ns/user", "/proc/{0}/root")
 _SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
@@ -95,18 +96,36 @@ def _passed(control: list[tuple[int, int, bytes]]) -> Iterator[int]:
             yield from (number for (number,) in _INT.iter_unpack(data[:whole]))
 
 
-def require_own_user(connection: socket.socket) -> None:
-    """:raises CallRefused: when the caller runs as another user than the agent, which runs as root."""
+def require_own_user(connection: socket.socket) -> int:
+    """Return the caller's process id, 0 if it is in another PID namespace.
+
+    :raises CallRefused: when it runs as another user than the agent, which runs as root.
+    """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, uid, _ = struct.unpack("=iII", credentials)
+    pid, uid, _ = struct.unpack("=iII", credentials)
     if uid != os.geteuid():
         raise CallRefused("user")
+    return int(pid)
 
 
 def places() -> str:
     """Return device and inode numbers that identify the namespaces and the root directory of this process."""
-    stats = [os.stat(path) for path in _PLACES]
-    return " ".join(f"{item.st_dev}:{item.st_ino}" for item in stats)
+    return _identities(_OWN_PLACES)
+
+
+def places_of(pid: int) -> str:
+    """Return the same of a caller: what it says of itself could be said by a container with the socket.
+
+    :raises CallRefused: when they cannot be looked at.
+    """
+    try:
+        return _identities(path.format(pid) for path in _PLACES_OF)
+    except OSError as err:
+        raise CallRefused("place") from err
+
+
+def _identities(paths: Iterable[str]) -> str:
+    return " ".join(f"{item.st_dev}:{item.st_ino}" for item in map(os.stat, paths))
 
 
 def parse(data: bytes, fds: tuple[int, ...], build: str, here: str) -> Call:

@@ -108,12 +108,14 @@ class _Worker:
     def _serve_call(self, connection: socket.socket, owned: ExitStack) -> None:
         begun = time.monotonic()
         connection.settimeout(_TIMEOUT)
-        protocol.require_own_user(connection)
+        caller = protocol.require_own_user(connection)
         data, fds = protocol.receive(connection, owned)
         if data.startswith(protocol.STATUS):
             self._show_status(connection)
             return
         call = protocol.parse(data, fds, self._context.build, self._places)
+        if protocol.places_of(caller) != self._places:
+            raise CallRefused("place")
         environment = _without_agent(call)
         owned.callback(self._restore_environment)
         self._adopt_environment(call, environment)

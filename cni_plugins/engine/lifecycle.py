@@ -79,7 +79,9 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
                 return answer
             except BaseException as err:
                 change.take_back(err)
-                if ipam.is_exact or not _was_created_meanwhile(session, plugin, request, config):
+                if change.still_in_use:
+                    err.add_note("the addresses stay reserved for the link that could not be removed")
+                elif ipam.is_exact or not _was_created_meanwhile(session, plugin, request, config):
                     _take_back(ipam, ipam_request, lease, err)
                 raise
 
@@ -102,36 +104,46 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
 def delete(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     """Delete links and rules, then release the addresses, so none is assigned again while still in use.
 
-    An IPAM plugin that needs the link releases first. A failed part does not stop the others; an invalid
-    request deletes nothing.
+    An IPAM plugin that needs the link releases first. A failed part does not stop the others, but addresses
+    are released only when their link is known to be gone; an invalid request deletes nothing.
     """
     config = _parse_leniently(plugin, request)
     name = plugin.ipam_type(request)
     failures: list[CniError] = []
+
+    def release() -> None:
+        _attempt(
+            failures,
+            lambda: _ipam(name, request, program).release(plugin.ipam_request(request, config, None)),
+        )
+
     with _session(request, program) as session:
         session.hold_attachment(request.attachment)
-        removals: list[Callable[[], None]] = [
-            lambda: failures.extend(
-                _take_away(
-                    session,
-                    lambda: plugin.asks(request, config),
-                    lambda facts: plugin.delete(request, config, facts),
-                )
-            ),
-            lambda: _ipam(name, request, program).release(plugin.ipam_request(request, config, None)),
-        ]
-        for removal in reversed(removals) if ipams.needs_link(name) else removals:
-            _attempt(failures, removal)
+        if ipams.needs_link(name):
+            release()
+        is_unused = _take_away(
+            session,
+            failures,
+            lambda: plugin.asks(request, config),
+            lambda facts: plugin.delete(request, config, facts),
+        )
+        if is_unused and not ipams.needs_link(name):
+            release()
     _report(failures)
 
 
 def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
+    failures: list[CniError] = []
     with _session(request, program) as session:
-        failures = _take_away(
-            session, lambda: plugin.asks(request, None), lambda facts: plugin.collect(request, facts)
+        is_unused = _take_away(
+            session,
+            failures,
+            lambda: plugin.asks(request, None),
+            lambda facts: plugin.collect(request, facts),
         )
-    ipam_request = plugin.ipam_request(request, None, None)
-    _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(ipam_request))
+    if is_unused:
+        ipam_request = plugin.ipam_request(request, None, None)
+        _attempt(failures, lambda: _ipam(plugin.ipam_type(request), request, program).gc(ipam_request))
     _report(failures)
 
 
@@ -170,14 +182,20 @@ def _require_addresses(ipam: IpamPlugin, lease: Result) -> None:
         )
 
 
-def _take_away(session: Session, asks: Callable[[], Asks], plan: Callable[[Facts], Plan]) -> list[CniError]:
-    """Carry out a plan that only deletes; return the failures, those of looking up facts included."""
-    failures: list[CniError] = []
-    _attempt(
-        failures,
-        lambda: failures.extend(apply.apply_all(session, plan(observe.observe(session, asks())))),
-    )
-    return failures
+def _take_away(
+    session: Session, failures: list[CniError], asks: Callable[[], Asks], plan: Callable[[Facts], Plan]
+) -> bool:
+    """Carry out a plan that only deletes; add its failures, those of looking up facts included.
+
+    :returns: whether the links that use addresses are known to be gone.
+    """
+    try:
+        removed = apply.remove(session, plan(observe.observe(session, asks())))
+    except Exception as err:  # noqa: BLE001 (the kernel cannot be looked at, or the plugin has a fault)
+        failures.append(foreseen(err))
+        return False
+    failures += removed.errors
+    return removed.is_unused
 
 
 def _was_created_meanwhile(

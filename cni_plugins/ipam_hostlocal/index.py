@@ -5,10 +5,11 @@ symbolic link per owner, named by the digest of the owner, with the record as it
 and read in one system call, and never seen half written.
 
 The index is a hint. It may list too many addresses, since each lease is read before it counts; it must not
-list too few, so it is trusted only while no other program has written to the network directory. After each of
-our writes the modification time of that directory is set back to a fixed time in the past, the *seal*, and a
-write by any other program replaces it by the current time. Recording the time of our last write instead would
-not be safe: another write within the same tick of the kernel's clock (1 to 10 ms) would go unnoticed.
+list too few, so it is trusted only while no other program has written to the network directory, or has removed
+records, as programs do that clear what is old. After each of our writes the modification times of both are set
+back to a fixed time in the past, the *seal*, and a write by any other program replaces it by the current time.
+Recording the time of our last write instead would not be safe: another write within the same tick of the
+kernel's clock (1 to 10 ms) would go unnoticed.
 """
 
 import errno
@@ -105,7 +106,8 @@ class Index:
         return self._target(_STATE).partition(" ")[2].partition(" ")[0]
 
     def is_sealed(self, boot: str, directory: os.stat_result) -> bool:
-        return self._target(_STATE) == _state(boot, directory)
+        is_known = self._target(_STATE) == _state(boot, directory)
+        return is_known and os.fstat(self._fd).st_mtime_ns == directory.st_mtime_ns
 
     def remember_seal(self, boot: str, directory: os.stat_result) -> None:
         self._write(_STATE, _state(boot, directory))

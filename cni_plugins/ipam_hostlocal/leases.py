@@ -41,7 +41,18 @@ class Leases:
 
     def held(self, owner: str) -> tuple[str, ...]:
         """Return the addresses that an owner holds."""
-        return tuple(name for name in self._index.get(owner).names if self.owner(name) == owner)
+        return tuple(name for name in self._recorded(owner).names if self.owner(name) == owner)
+
+    def _recorded(self, owner: str) -> Entry:
+        """Return the record of an owner, after reading all leases if somebody wrote to one of them in place.
+
+        That leaves no trace in the directory.
+        """
+        entry = self._index.get(owner)
+        if any(self.owner(name) not in ("", owner) for name in entry.names):
+            self.rebuild()
+            entry = self._index.get(owner)
+        return entry
 
     def owner(self, name: str) -> str:
         """Return the owner of an address, empty when it is free or its file is not a lease."""
@@ -76,6 +87,7 @@ class Leases:
         # A whole block, because an empty file can be created even if no block is free.
         self._write_side_file(" " * _BLOCK)
         os.unlink(_NEW, dir_fd=self._side)
+        self._seal()
         if not os.access(".", os.W_OK, dir_fd=self._leases):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".")
 
@@ -103,7 +115,7 @@ class Leases:
 
     def release(self, owner: str) -> bool:
         """Free all addresses of an owner; return whether there were any."""
-        entry = self._index.get(owner)
+        entry = self._recorded(owner)
         if entry is NO_ENTRY:
             return False
         held = [name for name in entry.names if self._belongs(name, owner)]
@@ -255,10 +267,12 @@ class Leases:
         if found.st_mtime_ns == self._seal_time:
             with suppress(OSError):
                 self._index.remember_seal(self._now.name, found)
+                self._seal()
 
     def _seal(self) -> None:
         if self._seal_time is None:
             return
         # If this is refused, as in another user's directory, the index is not used: slower, but correct.
         with suppress(OSError):
-            os.utime(self._leases, ns=(self._seal_time, self._seal_time))
+            for directory in (self._leases, self._side):
+                os.utime(directory, ns=(self._seal_time, self._seal_time))

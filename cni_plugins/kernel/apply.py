@@ -3,24 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from cni_plugins.errors import CniError, KernelRefused
 from cni_plugins.kernel import dispatch
 from cni_plugins.kernel.netlink.socket import Refused
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.steps.step import ABSENT, Plan, Step, undo
+from cni_plugins.steps.step import ABSENT, UNHEARD, Plan, Removal, Step, undo
 
 
 class Change:
     """Carries out plans one after the other, and undoes all of them when one, or the enclosing block, fails.
 
     A context manager. A step that could not be undone becomes a note on the error.
+
+    :ivar still_in_use: whether a link that could not be removed again may use the attachment's addresses.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._done: list[tuple[Step, str]] = []
+        self.still_in_use = False
 
     def __enter__(self) -> Self:
         return self
@@ -49,14 +52,19 @@ class Change:
         if step.may_be_half_done:
             self._done.append((step, ABSENT))
         with refusals(self._session, step):
-            before = dispatch.carry_out(self._session, step)
+            try:
+                before = dispatch.carry_out(self._session, step)
+            except OSError as err:
+                if not isinstance(err, Refused):
+                    self._done.append((step, UNHEARD))
+                raise
         if not step.may_be_half_done:
             self._done.append((step, before))
 
     def take_back(self, reason: BaseException) -> None:
         """Undo the steps carried out so far, unless they have already been undone."""
         done, self._done = self._done, []
-        take_back(self._session, done, reason)
+        self.still_in_use |= not take_back(self._session, done, reason)
 
 
 def apply(session: Session, plan: Plan) -> None:
@@ -67,22 +75,29 @@ def apply(session: Session, plan: Plan) -> None:
     Change(session).carry_out(plan)
 
 
-def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
+def take_back(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> bool:
     """Undo steps in reverse order; each failure to undo one becomes a note on the reason.
 
     Steps whose effect others may share are undone last, and only if no other attachment exists or is being
     created.
+
+    :returns: whether no link is left that may use the attachment's addresses.
     """
-    _undo(session, [item for item in done if not item[0].is_shared], reason)
+    is_unused = _undo(session, [item for item in done if not item[0].is_shared], reason)
     shared = [item for item in done if item[0].is_shared]
     if not shared:
-        return
-    with session.host_alone() as alone:
-        if alone and not any(dispatch.is_relied_on(session, step) for step, _ in shared):
-            _undo(session, shared, reason)
+        return is_unused
+    try:
+        with session.host_alone() as alone:
+            if alone and not any(dispatch.is_relied_on(session, step) for step, _ in shared):
+                _undo(session, shared, reason)
+    except OSError as err:
+        reason.add_note(f"what may be shared was not undone: {err.strerror} (errno {err.errno})")
+    return is_unused
 
 
-def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> None:
+def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException) -> bool:
+    is_unused = True
     for step, before in reversed(done):
         opposite = undo(step, before)
         if opposite is None:
@@ -92,18 +107,32 @@ def _undo(session: Session, done: list[tuple[Step, str]], reason: BaseException)
                 dispatch.carry_out(session, opposite)
         except CniError as err:
             reason.add_note(f"could not be undone: {err.msg} ({err.details})")
+            is_unused &= not _ends_use(opposite)
+    return is_unused
 
 
-def apply_all(session: Session, plan: Plan) -> list[CniError]:
-    """Carry out every step, even after failures; return the errors of the steps that failed."""
-    failed = []
+class Removed(NamedTuple):
+    """The errors of a plan that removes, and whether all that uses an attachment's addresses is gone."""
+
+    errors: list[CniError]
+    is_unused: bool
+
+
+def remove(session: Session, plan: Plan) -> Removed:
+    """Carry out every step, even after failures."""
+    errors, is_unused = [], True
     for step in plan:
         try:
             with refusals(session, step):
                 dispatch.carry_out(session, step)
         except CniError as err:
-            failed.append(err)
-    return failed
+            errors.append(err)
+            is_unused &= not _ends_use(step)
+    return Removed(errors, is_unused)
+
+
+def _ends_use(step: Step) -> bool:
+    return isinstance(step, Removal) and step.ends_use
 
 
 def compare(session: Session, plan: Plan) -> list[str]:

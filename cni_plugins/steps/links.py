@@ -19,6 +19,9 @@ class EnsureBridge(Shared):
     def inverse(self, before: str) -> Step:
         return DelIdleBridge(self.name) if before == ABSENT else SetVlanFiltering(self.name, on=False)
 
+    def inverse_unheard(self) -> Step:
+        return DelIdleBridge(self.name)
+
     def phrase(self) -> str:
         return f"create bridge {self.name}"
 
@@ -138,10 +141,26 @@ class AddVeth(Step):
     alias: str
 
     def inverse(self, before: str) -> Step:
-        return DelLink(HOST, self.host_end)
+        return DelVeth(self.ifname, self.host_end, self.alias)
+
+    def inverse_unheard(self) -> Step:
+        return self.inverse(ABSENT)
 
     def phrase(self) -> str:
         return f"create veth pair {self.ifname} and {self.host_end}"
+
+
+class DelVeth(Removal):
+    """No veth pair with this alias in the host is left, even if one of its ends was renamed meanwhile."""
+
+    ifname: str
+    host_end: str
+    alias: str
+
+    ends_use = True
+
+    def phrase(self) -> str:
+        return f"delete veth pair {self.ifname} and {self.host_end}"
 
 
 class DelLink(Removal):
@@ -149,6 +168,8 @@ class DelLink(Removal):
 
     where: Place
     link: str
+
+    ends_use = True
 
     def phrase(self) -> str:
         return f"delete link {self.link} {place(self.where)}"

@@ -36,6 +36,9 @@ class AddMacvlan(Step):
     def inverse(self, before: str) -> Step:
         return DelLink(SANDBOX, self.ifname)
 
+    def inverse_unheard(self) -> Step:
+        return DelAttached(self.attachment)
+
     def phrase(self) -> str:
         return f"create macvlan link {self.ifname} on {self.master}"
 
@@ -44,6 +47,8 @@ class DelAttached(Removal):
     """No macvlan link of the attachment is left in any network namespace that was one of our sandboxes."""
 
     attachment: Attachment
+
+    ends_use = True
 
     def phrase(self) -> str:
         return f"delete macvlan link {self.attachment.ifname}"
@@ -54,6 +59,8 @@ class DelStaleAttached(Removal):
 
     network: str
     valid_tags: frozenset[str]
+
+    ends_use = True
 
     def phrase(self) -> str:
         return f"delete stale macvlan links of network {self.network}"

@@ -14,6 +14,8 @@ SANDBOX: Final = "sandbox"
 # What `carry_out` returns about the state before it, if that is not an old value.
 ABSENT: Final = ""
 UNCHANGED: Final = "\0unchanged"
+# The kernel's answer was lost, so that it is not known whether the step was carried out.
+UNHEARD: Final = "\0unheard"
 
 
 @dataclass_transform(frozen_default=True)
@@ -77,6 +79,10 @@ class Step(tuple[Any, ...]):
         """
         return None
 
+    def inverse_unheard(self) -> "Step | None":
+        """Return the step that undoes this one if it was carried out, and harms nobody if it was not."""
+        return None
+
     @property
     def is_shared(self) -> bool:
         """Whether other attachments may rely on what the step made, once they exist too."""
@@ -98,9 +104,13 @@ class Shared(Step):
 
 
 class Removal(Step):
-    """A step that only removes something; it succeeds when that is absent already."""
+    """A step that only removes something; it succeeds when that is absent already.
+
+    :cvar ends_use: whether the attachment's addresses may still be in use if it fails.
+    """
 
     __slots__ = ()
+    ends_use = False
     kept_because = "only in plans that remove things, which are never undone"
 
 
@@ -109,6 +119,8 @@ Plan = tuple[Step, ...]
 
 def undo(step: Step, before: str) -> Step | None:
     """Return the step that undoes another, given what `carry_out` returned of it."""
+    if before == UNHEARD:
+        return step.inverse_unheard()
     return None if before == UNCHANGED else step.inverse(before)
 
 

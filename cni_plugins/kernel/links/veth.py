@@ -3,13 +3,13 @@
 import errno
 
 from cni_plugins.errors import NameTaken
-from cni_plugins.kernel.deed import deed
+from cni_plugins.kernel.deed import REMOVES, deed
 from cni_plugins.kernel.links import create, links
 from cni_plugins.kernel.links.link import Link
 from cni_plugins.kernel.netlink import rtnetlink as wire
 from cni_plugins.kernel.netlink.socket import Refused
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.steps.links import AddVeth
+from cni_plugins.steps.links import AddVeth, DelVeth
 from cni_plugins.steps.step import HOST, SANDBOX
 
 
@@ -68,4 +68,16 @@ def _host_end_differs(session: Session, step: AddVeth, link: Link) -> str:
     return links.mac_differs(host_end, step.host_mac)
 
 
-DEEDS = deed(AddVeth, _add, _differs)
+def _delete(session: Session, step: DelVeth) -> None:
+    inside = links.find(session, SANDBOX, step.ifname) if session.sandbox is not None else None
+    is_veth = inside is not None and inside.kind == "veth" and inside.peer
+    found = (
+        links.find(session, HOST, step.host_end),
+        links.find(session, HOST, index=inside.peer) if inside is not None and is_veth else None,
+    )
+    names = (link.name for link in found if link is not None and link.alias == step.alias)
+    for name in dict.fromkeys(names):
+        links.delete(session, HOST, name)
+
+
+DEEDS = deed(AddVeth, _add, _differs) | deed(DelVeth, _delete, REMOVES)

@@ -172,6 +172,42 @@ def test_another_namespace(agent: Agent, warm: Path, namespace: str) -> None:
     assert_refused(agent, "place", warm / "bridge", inside=["unshare", namespace])
 
 
+_CLAIM = """
+import os, socket, sys
+path, build, *files = sys.argv[1:]
+places = " ".join(f"{item.st_dev}:{item.st_ino}" for item in map(os.stat, files))
+stdin = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
+import fcntl; fcntl.fcntl(stdin, 1033, 15)
+texts = ["cni-handoff 1", "@build-id:" + build, places, "22", "bridge", "CNI_COMMAND=STATUS"]
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made:
+    made.connect(path)
+    fds = [stdin, os.open("/proc/self/exe", os.O_PATH), os.open(".", os.O_PATH)]
+    socket.send_fds(made, ["".join(text + chr(0) for text in texts).encode()], fds)
+    print(made.recv(9).decode())
+"""
+
+
+@pytest.mark.parametrize("namespace", [[], ["--net"], ["--mount"]])
+def test_namespaces_that_the_caller_only_claims(agent: Agent, namespace: list[str]) -> None:
+    """It sends those of the agent, as a container could that was given the socket."""
+    pid = agent.process.pid
+    files = [f"/proc/{pid}/ns/{kind}" for kind in ("net", "mnt", "user")] + [f"/proc/{pid}/root"]
+    inside = ["unshare", *namespace] if namespace else []
+    claim = [
+        sys.executable,
+        "-S",
+        "-c",
+        _CLAIM,
+        agent.variables()["CNI_PLUGINS_AGENT"],
+        agent.page()["build"],
+        *files,
+    ]
+    before = agent.page()["refused"]["place"]
+    answer = subprocess.run([*inside, *claim], capture_output=True, text=True, check=True).stdout
+    assert answer == ("\n" if namespace else "T\n")
+    assert agent.page()["refused"]["place"] == before + bool(namespace)
+
+
 _SECOND_ROOT = """
 for each in /*; do
     if [ -L "$each" ]; then cp -P "$each" "$0/"

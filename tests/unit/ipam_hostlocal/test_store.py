@@ -59,6 +59,28 @@ def test_an_index_that_was_tampered_with_is_made_again(host: Host, rubbish: str)
     assert host.leased() == {}
 
 
+@pytest.mark.parametrize("others", [0, 2])
+def test_records_that_were_tidied_away_are_missed(host: Host, others: int) -> None:
+    """By a program that removes what was not touched for long; what it leaves is trusted no more."""
+    for number in range(others):
+        IPAM.reserve(host.request(f"other{number}"))
+    IPAM.reserve(host.request())
+    os.unlink(host.data_dir / SIDE / "net" / key("c1\r\neth0"))
+    IPAM.release(host.request())
+    assert "c1\r\neth0" not in host.leased().values()
+    assert len(host.leased()) == others
+
+
+@pytest.mark.parametrize("content", ["c1", "c1\r\neth0\n", "c1\r\neth1"])
+def test_a_lease_that_was_rewritten_in_place_is_its_new_owners(host: Host, content: str) -> None:
+    """As by a script that converts leases; the first of these is how releases before 0.7 wrote them."""
+    IPAM.reserve(host.request())
+    (host.leases / "10.1.0.2").write_text(content)
+    IPAM.release(host.request())
+    IPAM.release(host.request(ifname="eth1"))
+    assert host.leased() == {}
+
+
 def test_hot_calls_do_not_list_the_directory(host: Host) -> None:
     IPAM.reserve(host.request())
     called = []

@@ -16,6 +16,7 @@ from cni_plugins.steps.ip import DelAddress, DelRoute, EnsureAddress, EnsureSysc
 from cni_plugins.steps.links import (
     DelIdleBridge,
     DelLink,
+    DelVeth,
     EnsureBridge,
     EnsurePromisc,
     EnsureUp,
@@ -40,7 +41,7 @@ INVERSES = {
     "SetMac": SetMac,
     "SetMtu": SetMtu,
     "EnsurePromisc": EnsurePromisc,
-    "AddVeth": DelLink,
+    "AddVeth": DelVeth,
     "AddMacvlan": DelLink,
     "EnsureVlan": DelIdleVlans,
     "EnsureHostLink": DelHostAccess,
