@@ -4,12 +4,12 @@ The index is kept outside the network directory, of which the reference plugin r
 symbolic link per owner, named by the digest of the owner, with the record as its target: a link is written
 and read in one system call, and never seen half written.
 
-The index is a hint. It may list too many addresses, since each lease is read before it counts; it must not
-list too few, so it is trusted only while no other program has written to the network directory, or has removed
-records, as programs do that clear what is old. After each of our writes the modification times of both are set
-back to a fixed time in the past, the *seal*, and a write by any other program replaces it by the current time.
-Recording the time of our last write instead would not be safe: another write within the same tick of the
-kernel's clock (1 to 10 ms) would go unnoticed.
+The index is a hint. It may list too many addresses, since each lease is read before it counts; it must
+not list too few, so it is trusted only while no other program has written to the network directory, or has
+removed records, as programs do that clear what is old. After each of our writes the modification times of
+both are set back to a fixed time in the past, the *seal*, and a write by any other program replaces it by the
+current time. Recording the time of our last write instead would not be safe: another write within the same
+tick of the kernel's clock (1 to 10 ms) would go unnoticed.
 """
 
 import errno

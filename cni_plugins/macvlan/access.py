@@ -2,8 +2,8 @@
 
 The kernel does not deliver between a master and its macvlan links. So the host gets a macvlan link of its
 own, and routes through it to each container address. That link has no addresses except gateways: the host
-sends from an address of the master, and containers get a neighbour entry for it. So other neighbours on the
-wire never learn about the link.
+sends from an address of the master. Containers get a neighbour entry for that address, and the host one for
+each container. So neither asks by ARP or ND, and other neighbours on the wire never learn about the link.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def host_access(
         yield from _gateways(link, master, ips)
     known = _neighbours_of(ips, master)
     wanted = tuple(ip.address.ip for ip in ips)
-    yield EnsureHostRoutes(link, wanted, request.attachment.mark, _sources(known))
+    yield EnsureHostRoutes(link, wanted, request.attachment.mark, _sources(known), identity.first_mac)
     for address in known:
         yield EnsureNeighbour(SANDBOX, request.ifname, address, identity.host_mac)
 

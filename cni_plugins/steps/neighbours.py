@@ -43,6 +43,8 @@ class Advertise(Step):
 class EnsureHostRoutes(Step):
     """Routes of the host to single addresses behind a link, marked with the attachment they belong to.
 
+    :param mac: their link-layer address, so that the host sends no ARP and ND requests, which would tell all
+        neighbours on the wire that its own address is that of the link; empty: it may ask.
     :param mark: the route's metric, the one field of a route that its maker may choose freely.
     :param sources: the source addresses of packets that the host itself sends there, at most one of each
         family.
@@ -52,6 +54,7 @@ class EnsureHostRoutes(Step):
     addresses: tuple[IPAddress, ...]
     mark: int
     sources: tuple[IPAddress, ...] = ()
+    mac: str = ""
 
     may_be_half_done = True
 
@@ -63,7 +66,7 @@ class EnsureHostRoutes(Step):
 
 
 class DelHostRoutes(Removal):
-    """No route with this mark leads out of the link."""
+    """No route with this mark leads out of the link, and the neighbours of those that did are forgotten."""
 
     link: str
     mark: int

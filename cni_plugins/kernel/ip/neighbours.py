@@ -4,16 +4,25 @@ import errno
 import socket
 import struct
 from contextlib import suppress
+from typing import NamedTuple
 
 from cni_plugins.kernel.deed import Uncompared, deed
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.netlink import rtnetlink as wire
 from cni_plugins.kernel.netlink.attributes import attributes
-from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Answer, Refused
+from cni_plugins.kernel.netlink.socket import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    Answer,
+    Refused,
+    is_absent,
+)
 from cni_plugins.kernel.session.session import Session
+from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.macs import link_local
 from cni_plugins.steps.neighbours import Advertise, EnsureNeighbour
-from cni_plugins.steps.step import SANDBOX
+from cni_plugins.steps.step import HOST, SANDBOX
 
 # RFC 4861, 4.4 and 4.6.1: type, code, checksum (set by the kernel), flags, target; option, its length, MAC
 _ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")
@@ -21,7 +30,7 @@ _TYPE, _OVERRIDE, _TARGET_ADDRESS = 136, 1 << 29, 2
 _ALL_NODES, _HOP_LIMIT = "ff02::1", 255
 
 
-def _ensure(session: Session, step: EnsureNeighbour) -> None:
+def ensure(session: Session, step: EnsureNeighbour) -> None:
     request_flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
 
     def add(index: int) -> None:
@@ -35,16 +44,52 @@ def _ensure(session: Session, step: EnsureNeighbour) -> None:
     links.on_index(session, step.where, step.link, add)
 
 
-def _differs(session: Session, step: EnsureNeighbour) -> str:
+def delete(session: Session, link: str, address: IPAddress) -> None:
+    """Remove a neighbour of a host link; it may be absent."""
+
+    def remove(index: int) -> None:
+        entry, family = wire.ip(wire.NDA_DST, address), wire.FAMILY[address.version]
+        session.rtnl(HOST).call(
+            wire.neighbour(wire.RTM_DELNEIGH, NLM_F_ACK, entry, family=family, index=index)
+        )
+
+    try:
+        links.on_index(session, HOST, link, remove)
+    except Refused as err:
+        if err.errno != errno.ENOENT and not is_absent(err):
+            raise
+
+
+def missing(session: Session, step: EnsureNeighbour) -> str:
+    """Say whether there is no permanent entry, whatever its link-layer address."""
+    found = _entry(session, step)
+    if found is not None and found.state == wire.NUD_PERMANENT:
+        return ""
+    return f"neighbour {step.address} of {step.link} in the {step.where} is missing"
+
+
+class _Entry(NamedTuple):
+    mac: str
+    state: int
+
+
+def _entry(session: Session, step: EnsureNeighbour) -> _Entry | None:
     link = links.find(session, step.where, step.link)
     answer = None if link is None else _find(session, step, link.ifindex)
-    text = f"neighbour {step.address} of {step.link} in the {step.where}"
     if answer is None:
-        return "" if step.can_be_asked and link is not None else f"{text} is missing"
+        return None
     mac = dict(attributes(answer.data, wire.BODY + wire.NDMSG.size)).get(wire.NDA_LLADDR, b"").hex(":")
     _, _, state, _, _ = wire.NDMSG.unpack_from(answer.data, wire.BODY)
-    if mac != step.mac or state != wire.NUD_PERMANENT:
-        return f"{text} is {mac or 'unknown'}, not {step.mac} (permanent)"
+    return _Entry(mac, state)
+
+
+def _differs(session: Session, step: EnsureNeighbour) -> str:
+    link, found = links.find(session, step.where, step.link), _entry(session, step)
+    text = f"neighbour {step.address} of {step.link} in the {step.where}"
+    if found is None:
+        return "" if step.can_be_asked and link is not None else f"{text} is missing"
+    if found != (step.mac, wire.NUD_PERMANENT):
+        return f"{text} is {found.mac or 'unknown'}, not {step.mac} (permanent)"
     return ""
 
 
@@ -82,6 +127,6 @@ def _raw_socket(session: Session) -> socket.socket:
         return socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6)
 
 
-DEEDS = deed(EnsureNeighbour, _ensure, _differs) | deed(
+DEEDS = deed(EnsureNeighbour, ensure, _differs) | deed(
     Advertise, _advertise, Uncompared("an announcement leaves nothing behind")
 )

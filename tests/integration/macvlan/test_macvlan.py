@@ -183,6 +183,46 @@ def test_dns_of_the_ipam_is_kept(wire: Any) -> None:
 # ------------------------------------------------------------------------------- the host and its containers
 
 
+def test_no_machine_takes_the_hosts_address_for_its_links(wire: Any) -> None:
+    """Not while the container lives, and not when it is gone: the host never asks who the container is."""
+    conf = wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24", "fd00:1::11/64"))
+    own, other = ("10.1.0.1", "fd00:1::1"), ("10.1.0.11", "fd00:1::11")
+    mac = wire.host.link("eth0")["address"]
+    sandbox = wire.bed.sandbox()
+
+    def seen() -> list[str]:
+        found = wire.far.ip("neigh", "show", "dev", "far0")
+        return [item["lladdr"] for item in found if item["dst"] in own]
+
+    assert all(map(wire.far.reaches, own))
+    assert seen() == [mac, mac]
+    wire.bed.add(conf, sandbox)
+    for address in other:
+        assert wire.host.reaches(address)
+    assert all(map(sandbox.reaches, own))
+    assert seen() == [mac, mac]
+    assert wire.bed.call("DEL", conf, sandbox) == (0, None)
+    assert all(map(wire.far.reaches, own))
+    assert seen() == [mac, mac]
+    assert "PERMANENT" not in wire.host.run("ip", "neigh")
+
+
+def test_neighbours_of_the_host_go_with_their_container_and_are_missed_by_check(wire: Any) -> None:
+    conf = wire.conf(hostAccess=True, ipam=wire.bed.host_local("10.1.0.0/24"))
+    sandboxes = {name: wire.bed.sandbox() for name in ("c1", "c2")}
+    results = {name: wire.bed.add(conf, sandboxes[name], container=name) for name in sandboxes}
+    first, second = (results[name]["ips"][0]["address"].split("/")[0] for name in sandboxes)
+    assert wire.bed.call("DEL", conf, sandboxes["c1"], container="c1") == (0, None)
+    listed = wire.host.run("ip", "neigh", "show", "nud", "permanent")
+    assert first not in listed
+    assert second in listed
+    link = next(name for name in wire.host_links() if name.startswith("mv"))
+    wire.host.run("ip", "neigh", "del", second, "dev", link)
+    checked = {**conf, "prevResult": results["c2"]}
+    code, error = wire.bed.call("CHECK", checked, sandboxes["c2"], container="c2")
+    assert (code, error["msg"]) == (1, f"neighbour {second} of {link} in the host is missing")
+
+
 def test_host_and_container_reach_each_other(wire: Any) -> None:
     sandbox = wire.bed.sandbox()
     conf = wire.conf(hostAccess=True, ipam=wire.static("10.1.0.11/24", "fd00:1::11/64"))

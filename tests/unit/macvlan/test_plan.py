@@ -288,7 +288,9 @@ def test_host_access_is_a_link_routes_and_neighbours() -> None:
     assert (link.name, link.master, link.network) == (name, "eth0", "net1")
     addresses = (ip_address("10.1.0.2"), ip_address("fd00::2"))
     known = (ip_address("10.1.0.250"), ip_address("fd00::250"))
-    assert of(plan, EnsureHostRoutes) == [EnsureHostRoutes(name, addresses, ME.mark, known)]
+    assert of(plan, EnsureHostRoutes) == [
+        EnsureHostRoutes(name, addresses, ME.mark, known, ME.mac("sandbox"))
+    ]
     assert of(plan, EnsureNeighbour) == [
         EnsureNeighbour("sandbox", "net0", address, link.mac) for address in known
     ]
