@@ -83,9 +83,12 @@ class Attachment(NamedTuple):
         """A number from 1 to 2³²-1, for objects of the kernel that have no text."""
         return mark_of(self.tag)
 
-    def mac(self, end: str) -> str:
-        """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet)."""
-        return mac_from("\0".join((*self, end)))
+    def mac(self, end: str, seed: str) -> str:
+        """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet).
+
+        :param seed: differs between hosts: container ids may be the same on several that share a wire.
+        """
+        return mac_from("\0".join((*self, end, seed)))
 
 
 def quoted_ifname(ifname: str) -> str:

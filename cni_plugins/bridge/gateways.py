@@ -1,20 +1,23 @@
 """Computes gateways and routes of a bridge network, and the steps that give the bridge its addresses."""
 
 from collections.abc import Iterator
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 from cni_plugins.bridge.config import BridgeConfig
 from cni_plugins.contract.config_fields import IPV4
 from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.gateways import default_routes, with_gateways
 from cni_plugins.contract.plan_parts import forwarding_on
-from cni_plugins.errors import NameTaken
+from cni_plugins.errors import InvalidNetworkConfig, NameTaken
 from cni_plugins.ownership import gateway_port
 from cni_plugins.protocol.fields import IPInterface
 from cni_plugins.protocol.result import IPConfig, Route
 from cni_plugins.steps.ip import DelAddress, EnsureAddress
 from cni_plugins.steps.links import EnsureGatewayPort
 from cni_plugins.steps.step import HOST, Step
+
+# Addresses for documentation (RFC 5737, RFC 9637): the way to them is the way out of the host's own networks.
+OUTSIDE = (ip_address("203.0.113.1"), ip_address("3fff::1"))
 
 
 def gateways(config: BridgeConfig, ips: tuple[IPConfig, ...]) -> tuple[IPConfig, ...]:
@@ -55,7 +58,19 @@ def gateway_addresses(
                     f"it has {other}; forceAddress is off",
                 )
             yield DelAddress(HOST, link, other)
+        if address not in present:
+            _require_router_elsewhere(address, link, facts)
         yield EnsureAddress(HOST, link, address, skip_dad=True)
+
+
+def _require_router_elsewhere(address: IPInterface, link: str, facts: Facts) -> None:
+    """:raises InvalidNetworkConfig: when the host would look for its own router behind the bridge."""
+    for hop in facts.routes_to.values():
+        if hop.gateway is not None and hop.link != link and hop.gateway in address.network:
+            raise InvalidNetworkConfig(
+                f"subnet {address.network} contains {hop.gateway}, the router of this host behind {hop.link}",
+                f"with {address} on {link} the host would lose it; isGateway is set",
+            )
 
 
 def _conflicts(

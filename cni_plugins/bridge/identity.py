@@ -35,7 +35,7 @@ def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIden
         own = recorded.get(config.bridge, ""), recorded.get(config.gateway_link, "")
     else:
         own = _host_mac(config.bridge, facts), _host_mac(config.gateway_link, facts)
-    return BridgeIdentity(pair, *own, config.mac or request.attachment.mac("sandbox"))
+    return BridgeIdentity(pair, *own, config.mac or request.attachment.mac("sandbox", facts.host_seed))
 
 
 def _host_mac(link: str, facts: Facts) -> str:

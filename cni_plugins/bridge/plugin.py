@@ -1,6 +1,7 @@
 """Declares the bridge plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.bridge.config import BridgeConfig, parse
+from cni_plugins.bridge.gateways import OUTSIDE
 from cni_plugins.bridge.plan import admit, decide
 from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.config_fields import AUTO
@@ -25,7 +26,8 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
         )
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
-    return Asks(host=links, sandbox=(request.ifname,), default_route=config.mtu == AUTO)
+    ways_out = OUTSIDE if request.command == "ADD" and config.is_gw else ()
+    return Asks(host=links, sandbox=(request.ifname,), default_route=config.mtu == AUTO, routes_to=ways_out)
 
 
 def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:

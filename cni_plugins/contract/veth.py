@@ -72,8 +72,8 @@ def identify(request: Request, mac: str, mtu: int, facts: Facts) -> Pair:
     attachment = request.attachment
     return Pair(
         host_end=attachment.host_end,
-        mac=mac or attachment.mac("sandbox"),
-        host_mac=attachment.mac("host"),
+        mac=mac or attachment.mac("sandbox", facts.host_seed),
+        host_mac=attachment.mac("host", facts.host_seed),
         mtu=mtu,
     )
 

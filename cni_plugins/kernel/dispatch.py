@@ -56,9 +56,9 @@ def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
 
             return bridge.DEEDS | links.DEEDS | port_vlans.DEEDS | veth.DEEDS
         case "ip":
-            from cni_plugins.kernel.ip import addresses, routes, sysctl
+            from cni_plugins.kernel.ip import addresses, forwarding, routes, sysctl
 
-            return addresses.DEEDS | routes.DEEDS | sysctl.DEEDS
+            return addresses.DEEDS | forwarding.DEEDS | routes.DEEDS | sysctl.DEEDS
         case "neighbours":
             from cni_plugins.kernel.ip import host_routes, neighbours
 

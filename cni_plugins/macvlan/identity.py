@@ -34,10 +34,11 @@ class MacvlanIdentity(NamedTuple):
 def identify(request: Request, config: MacvlanConfig, master: Master, facts: Facts) -> MacvlanIdentity:
     name = host_link(request.network, master.name)
     is_passthru = config.mode == "passthru"
-    first = config.mac or (master.mac if is_passthru else request.attachment.mac("sandbox"))
+    computed = request.attachment.mac("sandbox", facts.host_seed)
+    first = config.mac or (master.mac if is_passthru else computed)
     if request.command == "CHECK":
         own, in_host = own_interface(request), host_interfaces(request)
-        ours = bool(own.mtu) or name in in_host or own.mac == request.attachment.mac("sandbox")
+        ours = bool(own.mtu) or name in in_host or own.mac == computed
         host_mac = in_host.get(name, Interface(name)).mac
         first = _first_mac(request, own.mac, first, facts)
         return MacvlanIdentity(own.mac, first, own.mac, own.mtu, name, host_mac, ours)

@@ -144,7 +144,10 @@ class EnsureSysctl(Step):
 
 
 class EnableForwarding(Step):
-    """The host routes packets of these address families (4, 6)."""
+    """The host routes packets of these address families (4, 6).
+
+    Links that have routes from IPv6 router advertisements go on accepting them.
+    """
 
     families: tuple[int, ...]
 

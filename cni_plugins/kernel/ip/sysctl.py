@@ -5,12 +5,11 @@ import os
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.steps.ip import REQUIRED, WANTED, EnableForwarding, EnsureSysctl
-from cni_plugins.steps.step import HOST, SANDBOX, UNCHANGED, Place
+from cni_plugins.steps.ip import REQUIRED, WANTED, EnsureSysctl
+from cni_plugins.steps.step import SANDBOX, UNCHANGED, Place
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _LONGEST = 4096  # bytes
-_FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
 
 
 def ensure(session: Session, step: EnsureSysctl) -> str:
@@ -29,26 +28,15 @@ def ensure(session: Session, step: EnsureSysctl) -> str:
         return before
 
 
-def _differs(session: Session, step: EnsureSysctl) -> str:
+def differs(session: Session, step: EnsureSysctl) -> str:
     if step.need == WANTED:
         return ""  # a later plugin of the chain, or the container, may have chosen another value
-    with session.inside(step.where):
-        value = _read(step.key, optional=True)
-    if value is None and step.need == REQUIRED:
+    found = value(session, step.where, step.key)
+    if found is None and step.need == REQUIRED:
         return f"sysctl net.{'.'.join(step.key)} does not exist in the {step.where}"
-    if value is None or value == step.value:
+    if found is None or found == step.value:
         return ""
-    return f"sysctl net.{'.'.join(step.key)} is {value}, not {step.value}"
-
-
-def _enable_forwarding(session: Session, step: EnableForwarding) -> str:
-    for family in step.families:
-        ensure(session, _forwarding(family))
-    return UNCHANGED
-
-
-def _forwarding_differs(session: Session, step: EnableForwarding) -> str:
-    return next(filter(None, (_differs(session, _forwarding(family)) for family in step.families)), "")
+    return f"sysctl net.{'.'.join(step.key)} is {found}, not {step.value}"
 
 
 def has_ipv6(session: Session, link: str) -> bool:
@@ -58,12 +46,13 @@ def has_ipv6(session: Session, link: str) -> bool:
 
 
 def exists(session: Session, where: Place, key: tuple[str, ...]) -> bool:
+    return value(session, where, key) is not None
+
+
+def value(session: Session, where: Place, key: tuple[str, ...]) -> str | None:
+    """Return the value of a setting, None if there is no such setting."""
     with session.inside(where):
-        return _read(key, optional=True) is not None
-
-
-def _forwarding(family: int) -> EnsureSysctl:
-    return EnsureSysctl(HOST, _FORWARDING[family], "1")
+        return _read(key, optional=True)
 
 
 def _path(key: tuple[str, ...]) -> str:
@@ -96,4 +85,4 @@ def _write(key: tuple[str, ...], value: str) -> None:
         os.close(fd)
 
 
-DEEDS = deed(EnsureSysctl, ensure, _differs) | deed(EnableForwarding, _enable_forwarding, _forwarding_differs)
+DEEDS = deed(EnsureSysctl, ensure, differs)

@@ -424,3 +424,35 @@ def test_iptables_is_found_where_the_path_of_the_runtime_does_not_lead(
     conf, sandbox = bed.conf(**keys, ipam=bed.host_local("10.1.0.0/24")), bed.sandbox()
     bed.add(conf, sandbox)
     assert bed.call("DEL", conf, sandbox) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "router", "subnet"),
+    [
+        ("10.1.0.2/24", "10.1.0.1", "10.1.0.0/24"),
+        ("10.1.0.2/16", "10.1.0.1", "10.1.0.0/24"),
+        ("fd00:1::2/64", "fd00:1::1", "fd00:1::/64"),
+    ],
+)
+def test_a_subnet_with_the_hosts_router_in_it_is_refused(
+    bed: Any, own: str, router: str, subnet: str
+) -> None:
+    """The host would look for it behind the bridge; beside the router, or without a gateway, it may be."""
+    far = bed.sandbox()
+    for place in (bed.host, far):
+        place.skip_dad()
+    bed.host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0", "netns", far.path)
+    for place, link, address in ((bed.host, "up0", own), (far, "far0", f"{router}/{own.split('/')[1]}")):
+        place.run("ip", "link", "set", link, "up")
+        place.run("ip", "address", "add", address, "dev", link, *(["nodad"] if ":" in own else []))
+    bed.host.run("ip", "-6" if ":" in own else "-4", "route", "add", "default", "via", router)
+    before = bed.state()
+    conf = bed.conf(isGateway=True, ipam=bed.host_local(subnet))
+    code, error = bed.call("ADD", conf, bed.sandbox())
+    assert (code, error["code"]) == (1, 7)
+    assert error["msg"] == f"subnet {subnet} contains {router}, the router of this host behind up0"
+    assert bed.state() == before
+    assert bed.leased() == set()
+    assert bed.host.reaches(router)
+    bed.add(bed.conf(ipam=bed.host_local(subnet)), bed.sandbox())
+    assert bed.host.reaches(router)

@@ -1,6 +1,9 @@
 """Hosts whose settings for new links differ from those of the host: what a plugin says works, works."""
 
 import json
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ def write(place: Any, key: str, value: str) -> None:
     place.run("sh", "-c", f"echo {value} > /proc/sys/net/{key}")
 
 
-def outside(bed: Any) -> None:
+def outside(bed: Any) -> Any:
     """Give the host a neighbour with routes to the containers, and a wire that leads nowhere."""
     far = bed.sandbox()
     for place in (bed.host, far):
@@ -34,6 +37,7 @@ def outside(bed: Any) -> None:
         bed.host.run("ip", "link", "set", link, "up")
     far.run("ip", "route", "add", SUBNETS[0], "via", "192.0.2.1")
     far.run("ip", "route", "add", SUBNETS[1], "via", "2001:db8::1")
+    return far
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,3 +63,45 @@ def test_containers_reach_the_world_where_new_links_forward_nothing(bed: Any, ki
     assert (code, error["code"]) == (1, 103)
     assert f"sysctl net.ipv4.conf.{gateway}.forwarding is 0, not 1" in json.dumps(error)
     assert bed.call("DEL", conf, sandbox) == (0, None)
+
+
+_ADVERTISE = """
+import socket, struct, sys
+index = socket.if_nametoindex("far0")
+with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as made:
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+    made.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, int(sys.argv[1]), 0, 0), ("ff02::1", 0, 0, index))
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_router_that_the_host_learned_stays_when_it_becomes_a_router_itself(bed: Any, kind: str) -> None:
+    far = outside(bed)
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        write(bed.host, key, "0")
+    write(bed.host, "ipv6/conf/up0/accept_ra", "1")
+    write(bed.host, "ipv6/conf/wire0/accept_ra", "1")
+
+    def learned(lifetime: int | None = None) -> list[str]:
+        """Return the links of learned default routes, if asked after one advertisement more."""
+        if lifetime is not None:
+            far.run(sys.executable, "-S", "-c", _ADVERTISE, str(lifetime))
+        return [route["dev"] for route in bed.host.ip("-6", "route", "show", "default", "proto", "ra")]
+
+    until(lambda: learned(600) == ["up0"])
+    ipam = bed.host_local(*SUBNETS, routes=ROUTES)
+    conf = {"cniVersion": "1.1.0", "name": "net1", "type": kind, **KINDS[kind], "ipam": ipam}
+    bed.add(conf, bed.sandbox())
+    assert bed.host.run("cat", "/proc/sys/net/ipv6/conf/all/forwarding").strip() == "1"
+    assert learned() == ["up0"]
+    for link, value in (("up0", "2"), ("wire0", "1")):
+        assert bed.host.run("cat", f"/proc/sys/net/ipv6/conf/{link}/accept_ra").strip() == value
+    until(lambda: learned(0) == [])  # the router says that it is none any more
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.1)

@@ -41,11 +41,13 @@ def test_names_in_use_are_refused() -> None:
 def test_a_pair_is_decided_from_the_attachment() -> None:
     me = request().attachment
     pair = veth.identify(request(), "", 1400, NO_FACTS)
-    assert pair == veth.Pair(me.host_end, me.mac("sandbox"), me.mac("host"), 1400)
+    assert pair == veth.Pair(me.host_end, me.mac("sandbox", ""), me.mac("host", ""), 1400)
     assert veth.identify(request(), "02:00:00:00:00:01", 0, NO_FACTS).mac == "02:00:00:00:00:01"
-    assert veth.add(request(), pair) == AddVeth("eth0", pair.mac, 1400, me.host_end, me.mac("host"), me.alias)
+    assert veth.add(request(), pair) == AddVeth(
+        "eth0", pair.mac, 1400, me.host_end, me.mac("host", ""), me.alias
+    )
     assert veth.interfaces(request(), pair) == (
-        Interface(me.host_end, me.mac("host"), mtu=1400),
+        Interface(me.host_end, me.mac("host", ""), mtu=1400),
         Interface("eth0", pair.mac, "/ns", mtu=1400),
     )
     assert veth.interfaces(request(), pair._replace(mtu=0))[0].mtu == 1500

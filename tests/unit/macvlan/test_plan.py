@@ -96,7 +96,7 @@ ME = request().attachment
 def test_the_exact_plan_of_a_dual_stack_link() -> None:
     lease = DUAL._replace(routes=(Route(ip_interface("0.0.0.0/0")),))
     assert planned(lease, ipam={"type": "static"}) == (
-        AddMacvlan("host", "eth0", "net0", ME, ME.mac("sandbox"), 0, "bridge"),
+        AddMacvlan("host", "eth0", "net0", ME, ME.mac("sandbox", "boot:netns"), 0, "bridge"),
         EnsureSysctl("sandbox", ("ipv4", "conf", "net0", "arp_notify"), "1", WANTED),
         EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "ndisc_notify"), "1", WANTED),
         EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "optimistic_dad"), "1", WANTED),
@@ -105,11 +105,11 @@ def test_the_exact_plan_of_a_dual_stack_link() -> None:
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "disable_ipv6"), "0"),
         EnsureSysctl("sandbox", ("ipv6", "conf", "net0", "keep_addr_on_down"), "1", WANTED),
-        EnsureAddress("sandbox", "net0", link_local(ME.mac("sandbox")), skip_dad=True),
+        EnsureAddress("sandbox", "net0", link_local(ME.mac("sandbox", "boot:netns")), skip_dad=True),
         EnsureUp("sandbox", "net0"),
         EnsureAddress("sandbox", "net0", ip_interface("fd00::2/64"), optimistic=True),
         AddRoute("sandbox", "net0", ip_interface("0.0.0.0/0"), ip_address("10.1.0.1")),
-        Advertise("net0", ME.mac("sandbox"), (ip_address("fd00::2"),)),
+        Advertise("net0", ME.mac("sandbox", "boot:netns"), (ip_address("fd00::2"),)),
     )
 
 
@@ -289,7 +289,7 @@ def test_host_access_is_a_link_routes_and_neighbours() -> None:
     addresses = (ip_address("10.1.0.2"), ip_address("fd00::2"))
     known = (ip_address("10.1.0.250"), ip_address("fd00::250"))
     assert of(plan, EnsureHostRoutes) == [
-        EnsureHostRoutes(name, addresses, ME.mark, known, ME.mac("sandbox"))
+        EnsureHostRoutes(name, addresses, ME.mark, known, ME.mac("sandbox", "boot:netns"))
     ]
     assert of(plan, EnsureNeighbour) == [
         EnsureNeighbour("sandbox", "net0", address, link.mac) for address in known

@@ -76,7 +76,7 @@ def test_names_of_an_attachment_follow_from_it_alone() -> None:
     assert len(one.host_end) == 12
     assert one.tag != other.tag
     assert one.tag.split("-")[0] == other.tag.split("-")[0]
-    assert one.mac("host") != one.mac("sandbox")
+    assert one.mac("host", "h1") != one.mac("sandbox", "h1") != one.mac("sandbox", "h2")
 
 
 def test_joined_parts_cannot_be_mistaken_for_others() -> None:

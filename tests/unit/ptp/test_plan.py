@@ -85,7 +85,7 @@ def test_the_exact_plan_of_a_plain_link() -> None:
     mine, gateway, single = ip_address("10.1.0.2"), ip_address("10.1.0.1"), ip_interface("10.1.0.1/32")
     assert lines(planned(ipMasq=True)) == lines(
         (
-            AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
+            AddVeth("eth0", ME.mac("sandbox", ""), 0, END, ME.mac("host", ""), ME.alias),
             setting("host", "accept_ra", "0", END, need=IF_PRESENT),
             EnsureSysctl("host", ("ipv4", "conf", END, "forwarding"), "1", IF_PRESENT),
             EnsureUp("host", END),
@@ -107,7 +107,7 @@ def test_the_exact_plan_of_a_routed_link() -> None:
     single = ip_interface("fd00::2/128")
     assert lines(planned(Result(ips=(IP6,)), routed=True)) == lines(
         (
-            AddVeth("eth0", ME.mac("sandbox"), 0, END, ME.mac("host"), ME.alias),
+            AddVeth("eth0", ME.mac("sandbox", ""), 0, END, ME.mac("host", ""), ME.alias),
             setting("host", "accept_ra", "0", END, need=IF_PRESENT),
             setting("host", "disable_ipv6", "0", END, need=IF_PRESENT),
             setting("host", "accept_dad", "0", END, need=IF_PRESENT),
@@ -120,7 +120,7 @@ def test_the_exact_plan_of_a_routed_link() -> None:
             setting("sandbox", "accept_dad", "0", need=WANTED),
             EnsureAddress("sandbox", "eth0", single, skip_dad=True, prefix_route=False),
             EnsureUp("sandbox", "eth0"),
-            EnsureNeighbour("sandbox", "eth0", ip_address("fe80::1"), ME.mac("host"), can_be_asked=True),
+            EnsureNeighbour("sandbox", "eth0", ip_address("fe80::1"), ME.mac("host", ""), can_be_asked=True),
             AddRoute("sandbox", "eth0", ip_interface("::/0"), ip_address("fe80::1")),
             AddRoute("host", END, single, priority=1, exclusive=True),
             AwaitUp(END),
@@ -226,8 +226,8 @@ def test_a_routed_container_reaches_only_the_host(route: Route, details: str) ->
 def test_the_result_names_both_ends() -> None:
     result = answered(DUAL, mtu=1400)
     assert result.interfaces == (
-        Interface(END, ME.mac("host"), mtu=1400),
-        Interface("eth0", ME.mac("sandbox"), "/ns", mtu=1400),
+        Interface(END, ME.mac("host", ""), mtu=1400),
+        Interface("eth0", ME.mac("sandbox", ""), "/ns", mtu=1400),
     )
     assert [(ip.address, ip.gateway, ip.interface) for ip in result.ips] == [
         (V4, IP4.gateway, 1),

@@ -90,7 +90,7 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         EnsureAddress("host", "vxbr25", ip_interface("10.244.1.1/24"), skip_dad=True),
         EnsureUp("host", "vxbr25"),
         peer_entries(overlay, local_host(overlay), {}),
-        AddVeth("eth0", ME.mac("sandbox"), 1450, ME.host_end, ME.mac("host"), ME.alias),
+        AddVeth("eth0", ME.mac("sandbox", ""), 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
@@ -144,7 +144,7 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureUp("host", "vxbr25"),
         AttachVxlan("vx25", "vxbr25", programmed=True),
         peer_entries(overlay, local_host(overlay), {}),
-        AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host"), ME.alias),
+        AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
         EnsureSysctl("sandbox", ("ipv6", "conf", "lo", "disable_ipv6"), "0"),
@@ -362,8 +362,8 @@ def test_the_exact_result() -> None:
     assert answered(lease, **DUAL) == Result(
         interfaces=(
             Interface("vxbr25", node_mac("10.99.0.1")),
-            Interface(ME.host_end, ME.mac("host"), mtu=1450),
-            Interface("eth0", ME.mac("sandbox"), "/ns", mtu=1450),
+            Interface(ME.host_end, ME.mac("host", ""), mtu=1450),
+            Interface("eth0", ME.mac("sandbox", ""), "/ns", mtu=1450),
         ),
         ips=(
             IPConfig(ip_interface("10.244.1.2/24"), ip_address("10.244.1.1"), 2),
