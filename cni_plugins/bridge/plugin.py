@@ -6,7 +6,7 @@ from cni_plugins.bridge.plan import admit, decide
 from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
+from cni_plugins.contract.plan_parts import asks_of_masquerade, require_port, require_rules
 from cni_plugins.contract.plugin import Plugin, named_ipam
 from cni_plugins.errors import NotAvailable
 from cni_plugins.protocol.request import Request
@@ -22,7 +22,10 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
     if request.command == "STATUS":
         rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
         return rules._replace(
-            host=links, vlan_filtering=config.uses_vlans, nf_tables=config.macspoofchk or rules.nf_tables
+            host=links,
+            vlan_filtering=config.uses_vlans,
+            full=config.bridge,
+            nf_tables=config.macspoofchk or rules.nf_tables,
         )
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
@@ -39,6 +42,7 @@ def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:
         )
     if not facts.vlan_filtering:
         raise NotAvailable("this kernel's bridges cannot filter VLANs", "vlan or vlanTrunk is set")
+    require_port(facts, config.bridge)
     require_rules(facts, "ipMasq or macspoofchk is set")
 
 

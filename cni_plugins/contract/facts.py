@@ -22,6 +22,7 @@ class Asks(NamedTuple):
     :param routes_to: the next hops to these addresses.
     :param udp_port: whether a socket that our VXLAN links cannot share uses this port, 0: not looked up.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
+    :param full: the name of a bridge, of which to tell whether it has a port left.
     :param nf_tables: whether this kernel has nf_tables.
     :param ipv6_in_sandbox: whether the sandbox's `lo` can have IPv6 addresses.
     :param iptables: whether the iptables executables are installed.
@@ -39,6 +40,7 @@ class Asks(NamedTuple):
     routes_to: tuple[IPAddress, ...] = ()
     udp_port: int = 0
     vlan_filtering: bool = False
+    full: str = ""
     nf_tables: bool = False
     iptables: bool = False
     ipv6_in_sandbox: bool = False
@@ -129,6 +131,7 @@ class Facts(NamedTuple):
     udp_port_taken: bool = False
     has_sandbox: bool = False
     vlan_filtering: bool = True
+    is_full: bool = False
     nf_tables: bool = True
     iptables: bool = True
     ipv6_in_sandbox: bool = True

@@ -1,10 +1,20 @@
 """Declares an IPAM plugin: six functions of the request, without plan and without kernel."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from cni_plugins.errors import NotAvailable
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
+
+_IPV6 = "/proc/sys/net/ipv6"  # absent where the kernel has no IPv6, or was booted with ipv6.disable=1
+
+
+def require_families(versions: Iterable[int], keys: str) -> None:
+    """:raises NotAvailable: when the kernel has no IPv6, and addresses of it would be given out."""
+    if 6 in versions and not os.path.isdir(_IPV6):  # noqa: PLR2004
+        raise NotAvailable("this kernel has no IPv6", keys)
 
 
 class IpamPlugin(NamedTuple):

@@ -102,6 +102,12 @@ def require_rules(facts: Facts, keys: str = "ipMasq is set") -> None:
         raise NotAvailable("iptables-restore is not installed", "ipMasqBackend is iptables")
 
 
+def require_port(facts: Facts, bridge: str) -> None:
+    """:raises NotAvailable: when no further container can be attached to the bridge."""
+    if facts.is_full:
+        raise NotAvailable(f"bridge {bridge} has no port left", "a bridge of Linux has at most 1023 ports")
+
+
 def masquerade(
     request: Request, ip_masq: IpMasq, backend: str, ips: tuple[IPConfig, ...], link: str
 ) -> Iterator[Step]:

@@ -24,6 +24,7 @@ from cni_plugins.ownership import digest
 _FORMAT = "1"
 _STATE = "state"
 _NEW = "next"
+_PROBE = "probe"
 _DIGITS = 32
 
 
@@ -67,6 +68,12 @@ class Index:
                 raise
         if self._seen is not None:
             self._seen[key(owner)] = entry
+
+    def check_writable(self) -> None:
+        """:raises OSError: when no record can be written, as on a file system without symbolic links."""
+        with suppress(FileExistsError):
+            os.symlink(_PROBE, _PROBE, dir_fd=self._fd)
+        self._discard(_PROBE)
 
     def drop(self, owner: str) -> None:
         if self._seen is not None:

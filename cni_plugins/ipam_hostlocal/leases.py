@@ -87,6 +87,7 @@ class Leases:
         # A whole block, because an empty file can be created even if no block is free.
         self._write_side_file(" " * _BLOCK)
         os.unlink(_NEW, dir_fd=self._side)
+        self._index.check_writable()
         self._seal()
         if not os.access(".", os.W_OK, dir_fd=self._leases):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".")

@@ -6,7 +6,7 @@ not load pydantic.
 
 from collections.abc import Iterable
 
-from cni_plugins.contract.ipam import IpamPlugin
+from cni_plugins.contract.ipam import IpamPlugin, require_families
 from cni_plugins.errors import IoFailed, NotAvailable, PoolExhausted, StateDrifted
 from cni_plugins.ipam_hostlocal import data_dir, resolv
 from cni_plugins.ipam_hostlocal.allocate import AlreadyHeld, Choice, Pool, choose, next_free
@@ -85,6 +85,7 @@ def _status(request: Request) -> None:
     from cni_plugins.ipam_hostlocal.config import parse
 
     config = parse(request)
+    require_families({item.version for ranges in config.sets for item in ranges}, "ipam.ranges")
     try:
         resolv.read(config.resolv_conf)
         with existing(config.data_dir, request.network, complete=True) as leases:

@@ -1,6 +1,6 @@
 """Implements the commands of static: returns the configured addresses; DEL and GC have nothing to do."""
 
-from cni_plugins.contract.ipam import IpamPlugin
+from cni_plugins.contract.ipam import IpamPlugin, require_families
 from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
@@ -44,7 +44,8 @@ def _gc(request: Request) -> None:
 def _status(request: Request) -> None:
     from cni_plugins.ipam_static.config import parse
 
-    parse(request)
+    config = parse(request)
+    require_families({ip.address.version for ip in config.ips}, "ipam.addresses")
 
 
 IPAM = IpamPlugin(

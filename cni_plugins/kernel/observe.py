@@ -34,6 +34,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         udp_port_taken=bool(asks.udp_port) and _is_port_taken(session, asks),
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
+        is_full=bool(asks.full) and _is_full(session, asks.full),
         nf_tables=not asks.nf_tables or _has_nf_tables(session),
         iptables=not asks.iptables or _has_iptables(),
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
@@ -135,6 +136,12 @@ def _can_filter_vlans(session: Session) -> bool:
     from cni_plugins.kernel import capabilities
 
     return capabilities.can_filter_vlans(session)
+
+
+def _is_full(session: Session, bridge: str) -> bool:
+    from cni_plugins.kernel.links import bridge as bridges
+
+    return bridges.is_full(session, bridge)
 
 
 def _is_port_taken(session: Session, asks: Asks) -> bool:

@@ -3,7 +3,7 @@
 from cni_plugins.contract.facts import Asks, Facts, clash
 from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
 from cni_plugins.contract.plugin import Plugin, named_ipam
-from cni_plugins.errors import InvalidNetworkConfig, LimitedConnectivity, NotAvailable
+from cni_plugins.errors import InvalidNetworkConfig, NotAvailable
 from cni_plugins.macvlan.config import MacvlanConfig, parse
 from cni_plugins.macvlan.identity import require_mtu
 from cni_plugins.macvlan.master import Master, names, resolve
@@ -38,10 +38,7 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
 
 
 def status(request: Request, config: MacvlanConfig, facts: Facts) -> None:
-    """:raises NotAvailable: when the master is missing, in use or unsuitable, or the kernel lacks a feature.
-
-    :raises LimitedConnectivity: when the master is down.
-    """
+    """:raises NotAvailable: when the master is missing, in use or unsuitable, or a feature is missing."""
     for kind in facts.unsupported_kinds:
         name = "VLAN links (802.1Q)" if kind == "vlan" else "macvlan links"
         raise NotAvailable(f"this kernel has no {name}", f"master is {config.master or 'not set'}")
@@ -60,8 +57,9 @@ def _require_working(config: MacvlanConfig, master: Master, facts: Facts) -> Non
     taken = clash(master.name, config.mode, facts.macvlan_users.get(master.ifindex, ()))
     if taken:
         raise NotAvailable(taken, f"mode is {config.mode}")
-    if not master.up:
-        raise LimitedConnectivity(f"master {master.name} is down", "containers on it have no connectivity")
+    # Without a VLAN an ADD succeeds, and the container has connectivity as soon as the master is up.
+    if not master.up and config.vlan is not None:
+        raise NotAvailable(f"master {master.name} is down", "a VLAN link cannot be up without its master")
 
 
 PLUGIN = Plugin(

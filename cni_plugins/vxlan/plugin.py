@@ -1,7 +1,7 @@
 """Declares the vxlan plugin: the facts it needs, its plans, and STATUS."""
 
 from cni_plugins.contract.facts import Asks, Facts
-from cni_plugins.contract.plan_parts import require_rules
+from cni_plugins.contract.plan_parts import require_port, require_rules
 from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
 from cni_plugins.protocol.fields import IPAddress
@@ -27,6 +27,7 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
             kinds=("vxlan",),
             unsupported_kinds=("vxlan",) if overlay.vxlan else (),
             udp_port=overlay.config.port if overlay.vxlan else 0,
+            full=overlay.bridge,
             nf_tables=True,
         )
     host = (request.attachment.host_end, *own) if request.command == "ADD" else ()
@@ -65,6 +66,7 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     except CniError as err:
         raise NotAvailable(err.msg, err.details) from err
     _require_free(overlay, facts)
+    require_port(facts, overlay.bridge)
     if not host.up:
         raise LimitedConnectivity(
             f"the underlay's link {host.link} is down", f"network {overlay.network}, address {host.local}"

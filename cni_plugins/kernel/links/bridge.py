@@ -180,6 +180,13 @@ def _attach(session: Session, step: AttachPort) -> None:
     plug(session, step.link, step.bridge, flags)
 
 
+def is_full(session: Session, name: str) -> bool:
+    """Say whether a bridge has as many ports as it can have."""
+    bridge = links.find(session, HOST, name)
+    is_bridge = bridge is not None and bridge.kind == "bridge"
+    return is_bridge and len(links.every(session, HOST, master=bridge.ifindex)) >= _MOST_PORTS
+
+
 def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) -> None:
     """Attach a link to a bridge: master first, then port flags and up, in one datagram."""
     octets = [wire.octet(kind, int(on)) for kind, on in flags.items()]

@@ -412,6 +412,10 @@ def test_a_bridge_without_a_free_port_is_named(bed: Any, tmp_path: Path) -> None
     assert (code, error["code"]) == (1, 100)
     assert error["msg"].startswith("bridge br0 has no port left for veth")
     assert "1023 ports" in error["details"]
+    code, error = bed.call("STATUS", bed.conf(ipam=bed.host_local("10.1.0.0/24")))
+    assert (code, error["code"], error["msg"]) == (1, 50, "bridge br0 has no port left")
+    bed.host.run("ip", "link", "del", "p0")
+    assert bed.call("STATUS", bed.conf(ipam=bed.host_local("10.1.0.0/24"))) == (0, None)
     assert bed.leased() == set()
 
 

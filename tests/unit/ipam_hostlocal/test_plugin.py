@@ -1,8 +1,13 @@
+import errno
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cni_plugins.contract import ipam
 from cni_plugins.errors import (
     CniError,
     InvalidNetworkConfig,
@@ -259,4 +264,31 @@ def test_the_state_tells_of_a_resolver_file_that_is_gone(host: Host) -> None:
 def test_the_state_of_an_invalid_config_is_an_invalid_config(host: Host) -> None:
     host.ipam = {}
     with pytest.raises(InvalidNetworkConfig):
+        IPAM.status(host.request(""))
+
+
+def test_status_tells_that_the_data_directory_takes_no_records(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without symbolic links, where an ADD fails too."""
+    IPAM.reserve(host.request())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(NotAvailable, match="Operation not permitted"):
+        IPAM.status(host.request(""))
+    with pytest.raises(IoFailed):
+        IPAM.reserve(host.request("c2"))
+
+
+@pytest.mark.parametrize(("subnet", "ready"), [("10.1.0.0/24", True), ("fd00::/64", False)])
+def test_status_tells_that_the_kernel_has_no_ipv6(
+    host: Host, monkeypatch: pytest.MonkeyPatch, subnet: str, ready: bool
+) -> None:
+    host.ipam = {"subnet": subnet}
+    IPAM.status(host.request(""))
+    monkeypatch.setattr(ipam, "_IPV6", "/proc/sys/net/no such")
+    with nullcontext() if ready else pytest.raises(NotAvailable, match="this kernel has no IPv6"):
         IPAM.status(host.request(""))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.contract.facts import Facts, LinkFacts, LinkUser
-from cni_plugins.errors import InvalidNetworkConfig, LimitedConnectivity, NameTaken, NotAvailable
+from cni_plugins.errors import InvalidNetworkConfig, NameTaken, NotAvailable
 from cni_plugins.macvlan.config import parse
 from cni_plugins.macvlan.master import names, resolve
 from cni_plugins.macvlan.names import vlan_link
@@ -434,9 +434,12 @@ def test_status_tells_what_is_missing() -> None:
         status(asked, config, FACTS._replace(nf_tables=False))
     with pytest.raises(NotAvailable, match="iptables-restore is not installed"):
         status(asked, config, FACTS._replace(iptables=False))
-    with pytest.raises(LimitedConnectivity, match="is down"):
-        status(asked, config, FACTS._replace(host={"eth0": ETH0._replace(up=False)}))
+    down = FACTS._replace(host={"eth0": ETH0._replace(up=False)})
+    with pytest.raises(NotAvailable, match="is down"):
+        status(asked, config, down)
     status(asked, config, FACTS)
+    plain = request("STATUS")
+    status(plain, parse(plain), down)
 
 
 def test_status_names_the_holder_of_the_master() -> None:

@@ -66,6 +66,7 @@ def test_status_asks_what_could_be_in_the_way() -> None:
         unsupported_kinds=("vxlan",),
         addressed=True,
         udp_port=4789,
+        full="vxbr25",
         nf_tables=True,
     )
     assert asked("STATUS") == expected
