@@ -183,8 +183,9 @@ def _attach(session: Session, step: AttachPort) -> None:
 def is_full(session: Session, name: str) -> bool:
     """Say whether a bridge has as many ports as it can have."""
     bridge = links.find(session, HOST, name)
-    is_bridge = bridge is not None and bridge.kind == "bridge"
-    return is_bridge and len(links.every(session, HOST, master=bridge.ifindex)) >= _MOST_PORTS
+    if bridge is None or bridge.kind != "bridge":
+        return False
+    return len(links.every(session, HOST, master=bridge.ifindex)) >= _MOST_PORTS
 
 
 def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) -> None:
