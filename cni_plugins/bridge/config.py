@@ -5,15 +5,14 @@ from typing import Annotated, Self
 from pydantic import Field, PlainValidator, model_validator
 
 from cni_plugins.contract.config_fields import (
-    NO_MASQUERADE,
     ArgsSection,
     IpamSection,
     IpMasqBackend,
-    IpMasqField,
     LinkName,
     Mac,
     MacHolder,
-    Mtu,
+    MasqueradeOptions,
+    OptionalAutoMtu,
     OptionalDns,
     mac_in_effect,
 )
@@ -52,16 +51,14 @@ class Trunk(ConfigModel):
         return self
 
 
-class BridgeConfig(ConfigModel):
+class BridgeConfig(MasqueradeOptions, OptionalAutoMtu):
     """The network config; `parse` sets `mac` from its three sources."""
 
     bridge: LinkName = DEFAULT_BRIDGE
     is_gateway: bool = False
     is_default_gateway: bool = False
     force_address: bool = False
-    ip_masq: IpMasqField = NO_MASQUERADE
     ip_masq_backend: IpMasqBackend = ""
-    mtu: Mtu = 0
     hairpin_mode: bool = False
     promisc_mode: bool = False
     vlan: Annotated[int, PlainValidator(_vlan)] = 0

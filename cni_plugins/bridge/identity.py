@@ -28,7 +28,7 @@ class BridgeIdentity(NamedTuple):
 def identify(request: Request, config: BridgeConfig, facts: Facts) -> BridgeIdentity:
     """:raises InvalidNetworkConfig: when prevResult of CHECK does not list the interface."""
     # `auto` takes the MTU of the bridge, or if that does not exist yet, of the default route's link.
-    mtu = veth.mtu(config.mtu, facts.host.get(config.bridge) or facts.default_route)
+    mtu = veth.mtu(config.wanted_mtu, facts.host.get(config.bridge) or facts.default_route)
     pair = veth.identify(request, config.mac, mtu, facts)
     if request.command == "CHECK":
         recorded = {name: item.mac for name, item in host_interfaces(request).items()}

@@ -45,7 +45,7 @@ def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) 
     """
     identity = identify(request, config, facts)
     ips = gateways(config, lease.ips)
-    veth.require_mtu(request, identity.pair, config.mtu, ips)
+    veth.require_mtu(request, identity.pair, config.wanted_mtu, ips)
     lease = lease._replace(ips=ips, routes=routes(config, ips, lease.routes))
     plan = (
         *_bridge(config, identity, facts),
@@ -174,7 +174,9 @@ def _masquerade(
     request: Request, config: BridgeConfig, pair: veth.Pair, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
     if pair.ours:
-        yield from plan_parts.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+        yield from plan_parts.masquerade(
+            request, config.masquerade, config.ip_masq_backend, ips, pair.host_end
+        )
 
 
 def _readiness(

@@ -20,7 +20,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     links = (config.bridge, config.gateway_link) if config.vlan else (config.bridge,)
     if request.command == "STATUS":
-        rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
+        rules = asks_of_masquerade(config.masquerade, config.ip_masq_backend)
         return rules._replace(
             host=links,
             vlan_filtering=config.uses_vlans,
@@ -30,7 +30,9 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
     ways_out = OUTSIDE if request.command == "ADD" and config.is_gw else ()
-    return Asks(host=links, sandbox=(request.ifname,), default_route=config.mtu == AUTO, routes_to=ways_out)
+    return Asks(
+        host=links, sandbox=(request.ifname,), default_route=config.wanted_mtu == AUTO, routes_to=ways_out
+    )
 
 
 def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:

@@ -3,9 +3,9 @@
 Only keys that mean the same in every plugin, of the reference or ours, belong here.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from cni_plugins.contract.model import ConfigModel, DnsField
 from cni_plugins.errors import InvalidNetworkConfig
@@ -81,7 +81,45 @@ class IpMasq(ConfigModel):
 
 
 IpMasqField = Annotated[IpMasq, BeforeValidator(_masquerade)]
-NO_MASQUERADE = IpMasq(v4=False, v6=False)
+NO_MASQUERADE, _MASQUERADE_ALL = IpMasq(v4=False, v6=False), IpMasq()
+
+
+class MasqueradeOptions(ConfigModel):
+    """A second spelling of `ipMasq` as an object, beside which `ipMasq` is `true` or `false`.
+
+    Runtimes that read a plugin's config themselves, such as podman, know the reference's types only.
+    """
+
+    ip_masq: IpMasqField = NO_MASQUERADE
+    ip_masq_options: IpMasq | None = None
+
+    @property
+    def masquerade(self) -> IpMasq:
+        """How to masquerade, whichever spelling says so."""
+        return self.ip_masq_options if self.ip_masq_options and self.ip_masq.is_on else self.ip_masq
+
+    @model_validator(mode="after")
+    def _check_masquerade(self) -> Self:
+        if self.ip_masq_options and self.ip_masq not in (NO_MASQUERADE, _MASQUERADE_ALL):
+            raise ValueError("ipMasqOptions is set, and ipMasq is not true or false")
+        return self
+
+
+class OptionalAutoMtu(ConfigModel):
+    """A second spelling of `"mtu": "auto"`, for the same reason."""
+
+    mtu: Mtu = 0
+    mtu_auto: bool = False
+
+    @property
+    def wanted_mtu(self) -> int | str:
+        return AUTO if self.mtu_auto else self.mtu
+
+    @model_validator(mode="after")
+    def _check_mtu(self) -> Self:
+        if self.mtu_auto and self.mtu not in (0, AUTO):
+            raise ValueError(f"mtuAuto is true, and mtu is {self.mtu}")
+        return self
 
 
 class IpamSection(ConfigModel):

@@ -5,19 +5,18 @@ from typing import Annotated, Self, get_args
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from cni_plugins.contract.config_fields import (
-    NO_MASQUERADE,
     ArgsSection,
     IpamSection,
     IpMasqBackend,
-    IpMasqField,
     Mac,
     MacHolder,
+    MasqueradeOptions,
     OptionalDns,
     OptionalLinkName,
     PlainMtu,
     mac_in_effect,
 )
-from cni_plugins.contract.model import ConfigModel, load
+from cni_plugins.contract.model import load
 from cni_plugins.protocol.fields import shown
 from cni_plugins.protocol.request import Request
 from cni_plugins.steps.macvlan import MacvlanMode, VlanProtocol
@@ -51,7 +50,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-class MacvlanConfig(ConfigModel):
+class MacvlanConfig(MasqueradeOptions):
     """The network config; `parse` sets `mac` from its four sources."""
 
     master: OptionalLinkName = ""
@@ -65,7 +64,6 @@ class MacvlanConfig(ConfigModel):
     vlan_protocol: Annotated[VlanProtocol, BeforeValidator(_lower)] = "802.1q"
     host_access: bool = False
     is_gateway: bool = False
-    ip_masq: IpMasqField = NO_MASQUERADE
     ip_masq_backend: IpMasqBackend = ""
     enabledad: bool = False
     ipam: IpamSection = IpamSection()
@@ -84,7 +82,7 @@ class MacvlanConfig(ConfigModel):
 
     @property
     def masquerades(self) -> bool:
-        return self.routes_for_containers and self.ip_masq.is_on
+        return self.routes_for_containers and self.masquerade.is_on
 
     @model_validator(mode="after")
     def _check(self) -> Self:

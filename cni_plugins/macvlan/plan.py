@@ -164,7 +164,7 @@ def _masquerade(
     request: Request, config: MacvlanConfig, identity: MacvlanIdentity, ips: tuple[IPConfig, ...]
 ) -> Iterator[Step]:
     if config.masquerades and identity.ours:
-        yield from masquerade(request, config.ip_masq, config.ip_masq_backend, ips, "")
+        yield from masquerade(request, config.masquerade, config.ip_masq_backend, ips, "")
 
 
 def _access(

@@ -33,7 +33,7 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
     own = common._replace(sandbox=(), macvlan_users=True, unsupported_kinds=kinds)
     if not config.masquerades:
         return own
-    rules = asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
+    rules = asks_of_masquerade(config.masquerade, config.ip_masq_backend)
     return own._replace(nf_tables=rules.nf_tables, iptables=rules.iptables)
 
 

@@ -5,27 +5,24 @@ from typing import Self
 from pydantic import model_validator
 
 from cni_plugins.contract.config_fields import (
-    NO_MASQUERADE,
     ArgsSection,
     IpamSection,
     IpMasqBackend,
-    IpMasqField,
     Mac,
     MacHolder,
-    Mtu,
+    MasqueradeOptions,
+    OptionalAutoMtu,
     OptionalDns,
     mac_in_effect,
 )
-from cni_plugins.contract.model import ConfigModel, load
+from cni_plugins.contract.model import load
 from cni_plugins.protocol.request import Request
 
 
-class PtpConfig(ConfigModel):
+class PtpConfig(MasqueradeOptions, OptionalAutoMtu):
     """The network config; `parse` replaces `mac` by the one in effect."""
 
-    ip_masq: IpMasqField = NO_MASQUERADE
     ip_masq_backend: IpMasqBackend = ""
-    mtu: Mtu = 0
     routed: bool = False
     enabledad: bool = False
     ipam: IpamSection = IpamSection()

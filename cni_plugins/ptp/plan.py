@@ -51,7 +51,7 @@ def decide(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> 
     routed = _is_routed(request, config, pair, lease)
     _require_no_master(request, pair, facts)
     lease = in_effect(request, config, lease, routed=routed)
-    veth.require_mtu(request, pair, config.mtu, lease.ips)
+    veth.require_mtu(request, pair, config.wanted_mtu, lease.ips)
     plan = (
         veth.add(request, pair),
         *_host_end(pair, lease.ips, routed=routed),
@@ -76,7 +76,7 @@ def _result(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result)
 
 
 def _identify(request: Request, config: PtpConfig, facts: Facts) -> veth.Pair:
-    return veth.identify(request, config.mac, veth.mtu(config.mtu, facts.default_route), facts)
+    return veth.identify(request, config.mac, veth.mtu(config.wanted_mtu, facts.default_route), facts)
 
 
 def _is_routed(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result) -> bool:
@@ -187,7 +187,7 @@ def _masquerade(
     request: Request, config: PtpConfig, pair: veth.Pair, ips: tuple[IPConfig, ...], *, routed: bool
 ) -> Iterator[Step]:
     if pair.ours:
-        steps = plan_parts.masquerade(request, config.ip_masq, config.ip_masq_backend, ips, pair.host_end)
+        steps = plan_parts.masquerade(request, config.masquerade, config.ip_masq_backend, ips, pair.host_end)
         # A routed container has no subnet; here the network is the set of its containers.
         yield from (
             step.replace(exempts_network=routed) if isinstance(step, EnsureMasquerade) else step

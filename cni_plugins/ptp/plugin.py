@@ -16,11 +16,11 @@ def asks(request: Request, config: PtpConfig | None) -> Asks:
     if request.command == "DEL" or config is None:
         return Asks(host=(request.attachment.host_end,), sandbox=(request.ifname,))
     if request.command == "STATUS":
-        return asks_of_masquerade(config.ip_masq, config.ip_masq_backend)
+        return asks_of_masquerade(config.masquerade, config.ip_masq_backend)
     return Asks(
         host=(request.attachment.host_end,),
         sandbox=(request.ifname,),
-        default_route=request.command == "ADD" and config.mtu == AUTO,
+        default_route=request.command == "ADD" and config.wanted_mtu == AUTO,
     )
 
 

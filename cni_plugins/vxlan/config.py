@@ -9,19 +9,18 @@ from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 from cni_plugins.contract.config_fields import (
     AUTO,
     IPV4,
-    NO_MASQUERADE,
     ArgsSection,
     IpamSection,
-    IpMasqField,
     Mac,
     MacHolder,
+    MasqueradeOptions,
     Mtu,
     Network,
     OptionalDns,
     OptionalLinkName,
     mac_in_effect,
 )
-from cni_plugins.contract.model import Address, ClosedModel, ConfigModel, empty, load
+from cni_plugins.contract.model import Address, ClosedModel, empty, load
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.fields import IPAddress, IPNetwork, get, shown
 from cni_plugins.protocol.request import Request
@@ -64,7 +63,7 @@ class Underlay(ClosedModel):
         return self
 
 
-class VxlanConfig(ConfigModel):
+class VxlanConfig(MasqueradeOptions):
     """The network config; `parse` fills in `vni` and `mac`."""
 
     mode: Literal["l3", "l2"] = "l3"
@@ -82,7 +81,6 @@ class VxlanConfig(ConfigModel):
     gateway: Annotated[list[Address], BeforeValidator(one_or_more)] = Field(default_factory=empty)
     direct_routing: Literal["off", "same-subnet", "always"] = "off"
     bum: Literal["none", "head-end", "multicast"] | None = None
-    ip_masq: IpMasqField = NO_MASQUERADE
     ip_masq_backend: Literal["", "nftables"] = ""
     restrict_sources: bool | None = None
     is_default_gateway: bool = True

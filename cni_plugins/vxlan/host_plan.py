@@ -133,7 +133,7 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
 
 def _masquerades(overlay: Overlay, host: LocalHost) -> Iterator[NetworkMasquerade]:
     """Yield what is masqueraded: addresses of this host's containers, which in mode l2 may be any."""
-    ip_masq, within = overlay.config.ip_masq, overlay.config.within
+    ip_masq, within = overlay.config.masquerade, overlay.config.within
     families = {IPV4: ip_masq.v4, IPV6: ip_masq.v6}
     for network in host.own.subnets if overlay.config.mode == "l3" else within:
         if families[network.version]:

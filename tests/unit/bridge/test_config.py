@@ -44,6 +44,21 @@ def test_masquerading_has_exclusions() -> None:
     assert masquerade.random_fully
 
 
+def test_second_spellings_have_the_types_that_podman_reads() -> None:
+    options = {"v6": False, "exclude": ["10.0.0.0/8"]}
+    config = parsed(ipMasq=True, ipMasqOptions=options, mtuAuto=True)
+    assert config.masquerade == parsed(ipMasq=options).masquerade
+    assert config.wanted_mtu == parsed(mtu="auto").wanted_mtu == AUTO
+    assert not parsed(ipMasq=False, ipMasqOptions=options).masquerade.is_on
+    for keys, message in (
+        ({"ipMasq": {"v4": False}, "ipMasqOptions": {}}, "ipMasqOptions is set"),
+        ({"mtu": 1400, "mtuAuto": True}, "mtuAuto is true, and mtu is 1400"),
+        ({"ipMasq": True, "ipMasqOptions": True}, "ipMasqOptions"),
+    ):
+        with pytest.raises(InvalidNetworkConfig, match=message):
+            parsed(**keys)
+
+
 def test_mtu_may_follow_the_host() -> None:
     assert parsed(mtu="auto").mtu == AUTO
 
