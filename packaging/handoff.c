@@ -3,7 +3,7 @@
  *
  * Compiled into the bootloader together with launch.c, and run before it. The agent's workers have imported all
  * modules: they answer in a fraction of the time that an interpreter needs to start. If anything fails before a worker
- * has accepted the call and has been sent the go (no socket, another build, another namespace, no answer in time), this
+ * has accepted the call and has been sent the go (no socket, another build, another namespace, no progress), this
  * function returns, and the program runs the request itself: stdin was saved, and is restored. After the go there is no
  * fallback: if the worker dies then, a CNI error document is written.
  *
@@ -30,6 +30,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HANDOFF_PRIORITY 150 /* before launch.c, which unpacks */
@@ -37,7 +38,8 @@
 #define SOCKET "/run/cni-plugins/agent.sock"
 #define SOCKET_VARIABLE "CNI_PLUGINS_AGENT" /* another path; empty: no agent */
 #define OPERATORS "cnictl"                  /* cnictl has the same bootloader */
-#define PATIENCE 5                          /* seconds until a worker must have taken the call */
+#define PATIENCE 5                          /* seconds until a worker must have taken the call... */
+#define MOST_PATIENCE 60                    /* ...or, while others are served, until this one must be taken */
 #define MOST_DESCRIPTORS 3
 #define CALL_LIMIT (64 << 10)
 #define STDIN_LIMIT ((1 << 20) + 1)   /* protocol/request.py's limit, plus one byte to detect that it is exceeded */
@@ -188,16 +190,46 @@ static int pass(int agent, char *text, size_t length, const int *fds, size_t cou
     return sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
+/* Tells whether the agent has served calls since then: it sets the time of its socket (serve.py). */
+static int has_served_since(const struct sockaddr_un *address, const struct timespec *then)
+{
+    struct stat st;
+
+    return stat(address->sun_path, &st) == 0 &&
+           (st.st_mtim.tv_sec > then->tv_sec ||
+            (st.st_mtim.tv_sec == then->tv_sec && st.st_mtim.tv_nsec > then->tv_nsec));
+}
+
+/* Waits until a worker has taken the call, as long as others are served: starting Python as well would make a loaded
+ * machine slower still. */
+static int is_taken(int agent, const struct sockaddr_un *address)
+{
+    struct timespec begun;
+    char taken = 0;
+    int waited;
+
+    for (waited = 0; waited < MOST_PATIENCE; waited += PATIENCE) {
+        ssize_t n;
+
+        clock_gettime(CLOCK_REALTIME, &begun);
+        n = recv(agent, &taken, 1, 0);
+        if (n >= 0)
+            return n == 1 && taken == 'T';
+        if ((errno != EAGAIN && errno != EWOULDBLOCK) || !has_served_since(address, &begun))
+            return 0;
+    }
+    return 0;
+}
+
 /* Sends the call and waits until a worker has taken it. Returns 0 if so; otherwise no worker will serve it. */
-static int offer(int agent, int kept, char *call, size_t length)
+static int offer(int agent, const struct sockaddr_un *address, int kept, char *call, size_t length)
 {
     const int fds[] = {kept, open("/proc/self/exe", O_PATH | O_CLOEXEC), open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
     const int stderr_fd = 2;
-    char taken = 0;
     int rc = -1;
 
     if (fcntl(kept, F_ADD_SEALS, SEALS) == 0 && fds[1] >= 0 && fds[2] >= 0 && pass(agent, call, length, fds, 3) == 0 &&
-        recv(agent, &taken, 1, 0) == 1 && taken == 'T')
+        is_taken(agent, address))
         rc = pass(agent, (char[]){'G'}, 1, &stderr_fd, 1);
     close(fds[1]);
     close(fds[2]);
@@ -255,7 +287,7 @@ __attribute__((constructor(HANDOFF_PRIORITY))) static void hand_over(int argc, c
     if (!find_agent(&address) || !(call = malloc(CALL_LIMIT)) || !(length = compose(call, name, environment)))
         return;
     kept = keep_stdin(); /* before connecting: stdin may be slow, and would block a worker */
-    if (kept >= 0 && lseek(kept, 0, SEEK_END) < STDIN_LIMIT && (agent = connect_agent(&address)) >= 0 && offer(agent, kept, call, length) == 0)
+    if (kept >= 0 && lseek(kept, 0, SEEK_END) < STDIN_LIMIT && (agent = connect_agent(&address)) >= 0 && offer(agent, &address, kept, call, length) == 0)
         conclude(agent);
     put_back(kept);
     close(kept);

@@ -116,10 +116,12 @@ def places() -> str:
 def places_of(pid: int) -> str:
     """Return the same of a caller: what it says of itself could be said by a container with the socket.
 
-    :raises CallRefused: when they cannot be looked at.
+    :raises CallRefused: when they cannot be looked at, or the caller is gone.
     """
     try:
         return _identities(path.format(pid) for path in _PLACES_OF)
+    except (FileNotFoundError, ProcessLookupError) as err:
+        raise CallRefused("left" if pid else "place") from err
     except OSError as err:
         raise CallRefused("place") from err
 

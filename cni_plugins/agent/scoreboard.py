@@ -73,6 +73,10 @@ class Slot:
         """Return the monotonic clock at the start of the current request, in seconds; 0 when idle."""
         return self._head()[4]
 
+    @property
+    def served_count(self) -> int:
+        return self._head()[2]
+
     def refusals(self) -> dict[str, int]:
         counts = (
             _COUNT.unpack_from(self._table, self._at + _REFUSED_AT + n * _COUNT.size)
@@ -123,6 +127,10 @@ class Scoreboard:
     def refusals(self) -> dict[str, int]:
         each = [slot.refusals() for slot in self.slots]
         return {reason: sum(counts[reason] for counts in each) for reason in REASONS}
+
+    def served(self) -> int:
+        """Return how many calls all workers have served."""
+        return sum(slot.served_count for slot in self.slots)
 
     def status(self, build: str, pid: int) -> dict[str, Any]:
         """Return the status document, ready for JSON; the newest error is the last."""

@@ -137,6 +137,7 @@ class _Agent:
             self._waiting.append(_Child(export, None))
         self._children: dict[int, _Child] = {}
         self._build_mismatches = 0
+        self._served = 0
 
     def run(self) -> None:
         """Supervise the children until SIGTERM or SIGINT."""
@@ -165,6 +166,7 @@ class _Agent:
         info = signal.sigtimedwait(_SIGNALS, _TICK)
         self._reap()
         self._kill_hung()
+        self._show_progress()
         if self._supervisor.watchdog:
             self._supervisor.notify("WATCHDOG=1")
         mismatches, self._build_mismatches = self._build_mismatches, self._scoreboard.refusals()["build"]
@@ -174,6 +176,13 @@ class _Agent:
             self._start_waiting()
             return 0
         return info.si_signo
+
+    def _show_progress(self) -> None:
+        """Set the time of the socket if calls were served; callers that wait look at it (handoff.c)."""
+        before, self._served = self._served, self._scoreboard.served()
+        if self._served != before:
+            with suppress(OSError):
+                os.utime(self._options.socket)
 
     def _start_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

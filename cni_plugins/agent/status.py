@@ -22,7 +22,9 @@ def ask(path: str) -> dict[str, Any]:
     try:
         return _object(_request(path), path)
     except TimeoutError as err:
-        raise NoAgent(f"the agent at {path} did not answer within {_TIMEOUT:.0f} s") from err
+        raise NoAgent(
+            f"the agent at {path} did not answer within {_TIMEOUT:.0f} s: all its workers are busy"
+        ) from err
     except OSError as err:
         raise NoAgent(f"no agent at {path}: {err.strerror or err}") from err
 

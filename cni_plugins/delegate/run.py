@@ -2,11 +2,19 @@
 
 import errno
 import os
+import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from cni_plugins.errors import BadEnvironment, CniError, DelegateBroken, DelegateFailed, InvalidNetworkConfig
+from cni_plugins.errors import (
+    BadEnvironment,
+    CniError,
+    DelegateBroken,
+    DelegateFailed,
+    InvalidNetworkConfig,
+    TryAgainLater,
+)
 from cni_plugins.protocol import json_text
 from cni_plugins.protocol.decode import parse_result
 from cni_plugins.protocol.fields import shown
@@ -17,8 +25,16 @@ from cni_plugins.protocol.versions import SUPPORTED
 _BUSY_TRIES = 5  # exec fails with ETXTBSY while the file is replaced; the reference waits as long
 _LONGEST_NAME = 255  # bytes: NAME_MAX
 _BUSY_PAUSE = 1.0  # seconds
+_LOOK = 500  # milliseconds between two looks at whether somebody waits
+_GRACE = 5.0  # seconds that a plugin has to finish when nobody waits any more
 _LONGEST_ANSWER = 1 << 20  # bytes; the same limit as for stdin
 _LARGEST_CODE = (1 << 32) - 1  # Go decodes a code into an unsigned number; on 32-bit hosts it has 32 bits
+
+IsWanted = Callable[[], bool]
+
+
+def _always() -> bool:
+    return True
 
 
 class _NotRun(DelegateBroken):
@@ -46,20 +62,22 @@ def find(name: str, path: tuple[str, ...]) -> str:
     )
 
 
-def reserve(executable: str, request: Request) -> Result:
+def reserve(executable: str, request: Request, is_wanted: IsWanted = _always) -> Result:
     """Run ADD.
+
+    :param is_wanted: whether somebody still waits for the result; a plugin that hangs is not waited for then.
 
     :raises DelegateFailed: with the plugin's own error.
     :raises DelegateBroken: when it printed neither a result nor an error.
     """
     try:
-        return _answer(executable, request, _run(executable, request, "ADD"))
+        return _answer(executable, request, _run(executable, request, "ADD", is_wanted))
     except _NotRun:
         raise
     except CniError as err:
         # SPEC.md, section 4; it may have reserved addresses that only it knows.
         try:
-            _run(executable, request, "DEL")
+            _run(executable, request, "DEL", is_wanted)
         except CniError as failure:
             err.add_note(f"the addresses could not be released: {failure.msg}")
         raise
@@ -79,19 +97,19 @@ def _answer(executable: str, request: Request, output: bytes) -> Result:
     )
 
 
-def call(executable: str, request: Request, command: str) -> None:
+def call(executable: str, request: Request, command: str, is_wanted: IsWanted = _always) -> None:
     """Run a command without output.
 
     :raises DelegateFailed: with the plugin's own error.
     """
-    _run(executable, request, command)
+    _run(executable, request, command, is_wanted)
 
 
-def _run(executable: str, request: Request, command: str) -> bytes:
+def _run(executable: str, request: Request, command: str, is_wanted: IsWanted) -> bytes:
     environment = {**request.environment, "CNI_COMMAND": command}
     for _ in range(_BUSY_TRIES):
         try:
-            return _execute(executable, request.stdin, environment)
+            return _execute(executable, request.stdin, environment, is_wanted)
         except OSError as err:
             if err.errno != errno.ETXTBSY:
                 raise _NotRun(f"failed to run {_name(executable)}: {err.strerror}", executable) from err
@@ -99,7 +117,7 @@ def _run(executable: str, request: Request, command: str) -> bytes:
     raise _NotRun(f"failed to run {_name(executable)}: it is being replaced", executable)
 
 
-def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> bytes:
+def _execute(executable: str, stdin: bytes, environment: Mapping[str, str], is_wanted: IsWanted) -> bytes:
     import subprocess
 
     # stderr is inherited, so the plugin's messages go to the runtime's log, as with the reference.
@@ -107,9 +125,12 @@ def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> b
         _file_of(stdin) as given,
         subprocess.Popen([executable], stdin=given, stdout=subprocess.PIPE, env=environment) as process,
     ):
-        output = process.stdout.read(_LONGEST_ANSWER + 1) if process.stdout else b""
-        if len(output) > _LONGEST_ANSWER:
+        assert process.stdout is not None  # noqa: S101 (for the type checker)
+        output = _output(process.stdout.fileno(), is_wanted)
+        if output is None or len(output) > _LONGEST_ANSWER:
             process.kill()
+    if output is None:
+        raise TryAgainLater(f"{_name(executable)} was stopped: nobody waits for it any more", executable)
     if len(output) > _LONGEST_ANSWER:
         raise DelegateBroken(
             f"{_name(executable)} printed more than {_LONGEST_ANSWER} bytes",
@@ -118,6 +139,24 @@ def _execute(executable: str, stdin: bytes, environment: Mapping[str, str]) -> b
     if process.returncode != 0:
         raise _failure(executable, process.returncode, output)
     return output
+
+
+def _output(pipe: int, is_wanted: IsWanted) -> bytes | None:
+    """Read what a plugin prints, up to its limit; return None if it hangs and nobody waits for it."""
+    output, left_at = bytearray(), 0.0
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while len(output) <= _LONGEST_ANSWER:
+        if poll.poll(_LOOK):
+            part = os.read(pipe, _LONGEST_ANSWER + 1 - len(output))
+            if not part:
+                break
+            output += part
+        elif not is_wanted():
+            left_at = left_at or time.monotonic()
+            if time.monotonic() - left_at > _GRACE:
+                return None
+    return bytes(output)
 
 
 def _file_of(content: bytes) -> BinaryIO:

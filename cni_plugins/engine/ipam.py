@@ -1,6 +1,7 @@
 """Selects the IPAM plugin of a main plugin: called in this process if it is this program, else executed."""
 
 import os
+from collections.abc import Callable
 
 from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.delegate import run as delegate
@@ -20,7 +21,7 @@ def of(name: str, request: Request, program: Program | None) -> IpamPlugin:
     ours = registry.ipam(name)
     if ours is None and name in registry.NAMES:  # it would call itself for the same config, without end
         raise InvalidNetworkConfig(f"{name} is not an IPAM plugin", f"ipam.type is {name}")
-    return ours if ours and _is(executable, program) else _delegated(name, executable)
+    return ours if ours and _is(executable, program) else _delegated(name, executable, program)
 
 
 def needs_link(name: str) -> bool:
@@ -46,15 +47,21 @@ def _is(executable: str, program: Program | None) -> bool:
     return program is not None and (program.device, program.inode) == (status.st_dev, status.st_ino)
 
 
-def _delegated(name: str, executable: str) -> IpamPlugin:
+def _delegated(name: str, executable: str, program: Program | None) -> IpamPlugin:
+    residence = program.residence if program else None
+    more = (residence.is_wanted,) if residence else ()
+
+    def call(command: str) -> Callable[[Request], None]:
+        return lambda request: delegate.call(executable, request, command, *more)
+
     return IpamPlugin(
         name,
-        reserve=lambda request: delegate.reserve(executable, request),
-        release=lambda request: delegate.call(executable, request, "DEL"),
-        take_back=lambda request, _: delegate.call(executable, request, "DEL"),
-        check=lambda request: delegate.call(executable, request, "CHECK"),
-        gc=lambda request: delegate.call(executable, request, "GC"),
-        status=lambda request: delegate.call(executable, request, "STATUS"),
+        reserve=lambda request: delegate.reserve(executable, request, *more),
+        release=call("DEL"),
+        take_back=lambda request, _: call("DEL")(request),
+        check=call("CHECK"),
+        gc=call("GC"),
+        status=call("STATUS"),
         is_exact=False,
         needs_link=needs_link(name),
     )

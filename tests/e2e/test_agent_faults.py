@@ -215,6 +215,45 @@ def test_an_attachment_made_anew_is_not_taken_back_for_a_dead_caller(
         assert_unchanged(node, idle)
 
 
+def test_ipam_plugins_that_hang_hold_no_worker_when_their_callers_are_gone(
+    node: Host, add: Call, idle: State
+) -> None:
+    gate = Gate(node)
+    [other] = node.netns("cnie2")
+    with running(node, "--workers", "2") as agent:
+        with gate.closed():
+            for call in (add, add.but(container="cnie-other", netns=other)):
+                _begin_and_be_killed(node, gate, call)
+            wait_for("the workers", lambda: not agent.busy(), seconds=15)
+            run(node, STATUS).ok()
+        assert_unchanged(node, idle)
+    node.remove_netns("cnie2")
+
+
+SLOW = """#!/bin/sh
+[ "$CNI_COMMAND" = ADD ] && sleep 1
+exec /opt/cni/bin/host-local
+"""
+
+
+def test_callers_wait_for_an_agent_that_makes_progress(node: Host, add: Call) -> None:
+    """Ten calls of one second each for one worker: none of them starts an interpreter of its own."""
+    node.write("/opt/slow/slow", SLOW).chmod(0o755)
+    conf = {**DUAL, "ipam": {**DUAL["ipam"], "type": "slow"}}
+    names = [f"cniew{number}" for number in range(10)]
+    calls = [
+        add.but(conf=conf, container=name, netns=netns, variables={"CNI_PATH": f"{BIN}:/opt/slow"})
+        for name, netns in zip(names, node.netns(*names), strict=True)
+    ]
+    with running(node, "--workers", "1") as agent:
+        waiting = [_start(node, call) for call in calls]
+        assert [one.wait(60) for one in waiting] == [0] * len(calls)
+        assert agent.served() == len(calls)
+        for call in calls:
+            run(node, call.but(command="DEL")).ok()
+    node.remove_netns(*names)
+
+
 def _begin_and_be_killed(node: Host, gate: Gate, add: Call) -> None:
     """A runtime that kills what it called, and reads no more of it."""
     call = gate.through(add)

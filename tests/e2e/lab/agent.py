@@ -15,6 +15,8 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -80,6 +82,23 @@ def _pss(root: Path) -> int:
     return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
 
 
+# Connects in the host and passes the connection on: the agent looks at who has connected.
+CONNECTOR = """
+import socket, sys
+control = socket.socket(fileno=int(sys.argv[1]))
+while path := control.recv(4096).decode():
+    seconds, path = path.split(" ", 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made:
+        made.settimeout(float(seconds))
+        try:
+            made.connect(path)
+        except OSError as err:
+            control.send(str(err.errno or 0).encode())
+        else:
+            socket.send_fds(control, [b"0"], [made.fileno()])
+"""
+
+
 @dataclass
 class Speaker:
     """Speaks as packaging/handoff.c does, or worse."""
@@ -92,20 +111,41 @@ class Speaker:
     def __post_init__(self) -> None:
         self.build = self.build or build_of(self.host.path(self.program))
         self.path = str(self.host.path(self.socket))
+        self.control: socket.socket | None = None
+        self.connecting = threading.Lock()
         anchor = f"/proc/{self.host.anchor}"
         stats = [os.stat(f"{anchor}/{place}") for place in ("ns/net", "ns/mnt", "ns/user", "root/")]
         self.places = " ".join(f"{item.st_dev}:{item.st_ino}" for item in stats)
 
     def connect(self, seconds: float = PATIENCE) -> socket.socket:
         """:raises OSError: when nobody listens"""
-        agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self.connecting:
+            self.control = self.control or self._connector()
+            self.control.send(f"{seconds} {self.socket}".encode())
+            answer, fds, _, _ = socket.recv_fds(self.control, 64, 1)
+        if not fds:
+            number = int(answer or 0)
+            raise OSError(number, os.strerror(number))
+        agent = socket.socket(fileno=fds[0])
         agent.settimeout(seconds)
-        try:
-            agent.connect(self.path)
-        except BaseException:
-            agent.close()
-            raise
         return agent
+
+    def _connector(self) -> socket.socket:
+        """Start the process that connects; it ends with this one, or with the control socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = self.host.argv(sys.executable, "-S", "-c", CONNECTOR, str(theirs.fileno()))
+        self.connector = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            env=self.host.environment(),
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        return ours
+
+    def close(self) -> None:
+        if self.control is not None:
+            self.control.close()
+            self.connector.wait(30)
 
     def message(self, name: str, environment: Mapping[str, str]) -> bytes:
         """A call as our executables compose it."""
@@ -302,9 +342,11 @@ def started(
             start_new_session=True,
             pass_fds=inherited,
         )
+    speaker = Speaker(host, at, program=program)
     try:
-        yield Agent(host, process, log, Speaker(host, at, program=program), begun_at)
+        yield Agent(host, process, log, speaker, begun_at)
     finally:
+        speaker.close()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
