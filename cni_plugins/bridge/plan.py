@@ -10,6 +10,7 @@ from cni_plugins.contract import plan_parts, veth
 from cni_plugins.contract.config_fields import IPV6
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.contract.plugin import Decision
+from cni_plugins.contract.prev_result import appended
 from cni_plugins.errors import NameTaken
 from cni_plugins.ownership import BRIDGE_ALIAS
 from cni_plugins.protocol.request import Request
@@ -67,11 +68,12 @@ def _result(request: Request, config: BridgeConfig, identity: BridgeIdentity, le
     interfaces = [Interface(config.bridge, identity.bridge_mac), *veth.interfaces(request, identity.pair)]
     if config.vlan and config.is_gw and lease.ips:
         interfaces.append(Interface(config.gateway_link, identity.gateway_mac))
-    return lease._replace(
+    own = lease._replace(
         interfaces=tuple(interfaces),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
         dns=lease.dns if config.dns is None else config.dns,
     )
+    return appended(request, own)
 
 
 def _bridge(config: BridgeConfig, identity: BridgeIdentity, facts: Facts) -> Iterator[Step]:

@@ -1,9 +1,9 @@
-"""Reads the request's own interface from prevResult, and passes prevResult on for chained plugins."""
+"""Reads the request's own interface from prevResult, and passes prevResult on."""
 
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
-from cni_plugins.protocol.result import Interface, Result
+from cni_plugins.protocol.result import DNS, Interface, Result
 
 
 def required(request: Request) -> Result:
@@ -27,8 +27,8 @@ def own_interface(request: Request) -> Interface:
     :raises InvalidNetworkConfig: when prevResult is absent or does not list the interface.
     """
     listed = required(request).interfaces
-    own = next((item for item in listed if item.name == request.ifname and item.sandbox), None)
-    if own is None or own.sandbox != request.netns:
+    own = next((it for it in listed if (it.name, it.sandbox) == (request.ifname, request.netns)), None)
+    if own is None:
         raise InvalidNetworkConfig(
             f"prevResult has no interface {request.ifname} in {request.netns}",
             f"CNI_IFNAME is {request.ifname}, CNI_NETNS is {request.netns}",
@@ -58,6 +58,25 @@ def own_addresses(request: Request) -> tuple[IPAddress, ...]:
     result = required(request)
     own = result.interfaces.index(own_interface(request))
     return tuple(ip.address.ip for ip in result.ips if ip.interface in (None, own))
+
+
+def appended(request: Request, own: Result) -> Result:
+    """Return prevResult of an ADD, if there is one, with the result of a main plugin appended.
+
+    SPEC.md, section 4 (ADD): a plugin that is given a prevResult passes it on with what it adds.
+    """
+    before = request.prev_result if request.command == "ADD" else None
+    if before is None:
+        return own
+    index = len(before.interfaces)
+    shifted = (ip if ip.interface is None else ip._replace(interface=ip.interface + index) for ip in own.ips)
+    return before._replace(
+        interfaces=(*before.interfaces, *own.interfaces),
+        ips=(*before.ips, *shifted),
+        routes=(*before.routes, *own.routes),
+        dns=own.dns if own.dns != DNS() else before.dns,
+        extra={**before.extra, **own.extra},
+    )
 
 
 def passed_on(request: Request, *, mac: str = "", mtu: int = 0) -> Result:

@@ -92,7 +92,7 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
     with _session(request, program) as session:
         facts = observe.observe(session, plugin.asks(request, config))
         ipam.check(plugin.ipam_request(request, config, facts))
-        lease = own_part(request.prev_result or Result(), request.ifname)
+        lease = own_part(request.prev_result or Result(), request.ifname, request.netns)
         try:
             differences = apply.compare(session, plugin.decide(request, config, lease, facts).whole)
         except NameTaken as err:

@@ -65,13 +65,13 @@ class Result(NamedTuple):
     extra: Mapping[str, Any] = NOTHING
 
 
-def own_part(result: Result, ifname: str) -> Result:
-    """Return the addresses and routes of one interface, in the form of an IPAM plugin's result.
+def own_part(result: Result, ifname: str, netns: str) -> Result:
+    """Return the addresses and routes of one interface in a sandbox, in the form of an IPAM plugin's result.
 
     Routes do not name their interface. If other interfaces have addresses too, only routes through a gateway
     of this one, or through an address in its subnets, are returned.
     """
-    own = {n for n, item in enumerate(result.interfaces) if item.name == ifname and item.sandbox}
+    own = {n for n, item in enumerate(result.interfaces) if (item.name, item.sandbox) == (ifname, netns)}
     ips = tuple(ip for ip in result.ips if ip.interface is None or ip.interface in own)
     routes = result.routes
     if len(ips) < len(result.ips):

@@ -10,6 +10,7 @@ from cni_plugins.contract import plan_parts, veth
 from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.facts import Facts, LinkFacts
 from cni_plugins.contract.plugin import Decision
+from cni_plugins.contract.prev_result import appended
 from cni_plugins.errors import StateDrifted
 from cni_plugins.ownership import HOST_END_PREFIX
 from cni_plugins.protocol.fields import IPAddress, IPInterface
@@ -68,11 +69,12 @@ def decide(request: Request, config: PtpConfig, lease: Result, facts: Facts) -> 
 
 def _result(request: Request, config: PtpConfig, pair: veth.Pair, lease: Result) -> Result:
     """Return both ends of the pair, and the container's addresses and routes."""
-    return lease._replace(
+    own = lease._replace(
         interfaces=veth.interfaces(request, pair),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
         dns=lease.dns if config.dns is None else config.dns,
     )
+    return appended(request, own)
 
 
 def _identify(request: Request, config: PtpConfig, facts: Facts) -> veth.Pair:

@@ -10,6 +10,7 @@ from cni_plugins.contract import plan_parts, veth
 from cni_plugins.contract.config_fields import IPV6
 from cni_plugins.contract.facts import Facts
 from cni_plugins.contract.plugin import Decision
+from cni_plugins.contract.prev_result import appended
 from cni_plugins.protocol.fields import get
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Interface, Result
@@ -58,11 +59,12 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
 
 def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease: Result) -> Result:
     """Return the bridge, both ends of the pair, and the container's addresses and routes."""
-    return lease._replace(
+    own = lease._replace(
         interfaces=(Interface(overlay.bridge, mac), *veth.interfaces(request, pair)),
         ips=tuple(ip._replace(interface=_SANDBOX_INTERFACE) for ip in lease.ips),
         dns=lease.dns if overlay.config.dns is None else overlay.config.dns,
     )
+    return appended(request, own)
 
 
 def _pair(request: Request, overlay: Overlay, host: LocalHost, lease: Result, facts: Facts) -> veth.Pair:

@@ -127,3 +127,31 @@ def test_gc_without_a_list_of_attachments_takes_nothing(bed: Any) -> None:
 def test_a_name_that_is_no_plugin_of_ours(bed: Any) -> None:
     code, error = bed.call("ADD", bed.conf(type="nothing"), bed.sandbox())
     assert (code, error["code"], error["msg"]) == (1, 7, "this program has no plugin nothing")
+
+
+@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+def test_a_previous_result_stays_in_the_result(bed: Any, kind: str) -> None:
+    """SPEC.md, section 4; CHECK finds the plugin's own part in it."""
+    sandbox, other = bed.sandbox(), "/run/netns/other"
+    before = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": other}],
+        "ips": [{"address": "192.0.2.7/24", "interface": 0}],
+        "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.1"}],
+        "dns": {"nameservers": ["192.0.2.53"]},
+    }
+    conf = {"cniVersion": "1.1.0", "name": "net1", "type": kind, "ipam": bed.host_local("10.1.0.0/24")}
+    result = bed.add({**conf, "prevResult": before}, sandbox)
+    own = bed.add(conf, bed.sandbox(), container="c2")
+    assert result["interfaces"][0] == before["interfaces"][0]
+    assert [item["name"] for item in result["interfaces"][1:-1]] != []
+    assert result["interfaces"][-1]["sandbox"] == sandbox.path
+    assert len(result["interfaces"]) == len(own["interfaces"]) + 1
+    assert [(ip["address"], ip["interface"]) for ip in result["ips"]] == [
+        ("192.0.2.7/24", 0),
+        ("10.1.0.2/24", own["ips"][0]["interface"] + 1),
+    ]
+    assert result["routes"] == before["routes"]
+    assert result["dns"] == before["dns"]
+    assert bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    assert bed.call("DEL", {**conf, "prevResult": result}, sandbox) == (0, None)

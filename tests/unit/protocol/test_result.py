@@ -152,8 +152,8 @@ def test_own_part_leaves_out_what_belongs_to_other_interfaces() -> None:
             Route(ip_interface("198.51.100.0/24")),
         ),
     )
-    own = own_part(result, "eth0")
+    own = own_part(result, "eth0", "/ns")
     assert [str(ip.address) for ip in own.ips] == ["10.1.0.2/24", "10.4.0.2/24"]
     assert [str(route.dst) for route in own.routes] == ["0.0.0.0/0"]
     alone = result._replace(ips=result.ips[:1])
-    assert own_part(alone, "eth0").routes == result.routes
+    assert own_part(alone, "eth0", "/ns").routes == result.routes
