@@ -114,13 +114,14 @@ def _port(config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
 def _port_vlans(config: BridgeConfig) -> tuple[PortVlan, ...]:
     """Return the port's VLANs; a trunk without `vlan` has native VLAN 1, as in the reference."""
     access = config.vlan or 1
-    tagged: set[int] = set()
+    tagged = 0  # a bit for each id: a config may list the same ranges ten thousand times
     for entry in config.vlan_trunk or ():
         if entry.min_id is not None and entry.max_id is not None:
-            tagged.update(range(entry.min_id, entry.max_id + 1))
+            tagged |= (1 << entry.max_id + 1) - (1 << entry.min_id)
         if entry.id is not None:
-            tagged.add(entry.id)
-    return (PortVlan(access, access, access=True), *_ranges(tagged - {access}))
+            tagged |= 1 << entry.id
+    ids = (vid for vid in range(tagged.bit_length()) if tagged >> vid & 1 and vid != access)
+    return (PortVlan(access, access, access=True), *_ranges(ids))
 
 
 def _ranges(ids: Iterable[int]) -> Iterator[PortVlan]:

@@ -85,10 +85,11 @@ class NextHop(NamedTuple):
 
 
 class LinkUser(NamedTuple):
-    """A macvlan link on a master: its mode, and its owner as text for errors."""
+    """A macvlan link on a master: its mode, its owner as text for errors, and its MAC address."""
 
     mode: str
     owner: str
+    mac: str = ""
 
 
 NO_LINKS: Mapping[str, LinkFacts] = {}

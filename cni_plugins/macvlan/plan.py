@@ -6,7 +6,7 @@ from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.facts import Facts, link_name_taken
 from cni_plugins.contract.plan_parts import masquerade, route, with_ipv6
 from cni_plugins.contract.plugin import Decision
-from cni_plugins.errors import InvalidNetworkConfig, StateDrifted
+from cni_plugins.errors import InvalidNetworkConfig, NameTaken, StateDrifted
 from cni_plugins.macvlan.access import host_access
 from cni_plugins.macvlan.config import MacvlanConfig
 from cni_plugins.macvlan.identity import MacvlanIdentity, identify, require_mtu
@@ -34,11 +34,28 @@ def admit(request: Request, config: MacvlanConfig, facts: Facts) -> None:
     """Refuse before addresses are reserved, as releasing them could release those of an existing attachment.
 
     :raises InvalidNetworkConfig: when there is no suitable master.
-    :raises NameTaken: when the sandbox has an interface of that name.
+    :raises NameTaken: when the sandbox has an interface of that name, or the MAC address is in use.
     """
-    require_mtu(config, resolve(request, config, facts), ())
+    master = resolve(request, config, facts)
+    require_mtu(config, master, ())
     if request.ifname in facts.sandbox:
         raise link_name_taken(request.ifname, request.netns)
+    _require_free_mac(config, master, facts)
+
+
+def _require_free_mac(config: MacvlanConfig, master: Master, facts: Facts) -> None:
+    """:raises NameTaken: when the MAC address that was asked for is in use on the master.
+
+    The kernel refuses it only when the link is set up (macvlan_addr_busy, drivers/net/macvlan.c).
+    """
+    if not config.mac or config.mode == "passthru":
+        return
+    holder = next(
+        (user.owner for user in facts.macvlan_users.get(master.ifindex, ()) if user.mac == config.mac),
+        f"{master.name} itself" if config.mac == master.mac else "",
+    )
+    if holder:
+        raise NameTaken(f"MAC address {config.mac} is in use by {holder}", f"master is {master.name}")
 
 
 def decide(request: Request, config: MacvlanConfig, lease: Result, facts: Facts) -> Decision:

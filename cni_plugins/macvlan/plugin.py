@@ -28,7 +28,9 @@ def asks(request: Request, config: MacvlanConfig | None) -> Asks:
         kinds=() if config.vlan is None and len(masters) < 2 else ("vlan",),  # noqa: PLR2004 (a dotted name)
     )
     if request.command != "STATUS":
-        return common
+        # A MAC address that was asked for may be another link's already; computed ones never are.
+        is_asked = request.command == "ADD" and bool(config.mac) and not inside
+        return common._replace(macvlan_users=is_asked)
     kinds = ("macvlan", "vlan") if common.kinds else ("macvlan",)
     own = common._replace(sandbox=(), macvlan_users=True, unsupported_kinds=kinds)
     if not config.masquerades:

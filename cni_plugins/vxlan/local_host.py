@@ -166,7 +166,12 @@ def _requirement(overlay: Overlay) -> str:
 
 
 def _all_addresses(facts: Facts) -> str:
-    found = [f"{link.name} has {interface}" for link in facts.addressed for interface in link.addresses]
+    found = [
+        f"{link.name} has {interface}"
+        for link in facts.addressed
+        if not link.alias.startswith(OVERLAY_ALIAS)
+        for interface in link.addresses
+    ]
     return ", ".join(found) or "it has no addresses"
 
 

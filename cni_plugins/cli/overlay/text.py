@@ -1,5 +1,6 @@
 """Formats what `cnictl overlay` prints from views and measurements, with pure functions."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from cni_plugins.vxlan.records import Record
 _TUNNEL, _DIRECT = "tunnel", "direct"
 _NONE = "-"
 _MOST_NAMED = 10
+_REST = re.compile(r"and (\d+) more")
 
 
 class NetworkOutcome(NamedTuple):
@@ -56,11 +58,15 @@ def faults(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
 def drifts(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
     for outcome in outcomes:
         if outcome.seen is not None and outcome.seen.state == State.DRIFTED:
-            count = len(outcome.seen.differences)
-            yield (
-                f"network {outcome.of.network}: {count} difference{'s' if count > 1 else ''},"
-                " which cnictl overlay sync repairs"
-            )
+            count = sum(map(_number_in, outcome.seen.differences))
+            found = _counted(count, "difference")
+            yield f"network {outcome.of.network}: {found}, which cnictl overlay sync repairs"
+
+
+def _number_in(difference: str) -> int:
+    """Return how many differences a phrase stands for: `and 12 more` ends a long list."""
+    rest = _REST.fullmatch(difference)
+    return int(rest[1]) if rest else 1
 
 
 def unrepaired(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
@@ -114,7 +120,9 @@ def status_lines(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
         yield f"  underlay  {site.link}, {site.local}, MTU {site.mtu}"
         yield f"  MTU       {site.inner_mtu}"
         yield f"  backend   {backend(seen)}, {_count(seen)}"
-        yield "  entries   {fdb} forwarding, {neighbours} neighbours, {routes} routes".format(**entries(seen))
+        count = entries(seen)
+        neighbours, routes = (_counted(count[f"{what}s"], what) for what in ("neighbour", "route"))
+        yield f"  entries   {count['fdb']} forwarding, {neighbours}, {routes}"
         yield from (f"  drifted   {difference}" for difference in seen.differences)
 
 
@@ -126,8 +134,11 @@ def _encapsulation(seen: View) -> str:
 def _count(seen: View) -> str:
     if seen.overlay.roster.records is None:
         return "peers are discovered on demand"
-    count = len(seen.host.others)
-    return f"{count} peer{'' if count == 1 else 's'}"
+    return _counted(len(seen.host.others), "peer")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def backend(seen: View) -> str:

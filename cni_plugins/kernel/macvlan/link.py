@@ -111,7 +111,7 @@ def users(session: Session) -> dict[int, tuple[LinkUser, ...]]:
     found: dict[int, tuple[LinkUser, ...]] = {}
     in_host = [link for link in links.of_kind(session, "macvlan") if link.peer_netns is None]
     for link in in_host + _sandbox_links(session):
-        user = LinkUser(_mode(link), owner_of(link.alias) or f"link {link.name}")
+        user = LinkUser(_mode(link), owner_of(link.alias) or f"link {link.name}", link.mac)
         found[link.peer] = (*found.get(link.peer, ()), user)
     return found
 

@@ -424,6 +424,21 @@ def test_the_hosts_own_link_is_no_master(wire: Any) -> None:
     assert "the host's own link of a macvlan network" in error["msg"]
 
 
+def test_a_mac_address_in_use_is_told_with_its_holder(wire: Any) -> None:
+    mac = "02:00:00:00:00:77"
+    wire.bed.add(wire.conf(mac=mac), wire.bed.sandbox())
+    second = wire.bed.sandbox()
+    before = wire.bed.state()
+    code, error = wire.bed.call("ADD", wire.conf(mac=mac), second, container="c2")
+    assert (code, error["code"]) == (1, 101)
+    assert error["msg"] == f"MAC address {mac} is in use by net: net1, if: eth0, id: c1"
+    assert wire.bed.state() == before
+    own = wire.host.link("eth0")["address"]
+    _, error = wire.bed.call("ADD", wire.conf(mac=own), second, container="c2")
+    assert error["msg"] == f"MAC address {own} is in use by eth0 itself"
+    wire.bed.add(wire.conf(mac="02:00:00:00:00:78"), second, container="c2")
+
+
 def test_status_tells_what_keeps_an_add_from_working(wire: Any) -> None:
     assert wire.bed.call("STATUS", wire.conf()) == (0, None)
     assert wire.bed.call("STATUS", wire.conf(master="eth9"))[1]["code"] == 50

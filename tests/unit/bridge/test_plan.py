@@ -456,3 +456,10 @@ def test_masquerading_is_ready_before_the_container_has_an_address() -> None:
     plan = planned(DUAL, isGateway=True, ipMasq=True)
     kinds = [(type(step), getattr(step, "where", "")) for step in plan]
     assert kinds.index((EnsureMasquerade, "")) < kinds.index((EnsureAddress, "sandbox"))
+
+
+def test_overlapping_ranges_of_a_trunk_are_joined() -> None:
+    trunk = [{"minID": 1 + n % 90, "maxID": 4094 - n % 80} for n in range(20_000)]
+    plan = planned(vlan=5, vlanTrunk=trunk)
+    (step,) = [step for step in plan if isinstance(step, SetPortVlans)]
+    assert [(item.first, item.last) for item in step.vlans] == [(5, 5), (1, 4), (6, 4094)]

@@ -250,3 +250,19 @@ def test_a_peers_own_address_is_that_of_its_link_or_of_its_bridge() -> None:
     assert ends(**ALWAYS) == ["10.244.2.1", "10.244.3.1"]
     assert ends(**hosts.STRETCHED) == ["192.168.100.16", "192.168.100.32"]
     assert ends(peers=hosts.BARE, backend={"subnet": "10.244.1.0/24"}) == []
+
+
+def test_a_list_that_was_cut_short_counts_whole() -> None:
+    view = seen(State.DRIFTED)._replace(differences=("a is missing", "b is stale", "and 12 more"))
+    (text,) = page.drifts([NetworkOutcome(HERE, view)])
+    assert "14 differences" in text
+    (text,) = page.drifts([NetworkOutcome(HERE, view._replace(differences=("a is missing",)))])
+    assert "1 difference," in text
+
+
+def test_one_is_not_many() -> None:
+    overlay = hosts.parsed(peers=hosts.PEERS[:2])
+    host = hosts.local_host(overlay)
+    view = View(overlay, host, peer_entries(overlay, host, {}), State.IN_SYNC)
+    lines = list(page.status_lines([NetworkOutcome(HERE, view)]))
+    assert "  entries   1 forwarding, 1 neighbour, 3 routes" in lines
