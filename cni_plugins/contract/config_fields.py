@@ -11,7 +11,7 @@ from cni_plugins.contract.model import ConfigModel, DnsField
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.args import parse_args
 from cni_plugins.protocol.fields import IPNetwork, get, parse_cidr, shown
-from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.protocol.ifnames import LONGEST_ALTNAME, ifname_fault
 from cni_plugins.protocol.macs import parse_mac
 from cni_plugins.protocol.request import Request
 
@@ -22,6 +22,13 @@ _SMALLEST_MTU, _LARGEST_MTU = 68, 65535  # RFC 791; veth's own limit
 
 def _link_name(value: object) -> object:
     fault = ifname_fault(value) if isinstance(value, str) else ""
+    if fault:
+        raise ValueError(f"link name {shown(value)} {fault}")
+    return value
+
+
+def _any_name(value: object) -> object:
+    fault = ifname_fault(value, LONGEST_ALTNAME) if isinstance(value, str) and value else ""
     if fault:
         raise ValueError(f"link name {shown(value)} {fault}")
     return value
@@ -60,7 +67,8 @@ def _masquerade(value: object) -> object:
 Mac = Annotated[str, PlainValidator(lambda value: parse_mac(value) if value != "" else "")]
 Network = Annotated[IPNetwork, PlainValidator(lambda value: parse_cidr(value).network)]
 LinkName = Annotated[str, BeforeValidator(_link_name)]
-OptionalLinkName = Annotated[str, BeforeValidator(lambda value: value if value == "" else _link_name(value))]
+# Of an existing link, which may also be called by an alternative name (`ip link property add altname`).
+OptionalAnyName = Annotated[str, BeforeValidator(_any_name)]
 PlainMtu = Annotated[int, PlainValidator(_plain_mtu)]
 Mtu = Annotated[int | str, PlainValidator(_mtu)]
 OptionalDns = Annotated[DnsField | None, BeforeValidator(_dns)]

@@ -49,6 +49,7 @@ class Asks(NamedTuple):
 class LinkFacts(NamedTuple):
     """One link as found; `peer…` describes a veth's other end, if that is in the host.
 
+    :param altnames: other names of the link.
     :param main_addresses: the preferred addresses that are neither secondary nor temporary.
     :param master: name of the bridge or other link that it is a port of.
     :param lower: index of its lower device, if that is in the same namespace.
@@ -74,6 +75,7 @@ class LinkFacts(NamedTuple):
     vxlan: tuple[int, int] = (0, 0)
     loopback: bool = False
     ethernet: bool = True
+    altnames: tuple[str, ...] = ()
 
 
 class NextHop(NamedTuple):

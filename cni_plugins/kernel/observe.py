@@ -67,6 +67,7 @@ def _facts(
         vxlan=(vxlan.vni, vxlan.port) if (vxlan := link.vxlan) else (0, 0),
         loopback=link.loopback,
         ethernet=link.ethernet,
+        altnames=link.altnames,
     )
 
 

@@ -11,8 +11,8 @@ from cni_plugins.contract.config_fields import (
     Mac,
     MacHolder,
     MasqueradeOptions,
+    OptionalAnyName,
     OptionalDns,
-    OptionalLinkName,
     PlainMtu,
     mac_in_effect,
 )
@@ -53,7 +53,7 @@ def _lower(value: object) -> object:
 class MacvlanConfig(MasqueradeOptions):
     """The network config; `parse` sets `mac` from its four sources."""
 
-    master: OptionalLinkName = ""
+    master: OptionalAnyName = ""
     mode: Annotated[MacvlanMode, BeforeValidator(_mode)] = "bridge"
     allowed_macs: list[Mac] = Field(default=[], alias="allowedMACs")
     mtu: PlainMtu = 0

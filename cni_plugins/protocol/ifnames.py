@@ -1,6 +1,7 @@
 """Checks names of links (Linux: dev_valid_name in net/core/dev.c)."""
 
-_LIMIT = 15  # IFNAMSIZ less the NUL
+LONGEST_NAME = 15  # bytes: IFNAMSIZ less the NUL
+LONGEST_ALTNAME = 127  # bytes: ALTIFNAMSIZ less the NUL
 
 
 _FORBIDDEN = {
@@ -12,12 +13,12 @@ _FORBIDDEN = {
 }
 
 
-def ifname_fault(name: str) -> str:
+def ifname_fault(name: str, longest: int = LONGEST_NAME) -> str:
     """Return what is wrong with a link name, as the rest of a sentence; empty when nothing is."""
     if name in _FORBIDDEN:
         return _FORBIDDEN[name]
-    if len(name.encode(errors="surrogateescape")) > _LIMIT:
-        return f"is too long, at most {_LIMIT} bytes"
+    if len(name.encode(errors="surrogateescape")) > longest:
+        return f"is too long, at most {longest} bytes"
     if any(char in "/:" or char.isspace() for char in name):
         return "contains / or : or whitespace characters"
     if "%" in name:

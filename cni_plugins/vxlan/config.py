@@ -16,8 +16,8 @@ from cni_plugins.contract.config_fields import (
     MasqueradeOptions,
     Mtu,
     Network,
+    OptionalAnyName,
     OptionalDns,
-    OptionalLinkName,
     mac_in_effect,
 )
 from cni_plugins.contract.model import Address, ClosedModel, empty, load
@@ -51,7 +51,7 @@ def _port(value: object) -> int:
 class Underlay(ClosedModel):
     """The `underlay` section: selects the link and address that carry the overlay; at most one key is set."""
 
-    interface: OptionalLinkName = ""
+    interface: OptionalAnyName = ""
     cidr: Network | None = None
     can_reach: Address | None = None
     address: Address | None = None

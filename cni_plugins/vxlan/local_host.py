@@ -137,7 +137,7 @@ def _is_admitted(overlay: Overlay, facts: Facts, link: LinkFacts, address: IPAdd
     underlay, default = overlay.config.underlay, facts.default_route
     hop = facts.routes_to.get(underlay.can_reach) if underlay.can_reach else None
     return (
-        (not underlay.interface or link.name == underlay.interface)
+        (not underlay.interface or underlay.interface in (link.name, *link.altnames))
         and (not underlay.cidr or holds(underlay.cidr, address))
         and (not underlay.address or address == underlay.address)
         and (not underlay.can_reach or (hop is not None and hop.source == address))

@@ -23,7 +23,15 @@ Networks = Annotated[list[str] | None, typer.Argument(metavar="[NETWORK]...", he
 ConfDir = Annotated[Path, typer.Option(help="Directory of the runtime's network configs.")]
 Conf = Annotated[Path | None, typer.Option(help="File with a network config or list, not a directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CacheDir = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Directory where libcni remembers attachments, for networks that have no file, such"
+        " as those of multus; may be repeated. Default: /var/lib/cni and /var/lib/cni/multus."
+    ),
+]
 _CONF_DIR = Path("/etc/cni/net.d")
+_CACHE_DIRS = (Path("/var/lib/cni"), Path("/var/lib/cni/multus"))
 
 
 @app.command(help="Update the kernel to match config and peers, as the next ADD would; meant for a timer.")
@@ -34,13 +42,14 @@ def sync(
         bool, typer.Option("--create", help="Also for networks without a container on this host.")
     ] = False,
     conf_dir: ConfDir = _CONF_DIR,
+    cache_dir: CacheDir = None,
     conf: Conf = None,
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.overlay import document, text
     from cni_plugins.upkeep import overlay
 
-    found = _load(conf_dir, conf, networks)
+    found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
     )
@@ -53,12 +62,13 @@ def status(
     networks: Networks = None,
     *,
     conf_dir: ConfDir = _CONF_DIR,
+    cache_dir: CacheDir = None,
     conf: Conf = None,
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.overlay import document, text
 
-    found = _load(conf_dir, conf, networks)
+    found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _views(found)
     _show(document.status(outcomes) if as_json else text.status_lines(outcomes))
     _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes)])
@@ -69,12 +79,13 @@ def peers(
     networks: Networks = None,
     *,
     conf_dir: ConfDir = _CONF_DIR,
+    cache_dir: CacheDir = None,
     conf: Conf = None,
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.overlay import document, text
 
-    found = _load(conf_dir, conf, networks)
+    found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _views(found)
     _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes))
     _fail([*found.faults, *text.faults(outcomes)])
@@ -90,13 +101,14 @@ def probe(
         bool, typer.Option("--write", help="Write the measured path MTU into the routes to each peer.")
     ] = False,
     conf_dir: ConfDir = _CONF_DIR,
+    cache_dir: CacheDir = None,
     conf: Conf = None,
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.overlay import document, text
     from cni_plugins.upkeep import overlay
 
-    found = _load(conf_dir, conf, networks)
+    found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, *overlay.probe(one.network, one.conf, write=write))
     )
@@ -105,13 +117,18 @@ def probe(
     _fail([*found.faults, *text.faults(outcomes), *text.unanswered(outcomes)])
 
 
-def _load(conf_dir: Path, conf: Path | None, names: list[str] | None) -> "FoundConfigs":
+def _load(
+    conf_dir: Path, cache_dirs: list[Path] | None, conf: Path | None, names: list[str] | None
+) -> "FoundConfigs":
     from cni_plugins.cli.overlay import configs
 
     if os.geteuid() != 0:
         raise Failed("must be run as root: the kernel shows overlay state to no other user")
-    found = configs.in_directory(conf_dir) if conf is None else configs.in_file(conf)
-    return configs.select(found, names or (), str(conf or conf_dir))
+    if conf is not None:
+        return configs.select(configs.in_file(conf), names or (), str(conf))
+    remembered = configs.in_caches(cache_dirs or _CACHE_DIRS)
+    found = configs.with_remembered(configs.in_directory(conf_dir), remembered)
+    return configs.select(found, names or (), str(conf_dir))
 
 
 def _views(found: "FoundConfigs") -> "list[NetworkOutcome]":

@@ -1,9 +1,12 @@
 """Finds the overlay networks in a node's network configs, reading the files in the order of libcni.
 
 Plugin configs are not validated here. A file that cannot be parsed is reported as a fault, and the others are
-still read.
+still read. A network may also be known by its attachments alone, as one that multus reads from a
+NetworkAttachmentDefinition: libcni keeps the config of each attachment in its cache.
 """
 
+import base64
+import binascii
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,10 @@ from cni_plugins.protocol.request import NAME
 PLUGIN = "vxlan"
 _SUFFIXES = (".conf", ".conflist", ".json")
 _LIMIT = 1 << 20  # bytes, as for a plugin's stdin
+_RESULTS, _CACHED = (
+    "results",
+    "cniCacheV1",
+)  # libcni/api.go: where it keeps attachments, and what it calls them
 
 
 class Configured(NamedTuple):
@@ -49,6 +56,53 @@ def in_directory(directory: Path) -> FoundConfigs:
         return merge(in_file(path) for path in listed if not path.is_dir())
     except OSError as err:
         raise Failed(f"{directory}: {err.strerror}") from err
+
+
+def in_caches(directories: Iterable[Path]) -> FoundConfigs:
+    """Return the networks of the attachments that runtimes remember, with their newest configs.
+
+    A cache that does not exist, and a file that is none of libcni's, hold nothing.
+    """
+    files = [path for directory in directories for path in _files_of(directory / _RESULTS)]
+    newest = sorted(files, key=_modified, reverse=True)
+    networks: dict[str, Configured] = {}
+    for path in newest:
+        for one in _remembered(path):
+            networks.setdefault(one.network, one)
+    return FoundConfigs(tuple(networks.values()))
+
+
+def _files_of(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.is_file() and not path.is_symlink()]
+    except OSError:
+        return []
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # its attachment was deleted meanwhile
+        return 0
+
+
+def _remembered(path: Path) -> tuple[Configured, ...]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LIMIT + 1)
+        entry = json_text.load(content) if len(content) <= _LIMIT else None
+        if not isinstance(entry, dict) or entry.get("kind") != _CACHED:
+            return ()
+        return parse_config(base64.b64decode(entry["config"], validate=True), str(path)).networks
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error):
+        return ()
+
+
+def with_remembered(configured: FoundConfigs, remembered: FoundConfigs) -> FoundConfigs:
+    """Add the networks that are known by their attachments alone."""
+    known = {one.network for one in configured.networks}
+    added = tuple(one for one in remembered.networks if one.network not in known)
+    return configured._replace(networks=(*configured.networks, *added))
 
 
 def in_file(path: Path) -> FoundConfigs:

@@ -60,6 +60,7 @@ class Link(NamedTuple):
     :param hardware: ARPHRD_… of linux/if_arp.h.
     :param data: kind-specific data (IFLA_INFO_DATA), as attributes.
     :param port: data of a bridge port (IFLA_INFO_SLAVE_DATA), as attributes.
+    :param properties: its alternative names (IFLA_PROP_LIST), as attributes.
     """
 
     name: str
@@ -78,6 +79,12 @@ class Link(NamedTuple):
     group: int
     data: bytes
     port: bytes
+    properties: bytes = b""
+
+    @property
+    def altnames(self) -> tuple[str, ...]:
+        listed = attributes(self.properties)
+        return tuple(read_text(value) for kind, value in listed if kind == wire.IFLA_ALT_IFNAME)
 
     @property
     def up(self) -> bool:
@@ -191,4 +198,5 @@ def decoded(answer: Answer) -> Link:
         group=read_number(found.get(wire.IFLA_GROUP)),
         data=info.get(wire.IFLA_INFO_DATA, b""),
         port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
+        properties=found.get(wire.IFLA_PROP_LIST, b""),
     )

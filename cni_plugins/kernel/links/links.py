@@ -11,6 +11,7 @@ from cni_plugins.kernel.links.link import IFF_PROMISC, IFF_UP, Link, decoded
 from cni_plugins.kernel.netlink import rtnetlink as wire
 from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_DUMP, Answer, Refused, is_absent
 from cni_plugins.kernel.session.session import Session
+from cni_plugins.protocol.ifnames import LONGEST_NAME
 from cni_plugins.steps.links import (
     Announce,
     DelLink,
@@ -52,7 +53,8 @@ def _find_answer(session: Session, where: Place, name: str, index: int = 0) -> A
 
 
 def get_message(name: str = "", index: int = 0, asked: int = 0) -> bytearray:
-    named = wire.text(wire.IFLA_IFNAME, name) if name else b""
+    is_long = len(name.encode(errors="surrogateescape")) > LONGEST_NAME
+    named = wire.text(wire.IFLA_ALT_IFNAME if is_long else wire.IFLA_IFNAME, name) if name else b""
     return wire.link(wire.RTM_GETLINK, asked, _BRIEF, named, index=index)
 
 

@@ -570,3 +570,17 @@ def test_a_master_held_by_a_link_of_others(wire: Any) -> None:
     code, error = wire.bed.call("ADD", wire.conf(), sandbox)
     assert (code, error["code"]) == (1, 11)
     assert "takes no more links, as when one in mode passthru holds it" in error["msg"]
+
+
+@pytest.mark.parametrize("name", ["uplink", "enx-the-one-beside-the-window"], ids=["short", "long"])
+def test_a_master_may_be_called_by_another_of_its_names(wire: Any, name: str) -> None:
+    if not wire.host.succeeds("ip", "link", "property", "add", "dev", "eth0", "altname", name):
+        pytest.skip("this kernel or iproute2 has no alternative names")
+    conf = wire.conf(master=name, hostAccess=True, ipam=wire.static("10.1.0.11/24"))
+    assert wire.bed.call("STATUS", conf) == (0, None)
+    sandbox = wire.bed.sandbox()
+    result = wire.bed.add(conf, sandbox)
+    assert sandbox.reaches("10.1.0.9")
+    assert sandbox.reaches("10.1.0.1")
+    assert wire.bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    assert wire.bed.call("DEL", conf, sandbox) == (0, None)

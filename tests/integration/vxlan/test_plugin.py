@@ -737,3 +737,17 @@ def test_what_somebody_took_away_is_made_again_by_the_next_add(
         assert bed.call("DEL", conf, "", container=container) == (0, None)
     assert underlay.names() == {"lo", "eth0", "eth1", "wire1"}
     assert bed.host.run("ip", "route", "show", "proto", "217") == ""
+
+
+@pytest.mark.parametrize("name", ["uplink", "enx-the-one-beside-the-window"], ids=["short", "long"])
+def test_the_underlay_may_be_called_by_another_of_its_names(underlay: Underlay, name: str) -> None:
+    bed = underlay.bed
+    if not bed.host.succeeds("ip", "link", "property", "add", "dev", "eth0", "altname", name):
+        pytest.skip("this kernel or iproute2 has no alternative names")
+    conf = vxlan(underlay, underlay={"interface": name})
+    assert bed.call("STATUS", conf) == (0, None)
+    bed.add(conf, bed.sandbox())
+    code, error = bed.call("STATUS", vxlan(underlay, underlay={"interface": "enx-another"}))
+    assert (code, error["code"]) == (1, 50)
+    assert error["msg"] == "no underlay: this host has no address on enx-another that is the VTEP of a peer"
+    assert "vx" not in error["details"]
