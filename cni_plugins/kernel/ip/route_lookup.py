@@ -19,6 +19,8 @@ from cni_plugins.steps.step import HOST, Place
 _UNREACHABLE = (wire.RTN_BLACKHOLE, wire.RTN_UNREACHABLE, wire.RTN_PROHIBIT)
 # The errors of routes that drop packets, and of a table without any route that matches.
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
+_RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h: answer with the route, not with its use for one destination
+_NOWHERE = ip_address("3fff::1")  # for documentation (RFC 9637)
 _VIA_FAMILY = 2  # octets before the address in struct rtvia
 
 
@@ -68,10 +70,24 @@ def default_route_links(session: Session, where: Place) -> list[int]:
     """Return the indexes of the links of default routes: IPv4 before IPv6, then by metric.
 
     The kernel dumps a table of IPv4 in the order of the destinations (net/ipv4/fib_trie.c), so only its
-    beginning is read: a router has a million routes. A table of IPv6 ends with its default routes, and is
-    read only if IPv4 has none.
+    beginning is read: a router has a million routes. A table of IPv6 ends with its default routes. It is
+    asked for the way to an address that no other route should match, and read only where one does.
     """
-    return _default_routes(session, where, 4) or _default_routes(session, where, 6)
+    return _default_routes(session, where, 4) or _default_routes6(session, where)
+
+
+def _default_routes6(session: Session, where: Place) -> list[int]:
+    head = wire.RouteHead(wire.FAMILY[6], wire.FULL_LENGTH[6], flags=_RTM_F_FIB_MATCH)
+    try:
+        answer = session.rtnl(where).ask(
+            wire.route(wire.RTM_GETROUTE, 0, head, wire.ip(wire.RTA_DST, _NOWHERE))
+        )
+    except Refused as err:
+        if err.errno in _NO_ROUTE:
+            return []
+        raise
+    found = _default_route(answer)
+    return [found[1]] if found else _default_routes(session, where, 6)
 
 
 def _default_routes(session: Session, where: Place, family: int) -> list[int]:

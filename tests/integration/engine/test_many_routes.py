@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from cni_plugins.kernel.ip import route_lookup
+
 ROUTES = 30_000
 SLOWER = 15  # times; decoding every route was four hundred times slower
 
@@ -67,6 +69,31 @@ def test_the_default_route_of_ipv6_is_found(bed: Any) -> None:
     sandbox = bed.sandbox()
     bed.add(bed.conf(mtu="auto", ipam=bed.host_local("10.7.0.0/24")), sandbox)
     assert sandbox.link("eth0")["mtu"] == 1300
+
+
+@pytest.mark.parametrize("specific", [False, True], ids=["default alone", "behind a more specific one"])
+def test_the_default_route_of_ipv6_is_found_without_reading_the_table(
+    bed: Any, monkeypatch: pytest.MonkeyPatch, specific: bool
+) -> None:
+    """Only where another route leads to the address that is asked for, the table is read."""
+    bed.host.run("ip", "link", "add", "up0", "mtu", "1300", "type", "veth", "peer", "name", "up1")
+    bed.host.run("ip", "link", "add", "up2", "type", "veth", "peer", "name", "up3")
+    for link in ("up0", "up1", "up2", "up3"):
+        bed.host.run("ip", "link", "set", link, "up")
+    bed.host.run("ip", "-6", "route", "add", "default", "dev", "up0")
+    if specific:
+        bed.host.run("ip", "-6", "route", "add", "3000::/4", "dev", "up2")
+    read, original = [], route_lookup._default_routes
+
+    def reading(session: Any, where: Any, family: int) -> list[int]:
+        read.append(family)
+        return original(session, where, family)
+
+    monkeypatch.setattr(route_lookup, "_default_routes", reading)
+    sandbox = bed.sandbox()
+    bed.add(bed.conf(mtu="auto", ipam=bed.host_local("10.7.0.0/24")), sandbox)
+    assert sandbox.link("eth0")["mtu"] == 1300
+    assert (6 in read) == specific
 
 
 def test_the_default_route_of_the_lowest_metric_is_taken(bed: Any) -> None:
