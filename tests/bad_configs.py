@@ -235,7 +235,7 @@ MORE_BAD_MACVLANS: list[Changes] = [
     {"vlan": -1},
     {"vlan": 1 << 40},
     {"bcqueuelen": -1},
-    {"master": "sixteen-bytes-if"},
+    {"master": "longer-than-any-name-of-a-link" * 5},
     {"master": "a b"},
     {"hostAccess": True, "mode": "passthru"},
     {"hostAccess": True, "linkInContainer": True},

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 from cni_plugins.agent import preload
-from cni_plugins.agent.build import BUILD
 from cni_plugins.agent.journal import Journal, ServedRequest
 from cni_plugins.agent.listener import OWN, CannotListen, Listener, duplicated_to_fd_3, open_listener
 from cni_plugins.agent.metrics import address as metrics_address
@@ -25,6 +24,7 @@ from cni_plugins.agent.protocol import Call
 from cni_plugins.agent.scoreboard import Scoreboard, Slot
 from cni_plugins.agent.systemd import Supervisor
 from cni_plugins.agent.worker import WorkerContext, work
+from cni_plugins.engine.build import BUILD
 
 SOCKET = "/run/cni-plugins/agent.sock"  # the executables' default
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}

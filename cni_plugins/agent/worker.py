@@ -139,7 +139,8 @@ class _Worker:
 
     def _run(self, call: Call, environment: dict[str, str], residence: Residence) -> Outcome:
         file = os.fstat(call.descriptors.program)
-        return run(call.name, environment, call.read, Program(file.st_dev, file.st_ino, residence))
+        program = Program(file.st_dev, file.st_ino, residence, self._context.build)
+        return run(call.name, environment, call.read, program)
 
     def _record_outcome(self, call: Call, outcome: Outcome, seconds: float) -> None:
         served = record(call, outcome, seconds)

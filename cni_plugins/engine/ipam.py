@@ -6,6 +6,7 @@ from collections.abc import Callable
 from cni_plugins.contract.ipam import IpamPlugin
 from cni_plugins.delegate import run as delegate
 from cni_plugins.engine import registry
+from cni_plugins.engine.build import build_of
 from cni_plugins.engine.program import Program
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.request import Request
@@ -43,8 +44,19 @@ def _nothing_of(_request: Request, _lease: Result) -> None:
 
 
 def _is(executable: str, program: Program | None) -> bool:
+    """Say whether an executable is this program: the same file, or a copy of it.
+
+    Copying without `cp -a`, image layers and many installers lose hard links.
+    """
+    if program is None:
+        return False
     status = os.stat(executable)
-    return program is not None and (program.device, program.inode) == (status.st_dev, status.st_ino)
+    if (program.device, program.inode) == (status.st_dev, status.st_ino):
+        return True
+    try:
+        return program.build != "" and build_of(executable) == program.build
+    except OSError:  # it may be executable and not readable
+        return False
 
 
 def _delegated(name: str, executable: str, program: Program | None) -> IpamPlugin:

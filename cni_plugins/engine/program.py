@@ -7,11 +7,13 @@ if TYPE_CHECKING:  # IPAM plugins must not import the kernel package
 
 
 class Program(NamedTuple):
-    """The executable file of this process; hard links to it are the same program under other names.
+    """The executable file of this process; hard links and copies are the same program under other names.
 
+    :param build: its build id, empty if it is not frozen.
     :param residence: what it keeps between requests, if it serves more than one.
     """
 
     device: int
     inode: int
     residence: "Residence | None" = None
+    build: str = ""

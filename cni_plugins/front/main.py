@@ -42,13 +42,14 @@ def _asked_version() -> str:
 
 
 def _serve(name: str) -> int:
+    from cni_plugins.engine.build import BUILD
     from cni_plugins.engine.program import Program
     from cni_plugins.engine.run import run
 
     program = None
     if getattr(sys, "frozen", False):
         status = os.stat(sys.executable)
-        program = Program(status.st_dev, status.st_ino)
+        program = Program(status.st_dev, status.st_ino, build=BUILD)
     outcome = run(name, dict(os.environ), _read, program)
     if outcome.trace:
         _write(2, outcome.trace.encode())

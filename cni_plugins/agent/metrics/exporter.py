@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cni_plugins.agent.build import BUILD
 from cni_plugins.agent.metrics.address import MetricsAddress
 from cni_plugins.agent.metrics.channel import LONGEST, Channel, RequestReport
 from cni_plugins.agent.metrics.http import MetricsServer
 from cni_plugins.agent.scoreboard import Scoreboard
+from cni_plugins.engine.build import BUILD
 from cni_plugins.engine.registry import NAMES
 from cni_plugins.errors import CniError
 from cni_plugins.ipam_hostlocal.config import HostLocal

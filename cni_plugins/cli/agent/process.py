@@ -6,7 +6,6 @@ again in the same process, with all options written out in a form that needs no 
 
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from cni_plugins.agent.serve import Options, serve
@@ -16,9 +15,9 @@ from cni_plugins.cli.version import AGENT_PROCESS
 
 def require_agent_support() -> None:
     """:raises Failed: when the plugins of this build cannot call an agent"""
-    from cni_plugins.cli.install.layout import build
+    from cni_plugins.engine.build import build_of
 
-    if getattr(sys, "frozen", False) and not build(Path("/proc/self/exe")):
+    if getattr(sys, "frozen", False) and not build_of("/proc/self/exe"):
         raise Failed("plugins that were frozen without a C compiler never call an agent")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni_plugins.cli.failure import Failed
-from cni_plugins.cli.install.layout import Places, build, digest
+from cni_plugins.cli.install.layout import Places, digest
 from cni_plugins.cli.install.record import RecordedFile
+from cni_plugins.engine.build import build_of
 
 _OVERFLOW = 65534  # the overflow uid: root of the host, as seen from a user namespace
 
@@ -35,7 +36,7 @@ def existing_file(path: Path) -> Present | None:
         return Present("", "", 0, inode)
     if not stat.S_ISREG(status.st_mode):
         raise Failed(f"{path} is not a regular file: move it away first")
-    return Present(digest(path), build(path), stat.S_IMODE(status.st_mode), inode)
+    return Present(digest(path), build_of(str(path)), stat.S_IMODE(status.st_mode), inode)
 
 
 def require_safe(places: Places) -> None:

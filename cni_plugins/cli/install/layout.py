@@ -1,13 +1,13 @@
 """Defines the files of an install and their paths; reads only the source directory."""
 
 import hashlib
-import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from cni_plugins.cli.failure import Failed
 from cni_plugins.cli.install.replace import Batch
+from cni_plugins.engine.build import build_of
 from cni_plugins.engine.registry import NAMES
 
 AGENT_UNITS = ("cni-plugins-agent.socket", "cni-plugins-agent.service")
@@ -18,8 +18,6 @@ UNITS = (*AGENT_UNITS, *SYNC_UNITS)
 EXAMPLE = "10-containers.conflist.example"
 _UNIT_PREFIXES = ("/usr", "/usr/local")
 _WRITTEN_FOR = b"/usr/local/bin/cnictl"
-_MARK = re.compile(rb"@build-id:([0-9a-f]{16})")
-_MARK_WITHIN = 1 << 20  # bytes; the bootloader is at the start of a program
 
 
 class Places(NamedTuple):
@@ -85,7 +83,7 @@ def batches(places: Places, source: Path) -> tuple[Batch, ...]:
     if any(digest(other) != digest(program) for other in others):
         raise Failed(f"the plugins in {source} are not of the same build")
     cnictl = _program(source / "cnictl")
-    if build(program) != build(cnictl):
+    if build_of(str(program)) != build_of(str(cnictl)):
         raise Failed(f"cnictl and the plugins in {source} are not of the same build")
     own = f"{places.prefix.rstrip('/')}/bin/cnictl".encode()
     units = {name: _text(f"systemd/{name}").replace(_WRITTEN_FOR, own) for name in UNITS}
@@ -102,13 +100,6 @@ def digest(content: Path | bytes) -> str:
         return hashlib.sha256(content).hexdigest()
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def build(program: Path) -> str:
-    """Return the build id that freeze.py wrote into a program; an empty text for any other file."""
-    with program.open("rb") as file:
-        found = _MARK.search(file.read(_MARK_WITHIN))
-    return found[1].decode() if found else ""
 
 
 def _program(path: Path) -> Path:

@@ -21,7 +21,7 @@ COLD = 42  # the caller's exit code when it was left to itself
 _PATIENCE = 20.0  # seconds
 _AGENT = """
 import sys
-import cni_plugins.agent.build as build
+import cni_plugins.engine.build as build
 build.BUILD = sys.argv[1]
 from cni_plugins.agent.serve import Options, serve
 sys.exit(serve(Options(**eval(sys.argv[2]))))

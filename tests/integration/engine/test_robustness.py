@@ -141,3 +141,18 @@ def test_an_ipam_of_ours_is_called_in_process_only_when_it_is_this_very_program(
     code, error = bed.call("ADD", conf, bed.sandbox())
     assert (code, error["code"]) == (1, 104)
     assert ipams.none().name == ""
+
+
+@pytest.mark.parametrize(
+    ("mark", "own"),
+    [("0123456789abcdef", True), ("0123456789abcde0", False), ("0123456789ABCDEF", False), ("0123", False)],
+)
+def test_a_copy_of_this_program_is_this_program(bed: Any, mark: str, own: bool) -> None:
+    """By its build id: most ways to copy executables lose hard links."""
+    bed.program = bed.program._replace(build="0123456789abcdef")
+    (bed.bin / "static").unlink()
+    (bed.bin / "static").write_text(f"#!/bin/sh\nexit 7\n# {'x' * 9000} @build-id:{mark}\n")
+    (bed.bin / "static").chmod(0o755)
+    conf = bed.conf(ipam={"type": "static", "addresses": [{"address": "10.1.0.2/24"}]})
+    code, result = bed.call("ADD", conf, bed.sandbox())
+    assert (code == 0) == own, result
