@@ -1,7 +1,5 @@
 """Computes VNI, link names and MAC addresses from the network, identically on every host without exchange."""
 
-from binascii import crc32
-
 from cni_plugins.ownership import digest
 from cni_plugins.protocol.fields import IPAddress
 
@@ -10,10 +8,21 @@ LARGEST_VNI = (1 << 24) - 1  # RFC 7348, 5
 _FIRST_VNI, _VNIS = 0x400000, 0x3FFFFF
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _IPV4 = 4
+_POLYNOMIAL, _ONES = 0xEDB88320, 0xFFFFFFFF
 
 
 def default_vni(network: str) -> int:
-    return _FIRST_VNI + crc32(network.encode()) % _VNIS
+    return _FIRST_VNI + _crc32(network.encode()) % _VNIS
+
+
+def _crc32(data: bytes) -> int:
+    """Return zlib's CRC-32 (ISO 3309). Some Pythons link theirs with zlib, which nodes may lack."""
+    value = _ONES
+    for octet in data:
+        value ^= octet
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+    return value ^ _ONES
 
 
 def vxlan_name(vni: int) -> str:

@@ -36,6 +36,90 @@ NOEXEC = STAGE + "".join(
 VERSION = 'env -i CNI_COMMAND=VERSION "$@" /mnt/bridge\n'
 
 
+# What Python needs of a node: the loader and the parts of the C library, which are one since glibc 2.34.
+GLIBC = (
+    "ld-linux-x86-64.so.2",
+    *(f"lib{part}" for part in ("c.so.6", "m.so.6", "dl.so.2", "rt.so.1", "pthread.so.0")),
+)
+ALONE = """
+mount -t proc proc "$ROOT/proc"
+mount -t sysfs sysfs "$ROOT/sys"
+mount --rbind /dev "$ROOT/dev"
+ip link set lo up
+chroot "$ROOT" "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def bare_root(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A node that has our executables, the C library, and nothing else: no zlib, no shell."""
+    root = tmp_path_factory.mktemp("bare")
+    for directory in ("bin", "dev", "etc", "lib64", "proc", "run", "sys", "tmp", "var/lib"):
+        (root / directory).mkdir(parents=True)
+    for name in GLIBC:
+        for place in ("/lib64", "/lib/x86_64-linux-gnu", "/usr/lib64"):
+            if Path(place, name).exists():
+                (root / place[1:]).mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(place, name).resolve(), root / place[1:] / name)
+    for name in (*EVERY, "cnictl"):
+        shutil.copy(dist / name, root / "bin" / name)
+    return root
+
+
+def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    isolated = ["unshare", "-mn", "--propagation", "private", "sh", "-ec", ALONE, "sh", *command]
+    variables = {"ROOT": str(root), "PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "", **environment}
+    return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
+
+
+EVERY = ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static", "loopback")
+BARE_KEYS = {
+    "macvlan": {"master": "lo"},
+    "vxlan": {
+        "network": "10.9.0.0/16",
+        "mtu": 1400,
+        "backend": {"type": "static", "peers": [{"node": "h", "vtep": "192.0.2.1", "subnet": "10.9.1.0/24"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("library_path", ["", "/nowhere:relative:"], ids=["plain", "rubbish"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_node_needs_the_c_library_alone(bare_root: Path, name: str, library_path: str) -> None:
+    """Each command of each plugin takes its road to the end, whatever the kernel says there."""
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]}
+    if name == "static":
+        ipam = {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}
+    conf = {"cniVersion": "1.1.0", "name": "n", "type": name, "ipam": ipam, **BARE_KEYS.get(name, {})}
+    text = "\N{ZERO WIDTH NO-BREAK SPACE}" + json.dumps(conf)
+    for command in ("VERSION", "STATUS", "ADD", "CHECK", "DEL", "GC"):
+        attachment = {"CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/1/ns/net"}
+        if command == "GC":
+            attachment = {}
+            text = json.dumps({**conf, "cni.dev/valid-attachments": []})
+        done = alone(
+            bare_root,
+            f"/bin/{name}",
+            stdin=text,
+            CNI_COMMAND=command,
+            CNI_PATH="/bin",
+            LD_LIBRARY_PATH=library_path,
+            **attachment,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        answer = json.loads(done.stdout or "{}")
+        assert answer.get("code") != 999, answer
+        if command in ("VERSION", "DEL", "GC"):
+            assert done.returncode == 0, (command, answer, done.stderr)
+
+
+def test_the_operators_program_needs_the_c_library_alone(bare_root: Path) -> None:
+    for words in (["--help"], ["--version"], ["overlay", "sync", "--help"], ["overlay", "status"]):
+        done = alone(bare_root, "/bin/cnictl", *words)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == ("status" in words), done.stderr
+
+
 @pytest.fixture
 def program(dist: Path, tmp_path: Path) -> Path:
     """A copy of our own, so that no other test's processes are taken for ours."""

@@ -1,5 +1,6 @@
 """Names, numbers and MAC addresses that every host computes alike."""
 
+import zlib
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -84,3 +85,8 @@ def test_a_vteps_mac_address_has_the_ipv4_address_in_it(address: str) -> None:
 def test_networks_differ_in_their_containers_mac_addresses() -> None:
     address = ip_address("192.168.100.5")
     assert len({ContainerMacs(vni).of(address) for vni in range(1, 50)}) > 1
+
+
+@given(st.text(max_size=200))
+def test_the_default_vni_is_made_of_zlibs_crc(network: str) -> None:
+    assert default_vni(network) == 0x400000 + zlib.crc32(network.encode()) % 0x3FFFFF
