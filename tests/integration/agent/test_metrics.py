@@ -159,7 +159,7 @@ def test_too_many_scrapers_are_turned_away_and_dawdlers_hung_up_on(served: Agent
 
 
 def scraped_in_time(agent: Agent) -> dict[str, float]:
-    """Return the page as soon as a thread that hung up on its scraper has ended, and makes room for another."""
+    """Return the page as soon as a thread that hung up on its scraper makes room for another."""
     end = time.monotonic() + 10
     while True:
         try:
