@@ -3,7 +3,7 @@
 The kernel does not deliver between a master and its macvlan links. So the host gets a macvlan link of its
 own, and routes through it to each container address. That link has no addresses except gateways: the host
 sends from an address of the master. Containers get a neighbour entry for that address, and the host one for
-each container. So neither asks by ARP or ND, and other neighbours on the wire never learn about the link.
+each container. So neither asks all others by ARP or ND, who therefore never learn about the link.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import ROUTE_PROTOCOL
 from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.steps.ip import AddRoute, DelRoute
-from cni_plugins.steps.neighbours import DelHostRoutes, EnsureHostRoutes, EnsureNeighbour
+from cni_plugins.steps.neighbours import DelHostRoutes, EnsureHostRoutes
 from cni_plugins.steps.step import HOST
 
 Marked = tuple[IPAddress, int]
@@ -24,21 +24,24 @@ Marked = tuple[IPAddress, int]
 def _ensure(session: Session, step: EnsureHostRoutes) -> None:
     """Add the routes, and replace those left by an earlier ADD of the same attachment."""
     present = set(marked(session, step.link))
-    for neighbour in _neighbours(step):
-        neighbours.ensure(session, neighbour)
     for route in _routes(step):
-        if (route.dst.ip, step.mark) in present:
+        address = route.dst.ip
+        if step.mac:
+            neighbours.tell(session, step.link, address, step.mac)
+        if (address, step.mark) in present:
             del_route(session, DelRoute(HOST, step.link, route.dst, priority=step.mark))
-        add_route(session, route)
+        try:
+            add_route(session, route)
+        except OSError:
+            neighbours.delete(session, step.link, address)  # its route would name it to DEL
+            raise
 
 
 def _differs(session: Session, step: EnsureHostRoutes) -> str:
     present = set(marked(session, step.link))
     missing = [str(address) for address in step.addresses if (address, step.mark) not in present]
-    if missing:
-        return f"routes of the host out of {step.link} are missing: {', '.join(missing)}"
-    # The address itself is not compared, as another plugin of the chain may change it.
-    return next(filter(None, (neighbours.missing(session, item) for item in _neighbours(step))), "")
+    # Neighbours are not compared: attachments of older releases have none, and they may be learned anew.
+    return f"routes of the host out of {step.link} are missing: {', '.join(missing)}" if missing else ""
 
 
 def _delete(session: Session, step: DelHostRoutes) -> None:
@@ -46,9 +49,12 @@ def _delete(session: Session, step: DelHostRoutes) -> None:
 
 
 def delete_where(session: Session, link: str, is_going: Callable[[int], bool]) -> None:
-    for address, mark in marked(session, link):
+    present = marked(session, link)
+    staying = {address for address, mark in present if not is_going(mark)}  # a successor may have the address
+    for address, mark in present:
         if is_going(mark):
-            neighbours.delete(session, link, address)
+            if address not in staying:
+                neighbours.delete(session, link, address)
             del_route(session, DelRoute(HOST, link, ip_interface(address), priority=mark))
 
 
@@ -73,10 +79,6 @@ def _dump(session: Session, version: int, index: int) -> list[Marked]:
         if ours and read_number(attrs.get(wire.RTA_OIF)) == index:
             found.append((ip_address(attrs[wire.RTA_DST]), read_number(attrs.get(wire.RTA_PRIORITY))))
     return found
-
-
-def _neighbours(step: EnsureHostRoutes) -> list[EnsureNeighbour]:
-    return [EnsureNeighbour(HOST, step.link, address, step.mac) for address in step.addresses if step.mac]
 
 
 def _routes(step: EnsureHostRoutes) -> list[AddRoute]:

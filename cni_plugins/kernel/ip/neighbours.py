@@ -24,20 +24,33 @@ from cni_plugins.protocol.macs import link_local
 from cni_plugins.steps.neighbours import Advertise, EnsureNeighbour
 from cni_plugins.steps.step import HOST, SANDBOX
 
+_NUD_STALE, _NTF_EXT_LEARNED = 0x04, 0x10  # linux/neighbour.h
 # RFC 4861, 4.4 and 4.6.1: type, code, checksum (set by the kernel), flags, target; option, its length, MAC
 _ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")
 _TYPE, _OVERRIDE, _TARGET_ADDRESS = 136, 1 << 29, 2
 _ALL_NODES, _HOP_LIMIT = "ff02::1", 255
 
 
-def ensure(session: Session, step: EnsureNeighbour) -> None:
-    request_flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+def _ensure(session: Session, step: EnsureNeighbour) -> None:
+    _add(session, step, wire.NUD_PERMANENT)
+
+
+def tell(session: Session, link: str, address: IPAddress, mac: str) -> None:
+    """Tell the host who a neighbour is, so that it asks only that one, and all others only if it is silent.
+
+    The entry is as if it were learned, but never collected as garbage: another plugin may change the
+    neighbour's address later.
+    """
+    _add(session, EnsureNeighbour(HOST, link, address, mac), _NUD_STALE, _NTF_EXT_LEARNED)
+
+
+def _add(session: Session, step: EnsureNeighbour, state: int, flags: int = 0) -> None:
+    asked, family = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, wire.FAMILY[step.address.version]
+    entry = (wire.ip(wire.NDA_DST, step.address), wire.mac(wire.NDA_LLADDR, step.mac))
 
     def add(index: int) -> None:
-        entry = (wire.ip(wire.NDA_DST, step.address), wire.mac(wire.NDA_LLADDR, step.mac))
-        family = wire.FAMILY[step.address.version]
         message = wire.neighbour(
-            wire.RTM_NEWNEIGH, request_flags, *entry, family=family, index=index, state=wire.NUD_PERMANENT
+            wire.RTM_NEWNEIGH, asked, *entry, family=family, index=index, state=state, flags=flags
         )
         session.rtnl(step.where).call(message)
 
@@ -58,14 +71,6 @@ def delete(session: Session, link: str, address: IPAddress) -> None:
     except Refused as err:
         if err.errno != errno.ENOENT and not is_absent(err):
             raise
-
-
-def missing(session: Session, step: EnsureNeighbour) -> str:
-    """Say whether there is no permanent entry, whatever its link-layer address."""
-    found = _entry(session, step)
-    if found is not None and found.state == wire.NUD_PERMANENT:
-        return ""
-    return f"neighbour {step.address} of {step.link} in the {step.where} is missing"
 
 
 class _Entry(NamedTuple):
@@ -127,6 +132,6 @@ def _raw_socket(session: Session) -> socket.socket:
         return socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6)
 
 
-DEEDS = deed(EnsureNeighbour, ensure, _differs) | deed(
+DEEDS = deed(EnsureNeighbour, _ensure, _differs) | deed(
     Advertise, _advertise, Uncompared("an announcement leaves nothing behind")
 )

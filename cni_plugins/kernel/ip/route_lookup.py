@@ -17,8 +17,9 @@ from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.steps.step import HOST, Place
 
 _UNREACHABLE = (wire.RTN_BLACKHOLE, wire.RTN_UNREACHABLE, wire.RTN_PROHIBIT)
-# The errors of routes that drop packets, and of a table without any route that matches.
-_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
+# The errors of routes that drop packets, of a table without a route that matches, of a kernel without IPv6.
+_DROPPED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
+_NO_ROUTE = (*_DROPPED, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 _RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h: answer with the route, not with its use for one destination
 _NOWHERE = ip_address("3fff::1")  # for documentation (RFC 9637)
 _VIA_FAMILY = 2  # octets before the address in struct rtvia
