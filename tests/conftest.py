@@ -5,6 +5,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Examples take their time on a loaded machine; hypothesis has no deadline itself where it recognises CI.
+settings.register_profile("cni", deadline=None)
+settings.load_profile("cni")
 
 _LACKING = "not installed"
 # By the time they take: a long file that starts last leaves the other core idle.

@@ -91,7 +91,11 @@ _OUTCOMES = (
     Intended(
         "IPAM is asked before the kernel is touched",
         "?:* > leases > net/last_reserved_ip.0 > content",
-        cases=("macvlan: a second container in mode passthru", "macvlan: mode passthru beside mode bridge"),
+        cases=(
+            "macvlan: a second container in mode passthru",
+            "macvlan: mode passthru beside mode bridge",
+            "macvlan: the mac of another container",
+        ),
     ),
     *is_deleted("DEL never validates more than it needs", *_OURS),
     *is_taken_away(

@@ -111,7 +111,7 @@ def test_a_refused_add_changes_nothing(steps: Steps, before: str, after: str) ->
 
 
 def test_a_parent_that_is_down_is_named(steps: Steps) -> None:
-    assert _error(steps, "status-down") == (51, "master eth0.100 is down")
+    assert _error(steps, "status-down") == (50, "master eth0.100 is down")
     for name in ("down-refused", "down-dotted-refused"):
         assert _error(steps, name) == (11, "eth0 is down")
     assert steps["down-race-answers"].out.count('"msg": "eth0 is down"') == 5

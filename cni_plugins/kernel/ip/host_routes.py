@@ -26,15 +26,11 @@ def _ensure(session: Session, step: EnsureHostRoutes) -> None:
     present = set(marked(session, step.link))
     for route in _routes(step):
         address = route.dst.ip
-        if step.mac:
-            neighbours.tell(session, step.link, address, step.mac)
         if (address, step.mark) in present:
             del_route(session, DelRoute(HOST, step.link, route.dst, priority=step.mark))
-        try:
-            add_route(session, route)
-        except OSError:
-            neighbours.delete(session, step.link, address)  # its route would name it to DEL
-            raise
+        add_route(session, route)
+        if step.mac:  # after the route, by which DEL finds it
+            neighbours.tell(session, step.link, address, step.mac)
 
 
 def _differs(session: Session, step: EnsureHostRoutes) -> str:
