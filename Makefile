@@ -45,8 +45,11 @@ $(DIST)/bridge $(DIST)/cnictl &: $(VENV)/.stamp $(SOURCES)
 
 freeze: $(DIST)/bridge $(DIST)/cnictl ## build the single-file executables in dist/
 
+# The fresh machine runs the other tests itself, which have limits of time.
 test-e2e: freeze ## the executables under cnitool, containerd, podman and a Debian kernel (root)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=30 tests/e2e tests/differential tests/bench
+	$(BIN)/python -m pytest -q tests/e2e/test_fresh_machine.py
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=30 --ignore tests/e2e/test_fresh_machine.py \
+	    tests/e2e tests/differential tests/bench
 
 demo: freeze ## attach two containers through a conflist, ping, detach, show that nothing is left
 	$(ASROOT) $(BIN)/python packaging/demo.py

@@ -14,7 +14,6 @@ settings.load_profile("cni")
 _LACKING = "not installed"
 # By the time they take: a long file that starts last leaves the other core idle.
 _SLOW_FIRST = (
-    "e2e/test_fresh_machine.py",
     "differential/test_differential.py",
     "e2e/test_vlan_vm.py",
     "e2e/test_macvlan_vm.py",

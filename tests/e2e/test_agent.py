@@ -273,6 +273,7 @@ def test_recycling_loses_no_call(node: Host) -> None:
 def test_two_thousand_requests_leave_the_workers_as_they_were(node: Host, agent: Agent) -> None:
     """Two callers at a time; every 25th attachment is a whole one, the others are quick."""
     netns = node.netns("cnie0", "cnie1")
+    wait_for("the workers", lambda: all(agent.processes()))
     pids = agent.processes()
 
     def attach(caller: int, pairs: int) -> None:

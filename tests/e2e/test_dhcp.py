@@ -84,7 +84,7 @@ def test_a_container_is_given_its_address_on_its_own_link(served: Host, name: st
     add = Call("ADD", conf, netns=netns, variables=PATH)
     added = run(served, add).ok()
     [address] = added.addresses
-    assert address.startswith("10.89.0.5")
+    assert 50 <= int(address.removeprefix("10.89.0.").partition("/")[0]) <= 60
     served.run("ip", "netns", "exec", "cnie1", "ping", "-c1", "-W3", SERVER)
     if "access" in name:
         served.run("ping", "-c1", "-W3", address)
