@@ -11,7 +11,7 @@ from cni_plugins.contract.model import ConfigModel, DnsField
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.args import parse_args
 from cni_plugins.protocol.fields import IPNetwork, get, parse_cidr, shown
-from cni_plugins.protocol.ifnames import LONGEST_ALTNAME, ifname_fault
+from cni_plugins.protocol.ifnames import LONGEST_ALTNAME, LONGEST_NAME, ifname_fault
 from cni_plugins.protocol.macs import parse_mac
 from cni_plugins.protocol.request import Request
 
@@ -20,18 +20,15 @@ IPV4, IPV6 = 4, 6
 _SMALLEST_MTU, _LARGEST_MTU = 68, 65535  # RFC 791; veth's own limit
 
 
-def _link_name(value: object) -> object:
-    fault = ifname_fault(value) if isinstance(value, str) else ""
+def _link_name(value: object, longest: int = LONGEST_NAME) -> object:
+    fault = ifname_fault(value, longest) if isinstance(value, str) else ""
     if fault:
         raise ValueError(f"link name {shown(value)} {fault}")
     return value
 
 
 def _any_name(value: object) -> object:
-    fault = ifname_fault(value, LONGEST_ALTNAME) if isinstance(value, str) and value else ""
-    if fault:
-        raise ValueError(f"link name {shown(value)} {fault}")
-    return value
+    return value if value == "" else _link_name(value, LONGEST_ALTNAME)
 
 
 def _is_mtu(value: object) -> bool:
@@ -86,6 +83,9 @@ class IpMasq(ConfigModel):
     @property
     def is_on(self) -> bool:
         return self.v4 or self.v6
+
+    def covers(self, version: int) -> bool:
+        return self.v4 if version == IPV4 else self.v6
 
 
 IpMasqField = Annotated[IpMasq, BeforeValidator(_masquerade)]

@@ -115,8 +115,7 @@ def masquerade(
 
     :param link: the host link whose absence shows that the attachment is gone, if there is one.
     """
-    families = {IPV4: ip_masq.v4, IPV6: ip_masq.v6}
-    chosen = tuple(ip.address for ip in ips if families[ip.address.version])
+    chosen = tuple(ip.address for ip in ips if ip_masq.covers(ip.address.version))
     if not chosen:
         return
     exclude, random = tuple(ip_masq.exclude), ip_masq.random_fully

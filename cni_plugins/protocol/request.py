@@ -25,9 +25,8 @@ from cni_plugins.protocol.result import NOTHING, Result
 STDIN_LIMIT = 1 << 20  # bytes; a conflist with its prevResult is a few kilobytes
 
 Command = Literal["ADD", "DEL", "CHECK", "GC", "STATUS"]  # VERSION is answered without a request
-_REQUIRED: Mapping[
-    str, tuple[str, ...]
-] = {  # CNI_PATH only where another plugin is called, see delegate/run.py
+# CNI_PATH is needed only where another plugin is called, see delegate/run.py.
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),

@@ -134,9 +134,8 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
 def _masquerades(overlay: Overlay, host: LocalHost) -> Iterator[NetworkMasquerade]:
     """Yield what is masqueraded: addresses of this host's containers, which in mode l2 may be any."""
     ip_masq, within = overlay.config.masquerade, overlay.config.within
-    families = {IPV4: ip_masq.v4, IPV6: ip_masq.v6}
     for network in host.own.subnets if overlay.config.mode == "l3" else within:
-        if families[network.version]:
+        if ip_masq.covers(network.version):
             same = [net for net in (*within, *ip_masq.exclude) if net.version == network.version]
             yield NetworkMasquerade(network, tuple(same), ip_masq.random_fully)
 

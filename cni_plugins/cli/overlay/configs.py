@@ -6,7 +6,6 @@ NetworkAttachmentDefinition: libcni keeps the config of each attachment in its c
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,8 @@ from cni_plugins.protocol.request import NAME
 PLUGIN = "vxlan"
 _SUFFIXES = (".conf", ".conflist", ".json")
 _LIMIT = 1 << 20  # bytes, as for a plugin's stdin
-_RESULTS, _CACHED = (
-    "results",
-    "cniCacheV1",
-)  # libcni/api.go: where it keeps attachments, and what it calls them
+# libcni/api.go: where it keeps attachments, and what it calls them.
+_RESULTS, _CACHED = "results", "cniCacheV1"
 
 
 class Configured(NamedTuple):
@@ -94,7 +91,7 @@ def _remembered(path: Path) -> tuple[Configured, ...]:
         if not isinstance(entry, dict) or entry.get("kind") != _CACHED:
             return ()
         return parse_config(base64.b64decode(entry["config"], validate=True), str(path)).networks
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error):
+    except (OSError, ValueError, KeyError, TypeError):
         return ()
 
 

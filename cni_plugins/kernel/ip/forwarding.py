@@ -11,7 +11,6 @@ from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.netlink import rtnetlink as wire
 from cni_plugins.kernel.netlink.attributes import attributes
-from cni_plugins.kernel.netlink.rtnetlink import read_number
 from cni_plugins.kernel.netlink.socket import NLM_F_DUMP
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.ip import IF_PRESENT, EnableForwarding, EnsureSysctl
@@ -45,9 +44,7 @@ def _keep_routers(session: Session) -> None:
     for answer in session.rtnl(HOST).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head)):
         route = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY))
         if route.protocol == _RTPROT_RA:  # kernels before 4.20 do not filter dumps
-            attrs = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
-            hops = attrs.get(wire.RTA_MULTIPATH)
-            found.add(wire.RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(attrs.get(wire.RTA_OIF)))
+            found.add(wire.link_of_route(dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))))
     for index in found:
         with suppress(OSError):  # the link is gone, or its routes are those of a program in user space
             key = ("ipv6", "conf", socket.if_indextoname(index), "accept_ra")

@@ -4,7 +4,6 @@ import errno
 import socket
 import struct
 from contextlib import suppress
-from typing import NamedTuple
 
 from cni_plugins.kernel.deed import Uncompared, deed
 from cni_plugins.kernel.links import links
@@ -73,28 +72,16 @@ def delete(session: Session, link: str, address: IPAddress) -> None:
             raise
 
 
-class _Entry(NamedTuple):
-    mac: str
-    state: int
-
-
-def _entry(session: Session, step: EnsureNeighbour) -> _Entry | None:
+def _differs(session: Session, step: EnsureNeighbour) -> str:
     link = links.find(session, step.where, step.link)
     answer = None if link is None else _find(session, step, link.ifindex)
+    text = f"neighbour {step.address} of {step.link} in the {step.where}"
     if answer is None:
-        return None
+        return "" if step.can_be_asked and link is not None else f"{text} is missing"
     mac = dict(attributes(answer.data, wire.BODY + wire.NDMSG.size)).get(wire.NDA_LLADDR, b"").hex(":")
     _, _, state, _, _ = wire.NDMSG.unpack_from(answer.data, wire.BODY)
-    return _Entry(mac, state)
-
-
-def _differs(session: Session, step: EnsureNeighbour) -> str:
-    link, found = links.find(session, step.where, step.link), _entry(session, step)
-    text = f"neighbour {step.address} of {step.link} in the {step.where}"
-    if found is None:
-        return "" if step.can_be_asked and link is not None else f"{text} is missing"
-    if found != (step.mac, wire.NUD_PERMANENT):
-        return f"{text} is {found.mac or 'unknown'}, not {step.mac} (permanent)"
+    if mac != step.mac or state != wire.NUD_PERMANENT:
+        return f"{text} is {mac or 'unknown'}, not {step.mac} (permanent)"
     return ""
 
 

@@ -18,8 +18,15 @@ from cni_plugins.steps.step import HOST, Place
 
 _UNREACHABLE = (wire.RTN_BLACKHOLE, wire.RTN_UNREACHABLE, wire.RTN_PROHIBIT)
 # The errors of routes that drop packets, of a table without a route that matches, of a kernel without IPv6.
-_DROPPED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
-_NO_ROUTE = (*_DROPPED, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+_NO_ROUTE = (
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EADDRNOTAVAIL,
+    errno.EOPNOTSUPP,
+    errno.EAFNOSUPPORT,
+)
 _RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h: answer with the route, not with its use for one destination
 _NOWHERE = ip_address("3fff::1")  # for documentation (RFC 9637)
 _VIA_FAMILY = 2  # octets before the address in struct rtvia
@@ -115,6 +122,5 @@ def _default_route(answer: Answer) -> tuple[int, int] | None:
     if head.dst_len or head.kind != wire.RTN_UNICAST or head.table != wire.RT_TABLE_MAIN:
         return None
     found = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
-    hops = found.get(wire.RTA_MULTIPATH)
-    index = wire.RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(found.get(wire.RTA_OIF))
+    index = wire.link_of_route(found)
     return (read_number(found.get(wire.RTA_PRIORITY)), index) if index else None

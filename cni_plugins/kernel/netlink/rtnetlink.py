@@ -160,3 +160,9 @@ def kind_of_link(name: str, *data: bytes) -> bytes:
 def read_number(value: bytes | None) -> int:
     """Read a number of any size; 0 if the attribute is absent."""
     return int.from_bytes(value or b"", sys.byteorder)
+
+
+def link_of_route(found: dict[int, bytes]) -> int:
+    """Return the index of a route's link, the first of several; 0 if it has none."""
+    hops = found.get(RTA_MULTIPATH)
+    return RTNEXTHOP.unpack_from(hops)[3] if hops else read_number(found.get(RTA_OIF))
