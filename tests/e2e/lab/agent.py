@@ -257,8 +257,10 @@ class Agent:
         return self.log.read_bytes()[self.begun_at :].decode()
 
     def is_up(self) -> bool:
+        """Whether it answers and every worker has begun; until then a worker has no pid on the page."""
         try:
-            return bool(self.page()["pid"] == self.pid)
+            page = self.page()
+            return page["pid"] == self.pid and all(worker["pid"] for worker in page["workers"])
         except (OSError, struct.error, AssertionError):
             return False
 
