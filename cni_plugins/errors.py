@@ -55,6 +55,14 @@ def foreseen(err: Exception) -> CniError:
     return CniError(f"internal error: {err}", type(err).__name__)
 
 
+class Unsure(BaseException):
+    """Something that a lean module of the frozen plugins leaves to the genuine one, to start over with.
+
+    Raised by packaging/lean, caught by engine/run.py, and no Exception, so that nothing between handles it.
+    It is raised before anything was changed: configs are read first.
+    """
+
+
 class IncompatibleVersion(CniError):
     code = 1
 

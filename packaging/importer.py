@@ -8,7 +8,8 @@ Extension modules are unpacked one by one when they are imported, so that VERSIO
 megabytes of pydantic.
 
 Code that dataclasses and namedtuple would compile at every start is compiled when the program is frozen: see
-rehearse.py.
+rehearse.py. Of some modules the plugins' program has a lean one, which can do what a usual call needs, and
+the genuine one beside it.
 
 The archive is `size of the index (8 bytes) | index | code`; see suite.spec for the writer.
 """
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.abc import Loader
     from types import CodeType, ModuleType
+    from typing import Any
 
     Entry = tuple[str, int, int]  # kind, offset, length
 else:
     Loader = object
 
 PACKAGE, EXTENSION = "package", "extension"
-REHEARSED = "the table rehearse.py made"
+REHEARSED, PATTERNS = "what rehearse.py compiled", "the patterns rehearse.py compiled"
+GENUINE = "genuine "  # in front of a name of which there is a lean module too
 
 
 class Archive(Loader):
@@ -45,9 +48,27 @@ class Archive(Loader):
         self._start = offset + 8 + size
         self._home = home
         self._unpacked: set[str] = set()  # a file that somebody else put there is never loaded
+        self._genuine: set[str] = set()  # names of which the genuine module is wanted
+
+    def genuine(self, name: str) -> "ModuleType":
+        """Replace a lean module by the genuine one, and return that."""
+        if name not in self._genuine:
+            self._genuine.add(name)
+            sys.modules.pop(name, None)
+        return __import__(name, fromlist=["*"])
+
+    def forget_lean(self) -> None:
+        """Have all lean modules, and everything of ours, imported anew, from the genuine ones."""
+        self._genuine.update(name.removeprefix(GENUINE) for name in self._index if name.startswith(GENUINE))
+        for name in [name for name in sys.modules if name in self._genuine or name.startswith("cni_plugins")]:
+            del sys.modules[name]
+
+    def _entry(self, name: str) -> "Entry | None":
+        entry = self._index.get(GENUINE + name) if name in self._genuine else None
+        return entry or self._index.get(name)
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        entry = self._index.get(name)
+        entry = self._entry(name)
         if entry is None:
             return None
         if entry[0] == EXTENSION:
@@ -98,19 +119,27 @@ class Archive(Loader):
         _exec(self.get_code(module.__name__), module.__dict__)  # noqa: S102 - that is what a loader is
 
     def get_code(self, name: str) -> "CodeType":
-        _, offset, length = self._index[name]
-        code: CodeType = marshal.loads(posix.pread(self._fd, length, self._start + offset))  # noqa: S302 - our own file
+        code: CodeType = self._read(self._entry(name))
         return code
 
     def rehearsed(self) -> "dict[tuple[str, str], CodeType]":
-        _, offset, length = self._index[REHEARSED]
-        return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # type: ignore[no-any-return] # noqa: S302
+        table: dict[tuple[str, str], CodeType] = self._read(self._index[REHEARSED])
+        return table
+
+    def patterns(self) -> "dict[tuple[str | bytes, int], tuple[object, ...]]":
+        """Return the arguments of _sre.compile() by pattern and flags."""
+        table: dict[tuple[str | bytes, int], tuple[object, ...]] = self._read(self._index[PATTERNS])
+        return table
+
+    def _read(self, entry: "Entry | None") -> "Any":  # noqa: ANN401 - whatever was stored
+        _, offset, length = entry  # type: ignore[misc] # there is one
+        return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # noqa: S302 - our own file
 
     def get_source(self, _name: str) -> None:
         """Return None, which inspect and traceback accept: there is no source."""
 
     def is_package(self, name: str) -> bool:
-        return self._index[name][0] == PACKAGE
+        return (self._entry(name) or ("",))[0] == PACKAGE
 
     def directory(self, path: str) -> "Directory":
         """Path hook: pkgutil uses it to list packages, and pyroute2 uses pkgutil to find its link kinds."""
