@@ -4,7 +4,6 @@ suite.spec generates the module `program`, which determines the program.
 """
 
 import gc
-import os
 import sys
 
 import importer
@@ -12,14 +11,28 @@ import importer
 # The process ends before garbage collection would be worth it; importing pydantic alone would run dozens.
 gc.disable()
 importer.install()
+import os  # noqa: E402 - with what importer adds to it
+
 # IPAM plugins and iptables must not inherit the bootloader's variables. launch.c sets no LD_LIBRARY_PATH, but
 # PyInstaller's own bootloader does, and saves the caller's value.
 for name in [name for name in os.environ if name.startswith("_PYI_")]:
     del os.environ[name]
+# What front.c preloads on a node whose own C library is too old.
+if os.environ.get("LD_PRELOAD", "").startswith("/proc/self/fd/"):
+    del os.environ["LD_PRELOAD"]
 if hasattr(sys, "_MEIPASS") and os.environ.get("LD_LIBRARY_PATH", "").startswith(sys._MEIPASS):  # noqa: SLF001
     del os.environ["LD_LIBRARY_PATH"]
     if "LD_LIBRARY_PATH_ORIG" in os.environ:
         os.environ["LD_LIBRARY_PATH"] = os.environ.pop("LD_LIBRARY_PATH_ORIG")
+
+
+def leave_behind() -> None:
+    """Leave a process behind that answers the next calls, if handoff.c has found this call the first."""
+    nest = importer.nest()
+    if nest:
+        from cni_plugins.agent import linger
+
+        linger.leave_behind(*nest)
 
 
 def run() -> int:
@@ -39,6 +52,7 @@ def run() -> int:
     return 0
 
 
+leave_behind()
 code = run()
 for stream in filter(None, (sys.stdout, sys.stderr)):
     try:

@@ -1,11 +1,11 @@
 """Finds and loads the frozen modules: PyInstaller's bootstrap, reduced to what this program needs.
 
-The bootloader runs this before the entry script. It replaces PyInstaller's own import hooks, which import
-struct, zlib and zipimport and search paths: a quarter of the start-up of a program that runs for twenty
-milliseconds. Here a module name is looked up in one dict, its code is read from the executable with one
-pread, and no directory is searched: a module that is not in the executable cannot be injected from elsewhere.
-Extension modules are unpacked one by one when they are imported, so that VERSION does not write the five
-megabytes of pydantic.
+This runs before entry.py. It replaces PyInstaller's own import hooks, which import struct, zlib and
+zipimport and search paths: a quarter of the start-up of a program that runs for twenty milliseconds. Here a
+module name is looked up in one dict, its code is read from the executable with one pread, and no directory
+is searched: a module that is not in the executable cannot be injected from elsewhere. Extension modules are
+copied one by one when they are imported, so that VERSION does not copy the five megabytes of pydantic: into
+memory, or where that may not be executed, and under PyInstaller's bootloader, into a directory.
 
 Code that dataclasses and namedtuple would compile at every start is compiled when the program is frozen: see
 rehearse.py. Of some modules the plugins' program has a lean one, which can do what a usual call needs, and
@@ -19,22 +19,30 @@ import posix
 import sys
 from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+
+try:
+    import _inside  # type: ignore[import-not-found]  # inside.c
+except ImportError:  # PyInstaller's bootloader, which has unpacked by now
+    _inside = None
 from builtins import eval as _eval
 from builtins import exec as _exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from importlib.abc import Loader
     from types import CodeType, ModuleType
-    from typing import Any
+    from typing import Any, TypeVar
 
-    Entry = tuple[str, int, int]  # kind, offset, length
+    T = TypeVar("T")
+
+    Entry = tuple[Any, ...]  # kind, offset, length; of an extension also the libraries it needs
 else:
     Loader = object
 
-PACKAGE, EXTENSION = "package", "extension"
+PACKAGE, EXTENSION, LIBRARY = "package", "extension", "library "
 REHEARSED, PATTERNS = "what rehearse.py compiled", "the patterns rehearse.py compiled"
+MFD_NOEXEC_SEAL = 8  # it is mapped and never executed; without it, sysctl vm.memfd_noexec may refuse it
 GENUINE = "genuine "  # in front of a name of which there is a lean module too
 
 
@@ -47,7 +55,9 @@ class Archive(Loader):
         self._index: dict[str, Entry] = marshal.loads(posix.pread(self._fd, size, offset + 8))  # noqa: S302 - our own file
         self._start = offset + 8 + size
         self._home = home
-        self._unpacked: set[str] = set()  # a file that somebody else put there is never loaded
+        self._unpacked: set[str] = set()  # files in the directory that are ours
+        self._loaded: set[str] = set()  # libraries
+        self._copies = 0  # in memory
         self._genuine: set[str] = set()  # names of which the genuine module is wanted
 
     def genuine(self, name: str) -> "ModuleType":
@@ -58,10 +68,24 @@ class Archive(Loader):
         return __import__(name, fromlist=["*"])
 
     def forget_lean(self) -> None:
-        """Have all lean modules, and everything of ours, imported anew, from the genuine ones."""
-        self._genuine.update(name.removeprefix(GENUINE) for name in self._index if name.startswith(GENUINE))
-        for name in [name for name in sys.modules if name in self._genuine or name.startswith("cni_plugins")]:
-            del sys.modules[name]
+        """Have models imported anew, from the genuine modules, and all modules that have something of theirs."""
+        models = [name for name in self._index if name.startswith((f"{GENUINE}pydantic", f"{GENUINE}cni_"))]
+        self._genuine.update(name.removeprefix(GENUINE) for name in models)
+        forgotten = self._genuine & sys.modules.keys()
+        while forgotten:
+            for name in forgotten:
+                del sys.modules[name]
+                package, _, last = name.rpartition(".")
+                vars(sys.modules.get(package, sys)).pop(last, None)
+            ours = {name for name in sys.modules if name.startswith("cni_plugins.")}
+            forgotten = {name for name in ours if self._has_something_of(vars(sys.modules[name]), forgotten)}
+
+    @staticmethod
+    def _has_something_of(content: "dict[str, Any]", names: "set[str]") -> bool:
+        return any(
+            getattr(value, "__module__", "") in names or type(value).__module__ in names
+            for value in content.values()
+        )
 
     def _entry(self, name: str) -> "Entry | None":
         entry = self._index.get(GENUINE + name) if name in self._genuine else None
@@ -72,8 +96,7 @@ class Archive(Loader):
         if entry is None:
             return None
         if entry[0] == EXTENSION:
-            file = self._unpack(name, entry)
-            return ModuleSpec(name, ExtensionFileLoader(name, file), origin=file)
+            return ModuleSpec(name, ExtensionLoader(name, self), origin=name)
         where = f"{self._home}/{name.replace('.', '/')}"
         if entry[0] == PACKAGE:
             spec = ModuleSpec(name, self, origin=f"{where}/__init__.py", is_package=True)
@@ -83,29 +106,63 @@ class Archive(Loader):
         spec.has_location = True
         return spec
 
-    def _unpack(self, name: str, entry: "Entry") -> str:
-        file = f"{self._home}/{name}.so"
+    def load(self, name: str, load: "Callable[[str], T]") -> "T":
+        """Load an extension or a library from a copy, from the next kind of copy if the first is refused."""
+        entry = self._index[name]
+        kinds = (self._in_memory, self._in_home) if _inside else (self._in_home, self._in_memory)
+        try:
+            return self._load_once(kinds[0](name, entry), load)
+        except (ImportError, OSError):
+            return self._load_once(kinds[1](name, entry), load)
+
+    @staticmethod
+    def _load_once(copy: "tuple[str, int]", load: "Callable[[str], T]") -> "T":
+        path, fd = copy
+        try:
+            return load(path)
+        finally:
+            if fd >= 0:
+                posix.close(fd)
+
+    def load_libraries_of(self, name: str) -> None:
+        """Load what an extension needs beside the C library, which a node may not have or have otherwise."""
+        for library in self._index[name][3] if _inside else ():
+            if library not in self._loaded:
+                self._loaded.add(library)
+                self.load(LIBRARY + library, _inside.load)
+
+    def _in_home(self, name: str, entry: "Entry") -> "tuple[str, int]":
+        """Copy it into the program's directory; a file that somebody else put there is never loaded."""
+        file = f"{_inside.home() if _inside else self._home}/{name}.so"
         try:
             target = posix.open(file, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o700)
         except FileExistsError:
-            return file if name in self._unpacked else self._in_memory(name, entry)
+            if name in self._unpacked:
+                return file, -1
+            raise
         try:
             self._copy(target, entry)
             self._unpacked.add(name)
-            return file
-        except OSError:  # the disk is full by now; a memfd leaves no file behind
+            return file, -1
+        except OSError:  # the disk is full
             posix.unlink(file)
-            return self._in_memory(name, entry)
+            raise
         finally:
             posix.close(target)
 
-    def _in_memory(self, name: str, entry: "Entry") -> str:
-        memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
+    def _in_memory(self, name: str, entry: "Entry") -> "tuple[str, int]":
+        """Copy it to where no file is left behind; the descriptor is to be closed after loading."""
+        try:
+            memory = posix.memfd_create(name, posix.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+        except OSError:  # Linux before 6.3
+            memory = posix.memfd_create(name, posix.MFD_CLOEXEC)
         self._copy(memory, entry)
-        return f"/proc/self/fd/{memory}"
+        # The loader takes a path that it knows for the same file, and descriptors have their numbers again.
+        self._copies += 1
+        return f"/proc/self/fd{'/' * self._copies}{memory}", memory
 
     def _copy(self, target: int, entry: "Entry") -> None:
-        _, offset, left = entry
+        offset, left = entry[1:3]
         while left:
             sent = posix.sendfile(target, self._fd, self._start + offset, left)
             if not sent:
@@ -132,8 +189,13 @@ class Archive(Loader):
         return table
 
     def _read(self, entry: "Entry | None") -> "Any":  # noqa: ANN401 - whatever was stored
-        _, offset, length = entry  # type: ignore[misc] # there is one
+        offset, length = entry[1:3]  # type: ignore[index] # there is one
         return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # noqa: S302 - our own file
+
+    def content(self, name: str) -> bytes:
+        """Return a file that was stored beside the modules."""
+        offset, length = self._index[f"file {name}"][1:3]
+        return posix.pread(self._fd, length, self._start + offset)
 
     def get_source(self, _name: str) -> None:
         """Return None, which inspect and traceback accept: there is no source."""
@@ -146,6 +208,23 @@ class Archive(Loader):
         if not path.startswith(self._home):
             raise ImportError(path)
         return Directory(self._index, path[len(self._home) + 1 :].replace("/", "."))
+
+
+class ExtensionLoader(ExtensionFileLoader):
+    """Loads an extension from a copy that the archive makes."""
+
+    def __init__(self, name: str, archive: Archive) -> None:
+        super().__init__(name, name)
+        self._archive = archive
+
+    def create_module(self, spec: ModuleSpec) -> "ModuleType":
+        self._archive.load_libraries_of(spec.name)
+
+        def load(path: str) -> "ModuleType":
+            spec.origin = path
+            return super(ExtensionLoader, self).create_module(spec)
+
+        return self._archive.load(spec.name, load)
 
 
 class Directory:
@@ -200,6 +279,12 @@ class NoSignature:
 no_signature = NoSignature()
 
 
+def nest() -> "tuple[int, int, int] | None":
+    """Return what handoff.c leaves to a process that is to stay: lock, listening socket, seconds."""
+    found: tuple[int, int, int] | None = _inside.nest() if _inside else None
+    return found
+
+
 def install() -> None:
     path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - set by the bootloader
     archive = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
@@ -208,3 +293,5 @@ def install() -> None:
     sys.path_importer_cache.clear()
     sys.path[:] = []
     sys.frozen = True  # type: ignore[attr-defined]
+    if _inside and not hasattr(posix, "setns"):  # os is not imported yet: it will have them
+        posix.setns, posix.unshare = _inside.setns, _inside.unshare  # type: ignore[attr-defined]

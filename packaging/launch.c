@@ -1,98 +1,32 @@
 /*
- * Unpacks into a directory that allows execution, removes leftovers of killed processes, and avoids a second process.
+ * Makes PyInstaller's bootloader fit for a CNI plugin, where the interpreter is not in the program itself (inside.c).
  *
  * PyInstaller's one-file bootloader unpacks into $TMPDIR or /tmp, forks, and runs Python in the child. For a CNI plugin
  * that is wrong in three ways: /tmp may be mounted noexec; a runtime that times out SIGKILLs the only pid it knows, so
  * the parent dies and the child goes on changing the kernel; and the directory is never removed. This file is compiled
- * into the bootloader (freeze.py copies every C file of packaging/ to its sources). Its constructor runs before main(),
+ * into the bootloader (freeze.py copies C files of packaging/ to its sources). Its constructor runs before main(),
  * unpacks by itself and sets the bootloader's own variables so that main() takes this process for the child. There is
  * no parent: signals and the exit code need not be forwarded, SIGKILL leaves no process behind, TMPDIR is unchanged,
  * and a start saves a fork, an exec and LD_LIBRARY_PATH.
- *
- * A container can be root too and have a directory of the host mounted, and with hostIPC it has /dev/shm: what it can
- * write there is not protected by a mode. So root uses only places that are not world-writable, all the way up; without
- * root, and for root of a user namespace, which can do no more than its user, the others come last.
- *
- * The directory is <place>/cni-plugins/_MEI<pid><random>, mode 0700, locked with flock() as long as the process lives.
- * Every start removes unlocked directories there, which killed processes have left. exit() and _exit() remove our own.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <sys/file.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+#include "place.h"
 #include "pyi_archive.h"
 
 #define LAUNCH_PRIORITY 200 /* constructors that can answer without Python must run before this one */
-#define SWEEP_LIMIT 64      /* entries checked per start: one start must not be slowed by a thousand leftovers */
 #define LAUNCHED "_PYI_LAUNCHED"
-#define NAME_LENGTH 18      /* "_MEI", eight digits, six letters: main() refuses any other name */
-#define FIRST_SHARED 3      /* among the places: those from here on are world-writable */
-#define ROOM (32 << 20)     /* the interpreter now, extension modules as they are imported (importer.py) */
 
-static pid_t owner;   /* the process that created the directory: a forked child must not remove it */
-static int base = -1; /* <place>/cni-plugins */
-static char name[NAME_LENGTH + 1];
 static char exe[PATH_MAX]; /* /proc/self/fd/N, or without /proc a path */
-
-static void each_entry(int at, const char *path, void (*visit)(int, const char *), int limit)
-{
-    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *entry;
-
-    while (dir && limit-- > 0 && (entry = readdir(dir)))
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            visit(fd, entry->d_name);
-    if (dir)
-        closedir(dir);
-}
-
-/* Removes a file or a whole directory; a symbolic link is removed, never followed. */
-static void remove_tree(int at, const char *path)
-{
-    if (unlinkat(at, path, 0) < 0 && errno == EISDIR) {
-        each_entry(at, path, remove_tree, 4096);
-        unlinkat(at, path, AT_REMOVEDIR);
-    }
-}
-
-/* Removes a directory if it is not locked, because then its process was killed. */
-static void sweep(int at, const char *path)
-{
-    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
-        remove_tree(at, path);
-    close(fd);
-}
-
-/* In a vfork child these variables are the parent's own: it must not touch them. */
-__attribute__((destructor)) static void leave(void)
-{
-    if (name[0] && getpid() == owner) {
-        remove_tree(base, name);
-        name[0] = 0;
-    }
-}
-
-/* Python's os._exit() calls this instead of libc's: finalising the interpreter takes longer than a whole VERSION. */
-void _exit(int status)
-{
-    leave();
-    syscall(SYS_exit_group, status);
-    __builtin_unreachable();
-}
+static struct ARCHIVE *archive;
 
 /*
  * The running file may be replaced by rename at any moment, so it is opened once, and both main() and importer.py get
@@ -116,129 +50,8 @@ char *__realpath_chk(const char *path, char *resolved, size_t size)
     return size < PATH_MAX ? NULL : realpath(path, resolved);
 }
 
-/* Sweeps another place, which earlier starts may have used when the first one was full. */
-static void sweep_place(const char *place)
-{
-    char path[PATH_MAX];
-    struct stat st;
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/cni-plugins", place);
-    fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 077))
-        each_entry(fd, ".", sweep, SWEEP_LIMIT);
-    close(fd);
-}
-
-static int is_plain(const char *path)
-{
-    for (; *path; path++)
-        if (*path < ' ' || *path > '~' || *path == '"' || *path == '\\')
-            return 0;
-    return 1;
-}
-
-/* Whether this is root of the initial user namespace; without /proc, root is taken for it. */
-static int is_host_root(void)
-{
-    unsigned long inside = 0, outside = 0, count = 0xffffffff;
-    FILE *map = fopen("/proc/self/uid_map", "re");
-
-    if (map && fscanf(map, "%lu %lu %lu", &inside, &outside, &count) != 3)
-        count = 0;
-    if (map)
-        fclose(map);
-    return geteuid() == 0 && !inside && !outside && count == 0xffffffff;
-}
-
-/* Whether others may replace entries of a directory: those who own it or can write there. */
-static int is_others(const struct stat *st)
-{
-    /* 65534 is root as seen from a user namespace, and a user of its own elsewhere. */
-    if (st->st_uid != 0 && st->st_uid != geteuid() && (st->st_uid != 65534 || is_host_root()))
-        return 1;
-    return (st->st_mode & 022) && !(st->st_mode & S_ISVTX);
-}
-
-/* Whether others may replace a directory, as they may replace one above it. The path has no links: see realpath(). */
-static int is_swappable(const char *path)
-{
-    char above[PATH_MAX];
-    struct stat st;
-    char *end;
-
-    strcpy(above, path);
-    while ((end = strrchr(above, '/'))) {
-        end[end == above] = 0;
-        if (stat(above, &st) < 0 || is_others(&st))
-            return 1;
-        if (end == above)
-            return 0;
-    }
-    return 1;
-}
-
-/* Opens <place>/cni-plugins if no other user can write there, and sets home to its path. Returns NULL or the reason. */
-static const char *open_base(const char *named, int shared, char *home)
-{
-    char place[PATH_MAX];
-    struct statvfs fs;
-    struct stat st;
-    int turn;
-
-    if (!is_plain(named))
-        return "not a plain path";
-    if (named[0] != '/' || !realpath(named, place) || strlen(place) > PATH_MAX / 2 || !is_plain(place) ||
-        statvfs(place, &fs) < 0 || stat(place, &st) < 0)
-        return "missing";
-    if (fs.f_flag & (ST_NOEXEC | ST_RDONLY))
-        return fs.f_flag & ST_NOEXEC ? "mounted noexec" : "mounted read-only";
-    if ((unsigned long long)fs.f_bavail * fs.f_frsize < ROOM)
-        return "no space left";
-    if (is_others(&st) || is_swappable(place) || (!shared && (st.st_mode & 022)))
-        return "writable by others";
-    sprintf(home, "%s/cni-plugins", place);
-    for (turn = 0; turn < 2; turn++) {
-        mkdir(home, 0700);
-        base = open(home, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (base >= 0 && fstat(base, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 077))
-            return NULL;
-        close(base);
-        /* Another user has created it. A name with the user and user namespace does not collide by accident. */
-        if (stat("/proc/self/ns/user", &st) == 0)
-            sprintf(home, "%s/cni-plugins-%lu-%u", place, (unsigned long)st.st_ino, (unsigned)geteuid());
-    }
-    return "not writable";
-}
-
-/* Creates and locks a directory. A concurrent sweep may remove it before it is locked: then another is created. */
-static int make_home(char *home)
-{
-    struct stat mine, found;
-    size_t length = strlen(home);
-    int tries, lock;
-
-    for (tries = 0; tries < 8; tries++) {
-        sprintf(home + length, "/_MEI%08xXXXXXX", (unsigned)getpid());
-        if (!mkdtemp(home))
-            break;
-        lock = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open until the process ends */
-        if (lock >= 0 && flock(lock, LOCK_EX) == 0 && fstat(lock, &mine) == 0 &&
-            fstatat(base, home + length + 1, &found, 0) == 0 && mine.st_ino == found.st_ino) {
-            memcpy(name, home + length + 1, sizeof(name));
-            return 0;
-        }
-        if (lock < 0) {
-            rmdir(home);
-            return -1;
-        }
-        close(lock);
-    }
-    return -1;
-}
-
 /* Unpacks the files with sendfile(); the bootloader writes page by page, which takes twice as long. */
-static int unpack(const struct ARCHIVE *archive, const char *home)
+static int unpack(const char *home)
 {
     int in = open(archive->filename, O_RDONLY | O_CLOEXEC), out, rc = in < 0 ? -1 : 0;
     const struct TOC_ENTRY *entry = archive->toc;
@@ -265,21 +78,12 @@ static int unpack(const struct ARCHIVE *archive, const char *home)
 
 __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
 {
-    const char *places[] = {getenv("TMPDIR"), "/run", "/var/lib", "/tmp", "/var/tmp", "/dev/shm"}, *why;
-    char home[PATH_MAX], details[512] = "";
-    struct ARCHIVE *archive = NULL;
-    struct stat st;
-    size_t i, other, count = sizeof(places) / sizeof(*places);
-    int self, shared;
+    char home[PATH_MAX];
+    int self;
 
     if (getenv(LAUNCHED))
         return; /* main() has started a child after all, which is this process: do nothing, or it starts another */
-    for (i = 0; i < 3; i++) { /* a file opened in place of a closed stdout would receive the Result */
-        if (fcntl((int)i, F_GETFD) < 0)
-            open("/dev/null", O_RDWR);
-        else if (fstat((int)i, &st) == 0 && S_ISDIR(st.st_mode) && (self = open("/dev/null", O_RDWR)) >= 0)
-            dup2(self, (int)i), close(self); /* Python does not start if one of them is a directory */
-    }
+    open_standard_descriptors();
     self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* stays open until the process ends */
     if (self >= 0)
         sprintf(exe, "/proc/self/fd/%d", self);
@@ -289,30 +93,12 @@ __attribute__((constructor(LAUNCH_PRIORITY))) static void launch(void)
         archive = pyi_archive_open(exe);
     if (!archive)
         return; /* main() has other ways to find its archive, and then starts in PyInstaller's way */
-    shared = !is_host_root();
-    for (i = 0, owner = getpid(); i < (shared ? count : FIRST_SHARED); i++) {
-        if (!places[i] || !*places[i])
-            continue;
-        if (!(why = open_base(places[i], shared, home))) {
-            each_entry(base, ".", sweep, SWEEP_LIMIT);
-            if (make_home(home) == 0 && unpack(archive, home) == 0) {
-                setenv(LAUNCHED, "1", 1);
-                setenv("_PYI_ARCHIVE_FILE", exe, 1);
-                setenv("_PYI_APPLICATION_HOME_DIR", home, 1);
-                setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* means: the parent has unpacked */
-                unsetenv("_PYI_LINUX_PROCESS_NAME");
-                unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
-                for (other = 1; other < count; other++)
-                    if (other != i)
-                        sweep_place(places[other]);
-                return;
-            }
-            why = strerror(errno);
-            leave();
-            close(base);
-        }
-        sprintf(strchr(details, 0), "%s%s: %.40s", *details ? ", " : "", i ? places[i] : "TMPDIR", why);
-    }
-    printf("{\"cniVersion\":\"1.1.0\",\"code\":5,\"msg\":\"no directory to unpack into\",\"details\":\"%s\"}\n", details);
-    exit(1);
+    if (take_place(home, unpack) < 0)
+        exit(1);
+    setenv(LAUNCHED, "1", 1);
+    setenv("_PYI_ARCHIVE_FILE", exe, 1);
+    setenv("_PYI_APPLICATION_HOME_DIR", home, 1);
+    setenv("_PYI_PARENT_PROCESS_LEVEL", "0", 1); /* means: the parent has unpacked */
+    unsetenv("_PYI_LINUX_PROCESS_NAME");
+    unsetenv("PYINSTALLER_RESET_ENVIRONMENT");
 }

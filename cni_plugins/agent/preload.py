@@ -2,20 +2,26 @@
 
 import gc
 import importlib
+import os
+from collections.abc import Sequence
 
 from cni_plugins.engine import registry
 
-# Imported by functions on their first call. A test compares this list with the modules that exist.
-_LATE = (
+# Imported by functions on their first call. A test compares these lists with the modules that exist.
+USUAL = (
     "cni_plugins.engine.lifecycle",
     "cni_plugins.ipam_hostlocal.config",
     "cni_plugins.ipam_static.config",
     "cni_plugins.kernel.capabilities",
     "cni_plugins.kernel.ip.route_lookup",
-    "cni_plugins.kernel.netlink.pyroute",
     "cni_plugins.vxlan.backends.multicast",
     "cni_plugins.vxlan.backends.static",
-    "ctypes",
+)
+# For CHECK, for iptables and for internal errors; without os.setns(), which is of Python 3.12, also for all
+# calls.
+_SELDOM = (
+    "cni_plugins.kernel.netlink.pyroute",
+    *(() if hasattr(os, "setns") else ("ctypes",)),
     "subprocess",
     "shutil",
     "shlex",
@@ -23,13 +29,13 @@ _LATE = (
 )
 
 
-def preload() -> None:
+def preload(late: Sequence[str] = (*USUAL, *_SELDOM)) -> None:
     """Import every plugin, and freeze the heap so that forked workers go on sharing its pages."""
     for name in registry.IPAM_PLUGINS:
         registry.ipam(name)
     for name in registry.PLUGINS:
         registry.plugin(name)
-    for name in _LATE:
+    for name in late:
         importlib.import_module(name)
     from cni_plugins.kernel import dispatch
 

@@ -3,10 +3,14 @@
 A worker that exits is replaced; one that hangs is killed first. On SIGTERM the agent finishes the requests
 under way, then exits. On SIGHUP, or when its executable has been replaced on disk, it executes the new one in
 the same process, with the same socket, while the old workers finish; callers wait a moment, and none fails.
+
+The process that an earlier call has left behind (linger.py) is the same, but it ends after some time
+without a call, and when its socket has lost its name.
 """
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -34,13 +38,17 @@ _DRAIN = 20.0  # seconds that requests under way have to finish when the agent e
 
 
 class Options(NamedTuple):
-    """Options of `cnictl agent`; times in seconds, `metrics` empty for none."""
+    """Options of `cnictl agent`; times in seconds, `metrics` empty for none.
+
+    :param idle: seconds without a call after which it ends; 0: it stays.
+    """
 
     workers: int
     socket: str = SOCKET
     recycle_after: int = 10_000
     request_timeout: float = 120.0
     metrics: str = ""
+    idle: float = 0.0
 
 
 def default_workers() -> int:
@@ -63,6 +71,21 @@ def serve(options: Options) -> int:
     preload.preload()
     _Agent(options, listener, journal, supervisor, program).run()
     return 0
+
+
+def linger(listening: "socket.socket", seconds: float) -> None:
+    """Be an agent until there was no call for some time, or another process has taken the socket's place."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    journal = Journal(os.dup(2), prioritised=False)
+    path: str = listening.getsockname()
+    listener = Listener(listening, path, own=True)
+    preload.preload(preload.USUAL)
+    options = Options(default_workers(), path, idle=seconds)
+    try:
+        _Agent(options, listener, journal, Supervisor({}), _Program()).run()
+    finally:
+        if listener.was_ours:
+            os.unlink(f"{path.removesuffix('.sock')}.lock")
 
 
 class _Program:
@@ -138,6 +161,7 @@ class _Agent:
         self._children: dict[int, _Child] = {}
         self._build_mismatches = 0
         self._served = 0
+        self._last_served = time.monotonic()
 
     def run(self) -> None:
         """Supervise the children until SIGTERM or SIGINT."""
@@ -147,7 +171,7 @@ class _Agent:
         number = 0
         while number not in (signal.SIGTERM, signal.SIGINT):
             number = self._supervise()
-            if number == signal.SIGHUP:
+            if number == signal.SIGHUP and not self._options.idle:
                 self._reexec()
         self._supervisor.notify("STOPPING=1")
         self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing the requests under way")
@@ -174,13 +198,23 @@ class _Agent:
             return signal.SIGHUP
         if info is None:
             self._start_waiting()
-            return 0
+            return signal.SIGTERM if self._is_over() else 0
         return info.si_signo
+
+    def _is_over(self) -> bool:
+        """Whether a process that was left behind has done its time."""
+        if not self._options.idle:
+            return False
+        if any(slot.busy_since for slot in self._scoreboard.slots):
+            self._last_served = time.monotonic()
+        is_idle = time.monotonic() - self._last_served > self._options.idle
+        return is_idle or not self._listener.is_named
 
     def _show_progress(self) -> None:
         """Set the time of the socket if calls were served; callers that wait look at it (handoff.c)."""
         before, self._served = self._served, self._scoreboard.served()
         if self._served != before:
+            self._last_served = time.monotonic()
             with suppress(OSError):
                 os.utime(self._options.socket)
 

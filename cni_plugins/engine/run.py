@@ -42,26 +42,12 @@ def run(
 ) -> Outcome:
     """Answer one request to the plugin of this name; errors become error documents."""
     stdin = _Stdin(read_stdin)
-    if not _successors:
-        try:
-            return _outcome(name, environment, stdin, program)
-        except Unsure:
-            # Once this process has the genuine modules it keeps to them: values of both kinds must not meet.
-            _successors.append(_genuine())
-    return _successors[0](name, environment, stdin, program)
-
-
-_successors: list[Callable[..., Outcome]] = []  # one at most
-
-
-def _genuine() -> Callable[..., Outcome]:
-    """Import the suite anew, with the genuine modules where it had lean ones; return its `run`."""
-    import importlib
-
-    sys.meta_path[-1].forget_lean()  # type: ignore[attr-defined]  # packaging/importer.py
-    anew = importlib.import_module(__name__)
-    run: Callable[..., Outcome] = anew.run
-    return run
+    try:
+        return _outcome(name, environment, stdin, program)
+    except Unsure:
+        # Plugins are imported when they are called: the second time on the genuine modules.
+        sys.meta_path[-1].forget_lean()  # type: ignore[attr-defined]  # packaging/importer.py
+        return _outcome(name, environment, stdin, program)
 
 
 def _outcome(name: str, environment: Mapping[str, str], stdin: _Stdin, program: Program | None) -> Outcome:

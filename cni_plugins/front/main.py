@@ -7,9 +7,9 @@ from cni_plugins.front.version import VERSION
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CONFIG_LIMIT = 1 << 20  # bytes
-_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 # What libcni sends (pkg/invoke/exec.go); the import of json would take a third of the time of a VERSION.
-_SENT = {f'{{"cniVersion":"{version}"}}'.encode(): version for version in _VERSIONS}
+_SENT = {f'{{"cniVersion":"{version}"}}'.encode(): version for version in VERSIONS}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         _write(2, _usage(name))
         _end(0)
     if command == "VERSION":
-        listed = ",".join(f'"{version}"' for version in _VERSIONS)
+        listed = ",".join(f'"{version}"' for version in VERSIONS)
         _write(1, f'{{"cniVersion":"{_asked_version()}","supportedVersions":[{listed}]}}\n'.encode())
         _end(0)
     _end(_serve(name))
@@ -38,7 +38,7 @@ def _asked_version() -> str:
             asked = str(document.get("cniVersion")) if isinstance(document, dict) else ""
     except (OSError, ValueError, RecursionError):
         asked = ""  # the answer depends on nothing else there
-    return asked if asked in _VERSIONS else _VERSIONS[-1]
+    return asked if asked in VERSIONS else VERSIONS[-1]
 
 
 def _serve(name: str) -> int:
@@ -57,7 +57,7 @@ def _serve(name: str) -> int:
 
 
 def _usage(name: str) -> bytes:
-    return f"CNI {name} plugin {VERSION}\nCNI protocol versions supported: {', '.join(_VERSIONS)}\n".encode(
+    return f"CNI {name} plugin {VERSION}\nCNI protocol versions supported: {', '.join(VERSIONS)}\n".encode(
         errors="replace"
     )
 

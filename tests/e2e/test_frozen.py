@@ -1,4 +1,7 @@
-"""What the executable does before Python starts and after it ends: where it unpacks, what it leaves."""
+"""What the executable does before Python starts and after it ends: what it loads from where, what it leaves.
+
+It unpacks nothing, but where memory files are refused; the tests of that have them refused.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests import cni
+from tests.e2e.lab.seccomp import refuse_memory_files
 from tests.e2e.lab.tools import REPOSITORY
 
 pytestmark = pytest.mark.needs("unshare", "mount")
 
 NAMES = ("bridge", "host-local", "static", "loopback")
-LIMIT = 20_000_000
+LIMIT = 24_000_000
 PLACES = ("/run", "/var/lib")  # in the order in which they are tried
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # not by root of the host
 # The program is copied to /mnt: /tmp, where a test's files usually are, is among what gets mounted over.
@@ -33,7 +38,9 @@ NOEXEC = STAGE + "".join(
     f"mount -t tmpfs -o noexec,mode={1777 if place in SHARED else 755} tmpfs {place}\n"
     for place in (*PLACES, *SHARED)
 )
-VERSION = 'env -i CNI_COMMAND=VERSION "$@" /mnt/bridge\n'
+# With a text that only Python understands, and an extension module of it.
+ODD = ' {"cniVersion": "1.0.0"}'
+VERSION = f"echo '{ODD}' | env -i CNI_COMMAND=VERSION \"$@\" /mnt/bridge\n"
 
 
 # What Python needs of a node: the loader and the parts of the C library, which are one since glibc 2.34.
@@ -130,7 +137,7 @@ def program(dist: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory to unpack into, given as TMPDIR; it is tried first."""
+    """A directory to unpack into, given as TMPDIR; it is tried first. Without memory files one is needed."""
     directory = tmp_path / "place"
     directory.mkdir()
     return directory
@@ -142,11 +149,32 @@ def run(program: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def unpack(program: Path, place: Path) -> subprocess.CompletedProcess[str]:
+    """A call that needs a directory."""
+    environment = {"CNI_COMMAND": "VERSION", "TMPDIR": str(place)}
+    return subprocess.run(
+        [program],
+        env=environment,
+        input=ODD,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        preexec_fn=refuse_memory_files,
+    )
+
+
 def on_a_host(script: str, program: Path, *user: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script where its mounts are its own; `-r`: as root of a user namespace."""
+    """Run a shell script with mounts of its own, without memory files; `-r`: as root of a user namespace."""
     command = ["unshare", "-m", *user, "--propagation", "private", "sh", "-ec", script]
     environment = {"PROGRAM": str(program), "PATH": os.environ["PATH"]}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        preexec_fn=refuse_memory_files,
+    )
 
 
 def is_version(answer: str) -> bool:
@@ -184,7 +212,8 @@ def waiting(program: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = cni.environment("ADD", netns="/proc/self/ns/net", TMPDIR=str(place))
     process = subprocess.Popen(
         [program],
-        env=environment,
+        env={**environment, "CNI_PLUGINS_LINGER": "0"},
+        preexec_fn=refuse_memory_files,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -348,8 +377,17 @@ def test_a_directory_others_may_swap_is_not_used(program: Path) -> None:
     assert "/run: writable by others" in json.loads(answer.stdout)["details"]
 
 
+def test_nothing_is_unpacked_where_memory_files_are_allowed(program: Path, place: Path) -> None:
+    environment = cni.environment("ADD", TMPDIR=str(place), CNI_PLUGINS_LINGER="0")
+    answer = subprocess.run(
+        [program], env=environment, input="nonsense", capture_output=True, text=True, timeout=20
+    )
+    assert (answer.returncode, json.loads(answer.stdout)["code"]) == (1, 6)
+    assert list(place.iterdir()) == []
+
+
 def test_it_cleans_up_after_itself(program: Path, place: Path) -> None:
-    assert run(program, CNI_COMMAND="VERSION", TMPDIR=str(place)).returncode == 0
+    assert is_version(unpack(program, place).stdout)
     assert (place / "cni-plugins").is_dir()
     assert unpacked(place) == []
 
@@ -360,7 +398,7 @@ def test_sigkill_leaves_no_process_and_the_next_run_no_directory(
     assert waiting.pid in processes(program)
     waiting.kill()
     assert wait_for(lambda: not processes(program), 1)
-    assert run(program, CNI_COMMAND="VERSION", TMPDIR=str(place)).returncode == 0
+    assert is_version(unpack(program, place).stdout)
     assert unpacked(place) == []
 
 
@@ -370,13 +408,13 @@ def test_sigterm_ends_the_program_and_not_only_a_parent(
     waiting.terminate()
     assert waiting.wait(5) in {-signal.SIGTERM, 1}
     assert wait_for(lambda: not processes(program), 1)
-    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    unpack(program, place)
     assert unpacked(place) == []
 
 
 def test_the_sweep_spares_the_living(program: Path, place: Path, waiting: subprocess.Popen[bytes]) -> None:
     before = unpacked(place)
-    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    unpack(program, place)
     assert unpacked(place) == before
     waiting.communicate(b"nonsense", timeout=10)
     assert waiting.returncode == 1
@@ -392,19 +430,16 @@ def test_the_sweep_follows_no_link(program: Path, place: Path, tmp_path: Path) -
     leftover.parent.chmod(0o700)
     (leftover / "link").symlink_to(treasure)
     (leftover.parent / "_MEI00000002abcdef").symlink_to(treasure)
-    run(program, CNI_COMMAND="VERSION", TMPDIR=str(place))
+    unpack(program, place)
     assert not leftover.exists()
     assert (treasure / "file").exists()
 
 
 def test_twenty_at_once_leave_nothing(program: Path, place: Path) -> None:
-    environment = {"CNI_COMMAND": "VERSION", "TMPDIR": str(place)}
-    crowd = [
-        subprocess.Popen([program], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(20)
-    ]
-    answers = [process.communicate(timeout=30)[0] for process in crowd]
-    assert [process.returncode for process in crowd] == [0] * 20
-    assert all(map(is_version, answers))
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: unpack(program, place), range(20)))
+    assert [answer.returncode for answer in answers] == [0] * 20
+    assert all(is_version(answer.stdout) for answer in answers)
     assert unpacked(place) == []
 
 
@@ -413,7 +448,7 @@ def test_a_delegate_sees_the_environment_of_the_call(program: Path, place: Path,
     spy = tmp_path / "spy"
     spy.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\n")
     spy.chmod(0o755)
-    inherited = {"TMPDIR": str(place), "LD_LIBRARY_PATH": "/of/the/caller"}
+    inherited = {"TMPDIR": str(place), "LD_LIBRARY_PATH": "/of/the/caller", "CNI_PLUGINS_LINGER": "0"}
     environment = cni.environment("DEL", netns="", path=tmp_path, **inherited)
     conf = {
         "cniVersion": "1.0.0",

@@ -110,6 +110,8 @@ def _program(path: Path) -> Path:
 
 def _text(name: str) -> bytes:
     """Return a file that freeze.py packed into this program, or from the source tree."""
-    root = Path(getattr(sys, "_MEIPASS", "") or Path(__file__).parents[3])
-    inside = root if root.joinpath(name).exists() else root / "packaging"
-    return (inside / name).read_bytes()
+    if getattr(sys, "frozen", False):
+        content: bytes = sys.meta_path[-1].content(name)  # type: ignore[attr-defined]  # packaging/importer.py
+        return content
+    root = Path(__file__).parents[3]
+    return next(place / name for place in (root, root / "packaging") if (place / name).exists()).read_bytes()

@@ -63,7 +63,10 @@ def entered(fd: int, back: int) -> Iterator[None]:
 @contextmanager
 def throw_away(back: int) -> Iterator[None]:
     """Run a block in a new, empty network namespace that is destroyed afterwards."""
-    _libc_call("unshare", _CLONE_NEWNET)
+    if hasattr(os, "unshare"):  # Python 3.12, or the frozen program's own (packaging/inside.c)
+        os.unshare(_CLONE_NEWNET)
+    else:
+        _libc_call("unshare", _CLONE_NEWNET)
     try:
         yield
     finally:
@@ -71,7 +74,7 @@ def throw_away(back: int) -> Iterator[None]:
 
 
 def _setns(fd: int) -> None:
-    if hasattr(os, "setns"):  # Python 3.12
+    if hasattr(os, "setns"):  # likewise
         os.setns(fd, _CLONE_NEWNET)
     else:
         _libc_call("setns", fd, _CLONE_NEWNET)

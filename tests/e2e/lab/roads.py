@@ -9,6 +9,8 @@ anew (as root, after `make freeze`).
 from __future__ import annotations
 
 import json
+import os
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,20 @@ from tests.e2e.lab.tools import REPOSITORY
 
 LISTS = Path(__file__).with_name("roads.json")
 OURS = "cni_plugins"
+TRAILER = struct.Struct("=QQQQ8s")
 INSIDE = """
-import os, sys
+import ctypes, os, sys
 program, offset, home, name, packaging = sys.argv[1:]
-before = set(sys.modules)
 sys.path.insert(0, packaging)
 import importer
 sys._pyinstaller_pyz, sys._MEIPASS, sys.executable, sys.argv = f"{program}?{offset}", home, program, [name]
+if not hasattr(os, "setns"):  # as in the executables, by packaging/inside.c
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.setns = lambda fd, kind=0: libc.setns(fd, kind)
+    os.unshare = lambda kinds: libc.unshare(kinds)
+for name in [name for name in sys.modules if name.split(".")[0].lstrip("_") in ("ctypes", "struct")]:
+    del sys.modules[name]
+before = set(sys.modules)
 importer.install()
 end = os._exit
 def tell(code):
@@ -97,10 +106,20 @@ def walk(host: Host, home: Path) -> dict[str, list[str]]:
     return found
 
 
+def modules_of(program: Path) -> int:
+    """Where the archive of modules begins in an executable: packaging/bundle.h, or PyInstaller's table."""
+    with program.open("rb") as file:
+        file.seek(-TRAILER.size, os.SEEK_END)
+        offset, *_, magic = TRAILER.unpack(file.read())
+    if magic == b"CNIFROZE":
+        return int(offset)
+    archive = CArchiveReader(str(program))
+    return int(next(archive._start_offset + entry[0] for entry in archive.toc.values() if entry[4] in "zZ"))
+
+
 def _take(host: Host, home: Path, call: Call) -> tuple[str, list[str]]:
     program = f"{BIN}/bridge"
-    archive = CArchiveReader(str(host.path(program)))
-    offset = next(archive._start_offset + entry[0] for entry in archive.toc.values() if entry[4] in "zZ")
+    offset = modules_of(host.path(program))
     name = Path(call.program).name
     words = [program, str(offset), str(home), name, str(REPOSITORY / "packaging")]
     done = host.run(

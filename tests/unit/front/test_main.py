@@ -12,8 +12,8 @@ from cni_plugins.protocol import versions
 
 
 def test_version_says_what_is_spoken() -> None:
-    assert main._VERSIONS == versions.SUPPORTED
-    assert main._VERSIONS[-1] == versions.LATEST
+    assert main.VERSIONS == versions.SUPPORTED
+    assert main.VERSIONS[-1] == versions.LATEST
 
 
 def _asked(stdin: bytes | None) -> Any:
