@@ -47,7 +47,6 @@ BUNDLED = (
     "prometheus_client",
     "pydantic",
     "pydantic_core",
-    "pyroute2",
     "rich",
     "shellingham",
     "typer",
@@ -133,9 +132,7 @@ def frozen_first() -> str:
 
 def builtin_modules(config: str) -> str:
     """Return the interpreter's table of built-in modules without those that need libraries."""
-    unwanted = re.compile(
-        r"PyInit_(_elementtree|_statistics|_symtable|pyexpat|spwd|unicodedata|xxsubtype)\b"
-    )
+    unwanted = re.compile(r"PyInit_(_elementtree|_statistics|_symtable|pyexpat|spwd|unicodedata|xxsubtype)\b")
     return "\n".join(line for line in config.splitlines() if not unwanted.search(line))
 
 

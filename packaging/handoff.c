@@ -365,7 +365,7 @@ static int open_lock(void)
     mkdir(PLACE, 0700);
     dir = open(PLACE, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir >= 0 && fstat(dir, &st) == 0 && st.st_uid == 0 && !(st.st_mode & 022)) {
-        name_of(path, ".lock");
+        name_of(path, ".first");
         lock = openat(AT_FDCWD, path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     }
     if (dir >= 0)
@@ -379,7 +379,7 @@ static int is_current(int lock)
     struct stat held, named;
     char path[64];
 
-    name_of(path, ".lock");
+    name_of(path, ".first");
     return fstat(lock, &held) == 0 && stat(path, &named) == 0 && held.st_ino == named.st_ino;
 }
 
@@ -427,7 +427,7 @@ static void abandon(const struct sockaddr_un *address)
 {
     char path[64];
 
-    name_of(path, ".lock");
+    name_of(path, ".first");
     unlink(path);
     unlink(address->sun_path);
 }

@@ -29,7 +29,7 @@ from builtins import exec as _exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from importlib.abc import Loader
     from types import CodeType, ModuleType
     from typing import Any, TypeVar
@@ -68,7 +68,7 @@ class Archive(Loader):
         return __import__(name, fromlist=["*"])
 
     def forget_lean(self) -> None:
-        """Have models imported anew, from the genuine modules, and all modules that have something of theirs."""
+        """Have models imported anew, from the genuine modules, and all that have something of theirs."""
         models = [name for name in self._index if name.startswith((f"{GENUINE}pydantic", f"{GENUINE}cni_"))]
         self._genuine.update(name.removeprefix(GENUINE) for name in models)
         forgotten = self._genuine & sys.modules.keys()
@@ -79,6 +79,22 @@ class Archive(Loader):
                 vars(sys.modules.get(package, sys)).pop(last, None)
             ours = {name for name in sys.modules if name.startswith("cni_plugins.")}
             forgotten = {name for name in ours if self._has_something_of(vars(sys.modules[name]), forgotten)}
+        self._replace_annotations()
+
+    @staticmethod
+    def _replace_annotations() -> None:
+        """Give modules the types of the genuine typing, as models have them in their annotations."""
+        import typing
+
+        lean: Any = sys.modules.get("lean_typing", typing)
+        if lean is typing:
+            return
+        sys.modules["lean_typing"] = typing
+        for name in [name for name in sys.modules if name.startswith("cni_plugins.")]:
+            content = vars(sys.modules[name])
+            content.update(
+                {key: lean.genuine(value) for key, value in content.items() if lean.is_form(value)}
+            )
 
     @staticmethod
     def _has_something_of(content: "dict[str, Any]", names: "set[str]") -> bool:
@@ -203,12 +219,6 @@ class Archive(Loader):
     def is_package(self, name: str) -> bool:
         return (self._entry(name) or ("",))[0] == PACKAGE
 
-    def directory(self, path: str) -> "Directory":
-        """Path hook: pkgutil uses it to list packages, and pyroute2 uses pkgutil to find its link kinds."""
-        if not path.startswith(self._home):
-            raise ImportError(path)
-        return Directory(self._index, path[len(self._home) + 1 :].replace("/", "."))
-
 
 class ExtensionLoader(ExtensionFileLoader):
     """Loads an extension from a copy that the archive makes."""
@@ -225,22 +235,6 @@ class ExtensionLoader(ExtensionFileLoader):
             return super(ExtensionLoader, self).create_module(spec)
 
         return self._archive.load(spec.name, load)
-
-
-class Directory:
-    """Lists the modules of one package, for pkgutil.iter_modules()."""
-
-    def __init__(self, index: "dict[str, Entry]", package: str) -> None:
-        self._index, self._package = index, package
-
-    def find_spec(self, _name: str, _target: object = None) -> None:
-        """Return None: modules are found by name, in sys.meta_path, and never by path."""
-
-    def iter_modules(self, prefix: str = "") -> "Iterator[tuple[str, bool]]":
-        for name, entry in self._index.items():
-            parent, _, last = name.rpartition(".")
-            if parent == self._package:
-                yield prefix + last, entry[0] == PACKAGE
 
 
 _table: "dict[tuple[str, str], CodeType]" = {}
@@ -289,7 +283,7 @@ def install() -> None:
     path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - set by the bootloader
     archive = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, archive]
-    sys.path_hooks[:] = [archive.directory]
+    sys.path_hooks[:] = []
     sys.path_importer_cache.clear()
     sys.path[:] = []
     sys.frozen = True  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ table='
     podman              e2e                   podman                      podman          podman
     conmon              e2e                   conmon                      conmon          conmon
     static-busybox      e2e                   busybox-static              -               busybox-static
+    /lib/ld-musl-x86_64.so.1 e2e              musl                        -               musl
     /usr/lib/cni/bridge e2e,bench             containernetworking-plugins -               -
     systemd-analyze     e2e                   systemd                     systemd         -
     vtysh               e2e                   frr                         frr             frr

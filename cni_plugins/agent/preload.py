@@ -17,10 +17,9 @@ USUAL = (
     "cni_plugins.vxlan.backends.multicast",
     "cni_plugins.vxlan.backends.static",
 )
-# For CHECK, for iptables and for internal errors; without os.setns(), which is of Python 3.12, also for all
+# For iptables and for internal errors; without os.setns(), which is of Python 3.12, also for all
 # calls.
 _SELDOM = (
-    "cni_plugins.kernel.netlink.pyroute",
     *(() if hasattr(os, "setns") else ("ctypes",)),
     "subprocess",
     "shutil",

@@ -38,17 +38,13 @@ _DRAIN = 20.0  # seconds that requests under way have to finish when the agent e
 
 
 class Options(NamedTuple):
-    """Options of `cnictl agent`; times in seconds, `metrics` empty for none.
-
-    :param idle: seconds without a call after which it ends; 0: it stays.
-    """
+    """Options of `cnictl agent`; times in seconds, `metrics` empty for none."""
 
     workers: int
     socket: str = SOCKET
     recycle_after: int = 10_000
     request_timeout: float = 120.0
     metrics: str = ""
-    idle: float = 0.0
 
 
 def default_workers() -> int:
@@ -80,12 +76,13 @@ def linger(listening: "socket.socket", seconds: float) -> None:
     path: str = listening.getsockname()
     listener = Listener(listening, path, own=True)
     preload.preload(preload.USUAL)
-    options = Options(default_workers(), path, idle=seconds)
+    agent = _Agent(Options(default_workers(), path), listener, journal, Supervisor({}), _Program())
+    agent.idle = seconds
     try:
-        _Agent(options, listener, journal, Supervisor({}), _Program()).run()
+        agent.run()
     finally:
         if listener.was_ours:
-            os.unlink(f"{path.removesuffix('.sock')}.lock")
+            os.unlink(f"{path.removesuffix('.sock')}.first")
 
 
 class _Program:
@@ -162,6 +159,8 @@ class _Agent:
         self._build_mismatches = 0
         self._served = 0
         self._last_served = time.monotonic()
+        self.idle = 0.0
+        """Seconds without a call after which it ends; 0: it stays."""
 
     def run(self) -> None:
         """Supervise the children until SIGTERM or SIGINT."""
@@ -171,7 +170,7 @@ class _Agent:
         number = 0
         while number not in (signal.SIGTERM, signal.SIGINT):
             number = self._supervise()
-            if number == signal.SIGHUP and not self._options.idle:
+            if number == signal.SIGHUP and not self.idle:
                 self._reexec()
         self._supervisor.notify("STOPPING=1")
         self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing the requests under way")
@@ -203,11 +202,11 @@ class _Agent:
 
     def _is_over(self) -> bool:
         """Whether a process that was left behind has done its time."""
-        if not self._options.idle:
+        if not self.idle:
             return False
         if any(slot.busy_since for slot in self._scoreboard.slots):
             self._last_served = time.monotonic()
-        is_idle = time.monotonic() - self._last_served > self._options.idle
+        is_idle = time.monotonic() - self._last_served > self.idle
         return is_idle or not self._listener.is_named
 
     def _show_progress(self) -> None:

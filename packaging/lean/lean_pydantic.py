@@ -267,6 +267,12 @@ class BaseModel:
         given = self.__dict__["model_fields_set"]
         return self._made({**self.__dict__, **update}, given | update.keys())
 
+    def __getattr__(self, name: str) -> Any:
+        """:raises Unsure: for what pydantic's models can do beside this."""
+        if name.startswith("model_"):
+            raise Unsure(name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._values() == other._values()  # type: ignore[attr-defined]
 

@@ -41,7 +41,23 @@ NoReturn = _Form("NoReturn")
 Self = _Form("Self")
 Union = _Form("Union")
 
-_BAR = type(int | str)
+_BAR, _ALIAS = type(int | str), type(list[int])
+
+
+def is_form(value):
+    return type(value) in (_Form, _BAR, _ALIAS)
+
+
+def genuine(kind):
+    """Return an annotation as typing has it."""
+    import typing
+
+    if not is_form(kind):
+        return kind
+    if type(kind) is _Form and type(kind.__origin__) is str:
+        return getattr(typing, kind.__origin__)
+    args = tuple(map(genuine, kind.__args__))
+    return typing.Union[args] if type(kind) is _BAR else genuine(kind.__origin__)[args]
 
 
 def get_origin(kind):

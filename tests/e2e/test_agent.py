@@ -267,7 +267,7 @@ def test_recycling_loses_no_call(node: Host) -> None:
         assert sum(worker["recycled"] for worker in page["workers"]) >= 2
         assert (page["served"] + sum(page["refused"].values())) <= 40
         assert page["served"] > 10
-        assert len(agent.processes()) == len(_children(agent.pid)) + 1
+        wait_for("both", lambda: len(agent.processes()) == len(_children(agent.pid)) + 1)
 
 
 def test_two_thousand_requests_leave_the_workers_as_they_were(node: Host, agent: Agent) -> None:

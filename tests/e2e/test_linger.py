@@ -91,7 +91,7 @@ def test_only_the_first_call_is_cold(alone: Host, build: str) -> None:
     add = Call("ADD", NETWORK, netns=netns)
     answer = run(alone, add).ok()
     wait_for("a process that stays", lambda: left(alone))
-    assert files(alone) == [f"{build}.lock", f"{build}.sock"]
+    assert files(alone) == [f"{build}.first", f"{build}.sock"]
     check = add.but(command="CHECK", conf={**NETWORK, "prevResult": answer.document})
     run(alone, check).ok()
     run(alone, add.but(command="DEL")).ok()
@@ -279,7 +279,7 @@ def test_what_stayed_is_stopped(alone: Host, build: str) -> None:
         os.kill(pid, signal.SIGCONT)
     wait_for("its end", lambda: not set(before) & set(left(alone)))
     assert served(alone, build) >= 2
-    assert files(alone) == [f"{build}.lock", f"{build}.sock"]
+    assert files(alone) == [f"{build}.first", f"{build}.sock"]
 
 
 def test_a_faulty_config_is_refused_in_the_same_words(alone: Host) -> None:
@@ -304,11 +304,11 @@ def test_two_builds_stay_side_by_side(alone: Host, dist: Path, build: str) -> No
     for _ in range(3):
         run(alone, STATUS).ok()
     assert (served(alone, build), served(alone, OTHER)) == (1, 2)
-    assert files(alone) == sorted(f"{one}.{kind}" for one in (build, OTHER) for kind in ("lock", "sock"))
+    assert files(alone) == sorted(f"{one}.{kind}" for one in (build, OTHER) for kind in ("first", "sock"))
 
 
 @pytest.mark.parametrize("what", ["directory", "file", "link"])
-@pytest.mark.parametrize("kind", ["sock", "lock"])
+@pytest.mark.parametrize("kind", ["sock", "first"])
 def test_somebody_else_has_taken_a_name(alone: Host, build: str, kind: str, what: str) -> None:
     path = alone.path(f"{PLACE}/{build}.{kind}")
     path.parent.mkdir(mode=0o700)

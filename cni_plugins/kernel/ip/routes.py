@@ -1,7 +1,7 @@
 """Adds, removes and compares routes out of links; finds the routes that the kernel adds for addresses."""
 
 import errno
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel.deed import REMOVES, deed
@@ -23,9 +23,6 @@ from cni_plugins.ownership import ROUTE_PROTOCOL
 from cni_plugins.protocol.fields import IPNetwork
 from cni_plugins.steps.ip import SCOPE_LINK, SCOPE_UNIVERSE, AddRoute, DelRoute
 from cni_plugins.steps.step import Place
-
-if TYPE_CHECKING:
-    from cni_plugins.kernel.netlink.pyroute import rtmsg
 
 
 def add_route(session: Session, step: AddRoute) -> None:
@@ -100,6 +97,28 @@ def _attributes(step: AddRoute | DelRoute) -> list[bytes]:
     return attrs
 
 
+class _Route(NamedTuple):
+    """A route as the kernel lists it; attributes by number, as they are in the message."""
+
+    head: wire.RouteHead
+    attrs: dict[int, bytes]
+
+    def metric(self, kind: int) -> int:
+        return read_number(dict(attributes(self.attrs.get(wire.RTA_METRICS, b""))).get(kind))
+
+    def next_hops(self) -> list[tuple[int, bytes]]:
+        """Return link and gateway of each; equal-cost routes have several."""
+        data = self.attrs.get(wire.RTA_MULTIPATH, b"")
+        hops = []
+        while len(data) >= wire.RTNEXTHOP.size:
+            length, _, _, index = wire.RTNEXTHOP.unpack_from(data)
+            gateway = dict(attributes(data[:length], wire.RTNEXTHOP.size)).get(wire.RTA_GATEWAY, b"")
+            hops.append((index, gateway))
+            data = data[max(length, wire.RTNEXTHOP.size) :]
+        own = (read_number(self.attrs.get(wire.RTA_OIF)), self.attrs.get(wire.RTA_GATEWAY, b""))
+        return hops or [own]
+
+
 def _differs(session: Session, step: AddRoute) -> str:
     """Say whether the route is missing, or has the wrong MTU or advertised MSS."""
     link = links.find(session, step.where, step.link)
@@ -112,12 +131,11 @@ def _differs(session: Session, step: AddRoute) -> str:
     text = f"route {step.dst.network}{via} out of {step.link} in the {step.where}"
     if not candidates:
         return f"{text} is missing"
-    metrics = candidates[0].get_attr("RTA_METRICS")
-    for name, key, wanted in (
-        ("mtu", "RTAX_MTU", min(step.mtu, wire.LARGEST_ROUTE_MTU)),
-        ("advmss", "RTAX_ADVMSS", step.advmss),
+    for name, kind, wanted in (
+        ("mtu", wire.RTAX_MTU, min(step.mtu, wire.LARGEST_ROUTE_MTU)),
+        ("advmss", wire.RTAX_ADVMSS, step.advmss),
     ):
-        value = (metrics.get_attr(key) if metrics else 0) or 0
+        value = candidates[0].metric(kind)
         if wanted and value != wanted:
             return f"{text} has {name} {value}, not {wanted}"
     return ""
@@ -136,10 +154,8 @@ def connects(session: Session, where: Place, index: int, network: IPNetwork) -> 
     return False
 
 
-def _routes(session: Session, step: AddRoute, index: int) -> "list[rtmsg]":
+def _routes(session: Session, step: AddRoute, index: int) -> list[_Route]:
     """Return the routes of the step's family and table that lead out of its link, among others."""
-    from cni_plugins.kernel.netlink.pyroute import rtmsg
-
     head = wire.RouteHead(wire.FAMILY[step.dst.version])
     # A host may have a hundred thousand others, which the kernel leaves out.
     wanted = wire.number(wire.RTA_TABLE, _table(step)), wire.number(wire.RTA_OIF, index)
@@ -149,27 +165,28 @@ def _routes(session: Session, step: AddRoute, index: int) -> "list[rtmsg]":
         if is_absent(err):  # a table without routes
             return []
         raise
-    routes = [rtmsg(answer.data) for answer in answers]
-    for route in routes:
-        route.decode()
-    return routes
+    return [
+        _Route(
+            wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY)),
+            dict(attributes(answer.data, wire.BODY + wire.RTMSG.size)),
+        )
+        for answer in answers
+    ]
 
 
-def _is_route(route: "rtmsg", step: AddRoute, index: int) -> bool:
-    """Compare destination and, if given, gateway and metric; equal-cost routes have a list of gateways."""
-    hops = route.get_attr("RTA_MULTIPATH")
-    next_hops = (
-        [(hop["oif"], hop.get_attr("RTA_GATEWAY")) for hop in hops]
-        if hops
-        else [(route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY"))]
-    )
-    network = step.dst.network
-    dst = route.get_attr("RTA_DST") or str(network.network_address if not network.prefixlen else "")
-    same_dst = route["dst_len"] == network.prefixlen and dst == str(network.network_address)
-    same_hop = any(oif == index and (step.gw is None or gw == str(step.gw)) for oif, gw in next_hops)
-    if step.src is not None and route.get_attr("RTA_PREFSRC") != str(step.src):
+def _is_route(route: _Route, step: AddRoute, index: int) -> bool:
+    """Compare destination and, if given, gateway, source and metric."""
+    network, gateway = step.dst.network, b"" if step.gw is None else step.gw.packed
+    if route.head.dst_len != network.prefixlen:
         return False
-    return same_dst and same_hop and (not step.priority or route.get_attr("RTA_PRIORITY") == step.priority)
+    # The kernel leaves the destination of a default route out.
+    if route.attrs.get(wire.RTA_DST, bytes(network.max_prefixlen // 8)) != network.network_address.packed:
+        return False
+    if not any(oif == index and (not gateway or gw == gateway) for oif, gw in route.next_hops()):
+        return False
+    if step.src is not None and route.attrs.get(wire.RTA_PREFSRC) != step.src.packed:
+        return False
+    return not step.priority or read_number(route.attrs.get(wire.RTA_PRIORITY)) == step.priority
 
 
 DEEDS = deed(AddRoute, add_route, _differs) | deed(DelRoute, del_route, REMOVES)

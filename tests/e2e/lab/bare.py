@@ -62,7 +62,7 @@ class Bare:
 @contextmanager
 def bare_machine() -> Iterator[Bare]:
     """Unpack a bare Debian, clone what is committed here into it, and remove both afterwards."""
-    archive = _archive()
+    archive = _archive(RELEASE, PACKAGES)
     # Not pytest's tmp_path, which it keeps.
     with tempfile.TemporaryDirectory(prefix="cnie-bare-") as directory:
         root = Path(directory, "root")
@@ -77,17 +77,22 @@ def bare_machine() -> Iterator[Bare]:
             _call("rm", "-rf", "--one-file-system", str(root))  # twice as fast as Python
 
 
-def _archive() -> Path:
+def unpack_release(release: str, root: Path) -> None:
+    """Unpack a release of Debian with nothing but what every one has."""
+    _call("tar", "-C", str(root), "-xpf", str(_archive(release, ())), "--numeric-owner")
+
+
+def _archive(release: str, wanted: tuple[str, ...]) -> Path:
     """Return the file system as an archive, made anew once a month."""
-    archive = CACHE / f"{RELEASE}.tar"
+    archive = CACHE / f"{release}.tar"
     if not archive.exists() or time.time() - archive.stat().st_mtime > A_MONTH:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="cnie-bare-") as directory:
             mirror = _mirror()
-            packages = (*PACKAGES, "ca-certificates") if mirror.startswith("https:") else PACKAGES
-            options = ("--variant=minbase", f"--include={','.join(packages)}")
+            packages = (*wanted, "ca-certificates") if mirror.startswith("https:") else wanted
+            options = ("--variant=minbase", *([f"--include={','.join(packages)}"] if packages else []))
             root = f"{directory}/root"
-            _call("debootstrap", *options, RELEASE, root, *([mirror] if mirror else []))
+            _call("debootstrap", *options, release, root, *([mirror] if mirror else []))
             _call("tar", "-C", root, "-cf", f"{archive}.{os.getpid()}", "--numeric-owner", ".")
         Path(f"{archive}.{os.getpid()}").replace(archive)
     return archive

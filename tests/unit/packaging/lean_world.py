@@ -94,7 +94,7 @@ def plain(value: Any) -> Any:
         return (
             type(value).__name__,
             {name: plain(getattr(value, name)) for name in fields},
-            set(value.model_fields_set),
+            sorted(value.model_fields_set),
         )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value).__name__, {name: plain(getattr(value, name)) for name in value._fields}

@@ -28,6 +28,7 @@ from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, pl
 
 WORLD = LeanWorld()
 REFUSED = "refused"
+Recorded = list[tuple[str, str, Any]]
 ROOMS = ("bridge", "ipam_hostlocal", "ipam_static", "macvlan", "ptp", "vxlan")
 RECORDED = [
     *(f"tests/unit/{room}/test_config.py" for room in ROOMS),
@@ -55,41 +56,54 @@ def both(module: str, name: str, value: Any) -> tuple[Any, Any]:
     return expected, found
 
 
-def test_what_the_tables_of_all_unit_tests_contain_is_read_alike(tmp_path: Path) -> None:
-    record = tmp_path / "record"
-    files = [name for name in RECORDED if (REPOSITORY / name).exists()]
-    assert len(files) == len(RECORDED)
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """What the config tables of all unit tests contain, by the model that reads it."""
+    record = tmp_path_factory.mktemp("record") / "lines"
+    assert all((REPOSITORY / name).exists() for name in RECORDED)
+    environment = {**os.environ, "CNI_RECORD": str(record)}
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "tests.unit.packaging.recorder",
-            "-p",
-            "no:xdist",
-            *files,
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "CNI_RECORD": str(record)},
-        check=True,
-        stdout=subprocess.DEVNULL,
+        [*RECORDING, *RECORDED], cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.DEVNULL
     )
-    lines = record.read_text().splitlines()
+    lines = map(json.loads, record.read_text().splitlines())
+    return [(module, name, value) for module, name, value in lines if module.startswith("cni_plugins.")]
+
+
+def test_what_the_tables_of_all_unit_tests_contain_is_read_alike(
+    recorded: list[tuple[str, str, Any]],
+) -> None:
     different = []
     refused = 0
-    for module, name, value in map(json.loads, lines):
-        if not module.startswith("cni_plugins."):
-            continue
+    for module, name, value in recorded:
         expected, found = both(module, name, value)
         refused += expected == REFUSED
         if expected != found:
             different.append((module, name, value, expected, found))
     assert not different
     assert refused > 100
-    assert len(lines) - refused > 100
+    assert len(recorded) - refused > 100
+
+
+def test_the_genuine_models_are_the_same_after_the_lean_ones(recorded: Recorded) -> None:
+    """Other modules, of which models have types, stay as they are in the frozen program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.packaging.after_lean"],
+        cwd=REPOSITORY,
+        input="\n".join(map(json.dumps, recorded)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()
+    assert len(found) == len(recorded)
+    for (module, name, value), line in zip(recorded, found, strict=True):
+        genuine = getattr(importlib.import_module(module), name)
+        try:
+            expected = repr(plain(genuine.model_validate(value)))
+        except ValidationError:
+            expected = REFUSED
+        assert line == expected, (module, name, value)
 
 
 EXAMPLES: list[dict[str, Any]] = [
