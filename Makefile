@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 DIST    := dist
 DESTDIR ?= /opt/cni/bin
-SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.c' -o -name '*.spec' \
+SOURCES := $(shell find cni_plugins packaging -name '*.py' -o -name '*.[ch]' -o -name '*.spec' -o -name road.txt \
                  -o -path '*/systemd/*' 2>/dev/null) conf/10-bridge.conflist
 # Network namespaces need root; an ordinary user gets them, and a root of their own, from a user namespace.
 ASROOT  := $(if $(filter 0,$(shell id -u)),,unshare -rmn)

@@ -35,6 +35,12 @@ def leave_behind() -> None:
         linger.leave_behind(*nest)
 
 
+def takes_road() -> bool:
+    """Whether this call is about an attachment."""
+    name = os.path.basename(sys.argv[0])
+    return os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION") and name in importer.TRAVELLERS
+
+
 def run() -> int:
     """:return: the exit code, by the rules of sys.exit()"""
     from program import main
@@ -52,6 +58,8 @@ def run() -> int:
     return 0
 
 
+if takes_road():
+    importer.archive().take_road()
 leave_behind()
 code = run()
 for stream in filter(None, (sys.stdout, sys.stderr)):

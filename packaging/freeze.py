@@ -38,7 +38,13 @@ from cni_plugins.front.main import __file__ as answers
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PROGRAMS = (("plugins", "cni_plugins.front.main"), ("cnictl", "cni_plugins.cli.main"))
-SOURCES = ("cni_plugins/**/*.py", "packaging/*.*", "packaging/systemd/*", "conf/10-bridge.conflist")
+SOURCES = (
+    "cni_plugins/**/*.py",
+    "packaging/*.*",
+    "packaging/lean/*.py",
+    "packaging/systemd/*",
+    "conf/10-bridge.conflist",
+)
 _PT_INTERP, _HIDDEN_INTERP = 3, 0x6E637069  # elf.h; front.c
 BUNDLED = (
     "annotated-doc",

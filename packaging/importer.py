@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    Entry = tuple[Any, ...]  # kind, offset, length; of an extension also the libraries it needs
+    # Kind, offset (-1: on the road) and length; of an extension also the libraries it needs.
+    Entry = tuple[Any, ...]
 else:
     Loader = object
 
 PACKAGE, EXTENSION, LIBRARY = "package", "extension", "library "
 REHEARSED, PATTERNS = "what rehearse.py compiled", "the patterns rehearse.py compiled"
+ROAD = "the road"
+TRAVELLERS = ("bridge", "macvlan", "ptp", "vxlan")  # the names of the program that take it
 MFD_NOEXEC_SEAL = 8  # it is mapped and never executed; without it, sysctl vm.memfd_noexec may refuse it
 GENUINE = "genuine "  # in front of a name of which there is a lean module too
 
@@ -58,7 +61,13 @@ class Archive(Loader):
         self._unpacked: set[str] = set()  # files in the directory that are ours
         self._loaded: set[str] = set()  # libraries
         self._copies = 0  # in memory
+        self._on_road: dict[str, CodeType] | None = None
         self._genuine: set[str] = set()  # names of which the genuine module is wanted
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether models are lean, and so almost nothing is generated."""
+        return f"{GENUINE}pydantic" in self._index and "pydantic" not in self._genuine
 
     def genuine(self, name: str) -> "ModuleType":
         """Replace a lean module by the genuine one, and return that."""
@@ -192,7 +201,8 @@ class Archive(Loader):
         _exec(self.get_code(module.__name__), module.__dict__)  # noqa: S102 - that is what a loader is
 
     def get_code(self, name: str) -> "CodeType":
-        code: CodeType = self._read(self._entry(name))
+        entry = self._entry(name)
+        code: CodeType = self._read(entry) if entry and entry[1] >= 0 else self._road()[name]
         return code
 
     def rehearsed(self) -> "dict[tuple[str, str], CodeType]":
@@ -203,6 +213,52 @@ class Archive(Loader):
         """Return the arguments of _sre.compile() by pattern and flags."""
         table: dict[tuple[str | bytes, int], tuple[object, ...]] = self._read(self._index[PATTERNS])
         return table
+
+    def take_road(self) -> None:
+        """Import what every attachment needs, in the order of road.txt and past the import system.
+
+        One read and one unmarshalling for a hundred modules, and no look-up for any, is a tenth of a call.
+        If one of them fails, the import statement for it finds out.
+        """
+        begun: set[str] = set()  # packages, of which a module is complete before themselves
+        for name, code in self._road().items():
+            module = self._begin(name, begun)
+            if module is None:
+                continue
+            try:
+                _exec(code, vars(module))  # noqa: S102 - that is what a loader does
+            except BaseException:  # noqa: BLE001 - it is raised again by whoever imports it
+                for failed in (name, *begun):
+                    sys.modules.pop(failed, None)
+                return
+            begun.discard(name)
+            package, _, last = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], last, module)
+
+    def _begin(self, name: str, begun: "set[str]") -> "ModuleType | None":
+        """Return a module of the road that is to be executed, None if it has been; packages come first."""
+        if name in sys.modules:
+            return sys.modules[name] if name in begun else None
+        is_package = self.is_package(name)
+        package = name.rpartition(".")[0]
+        if package and package not in sys.modules:
+            self._begin(package, begun)
+            begun.add(package)
+        module: ModuleType = type(sys)(name)
+        vars(module).update(
+            __loader__=self, __package__=name if is_package else package, __file__=f"{name}.py"
+        )
+        if is_package:
+            module.__path__ = [f"{self._home}/{name.replace('.', '/')}"]
+        sys.modules[name] = module
+        return module
+
+    def _road(self) -> "dict[str, CodeType]":
+        """Return the code of all modules of the road, in their order."""
+        if self._on_road is None:
+            self._on_road = self._read(self._index[ROAD]) if ROAD in self._index else {}
+        return self._on_road
 
     def _read(self, entry: "Entry | None") -> "Any":  # noqa: ANN401 - whatever was stored
         offset, length = entry[1:3]  # type: ignore[index] # there is one
@@ -241,8 +297,10 @@ _table: "dict[tuple[str, str], CodeType]" = {}
 
 
 def _compiled(mode: str, text: str) -> "str | CodeType":
+    if archive().is_lean:  # the few that are left are compiled sooner than the table is read
+        return text
     if not _table:
-        _table.update(sys.meta_path[-1].rehearsed())  # type: ignore[attr-defined]
+        _table.update(archive().rehearsed())
     return _table.get((mode, text), text)
 
 
@@ -273,6 +331,12 @@ class NoSignature:
 no_signature = NoSignature()
 
 
+def archive() -> Archive:
+    """Return the archive of this program, once it is installed."""
+    found: Archive = sys.meta_path[-1]  # type: ignore[assignment]
+    return found
+
+
 def nest() -> "tuple[int, int, int] | None":
     """Return what handoff.c leaves to a process that is to stay: lock, listening socket, seconds."""
     found: tuple[int, int, int] | None = _inside.nest() if _inside else None
@@ -281,8 +345,8 @@ def nest() -> "tuple[int, int, int] | None":
 
 def install() -> None:
     path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined] # noqa: SLF001 - set by the bootloader
-    archive = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
-    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, archive]
+    found = Archive(path, int(offset), sys._MEIPASS)  # type: ignore[attr-defined] # noqa: SLF001
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, found]
     sys.path_hooks[:] = []
     sys.path_importer_cache.clear()
     sys.path[:] = []

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import select
 import time
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
@@ -143,6 +142,8 @@ def _execute(executable: str, stdin: bytes, environment: Mapping[str, str], is_w
 
 def _output(pipe: int, is_wanted: IsWanted) -> bytes | None:
     """Read what a plugin prints, up to its limit; return None if it hangs and nobody waits for it."""
+    import select
+
     output, left_at = bytearray(), 0.0
     poll = select.poll()
     poll.register(pipe, select.POLLIN)

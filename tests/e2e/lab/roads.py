@@ -22,6 +22,9 @@ from tests.e2e.lab.plugin import BIN, Call
 from tests.e2e.lab.tools import REPOSITORY
 
 LISTS = Path(__file__).with_name("roads.json")
+ROAD = REPOSITORY / "packaging" / "road.txt"
+"""What the frozen program imports at once for an attachment, in the order in which modules are complete."""
+ATTACHMENTS = ("bridge ADD", "macvlan ADD", "ptp ADD", "vxlan ADD")
 OURS = "cni_plugins"
 TRAILER = struct.Struct("=QQQQ8s")
 INSIDE = """
@@ -39,8 +42,15 @@ for name in [name for name in sys.modules if name.split(".")[0].lstrip("_") in (
 before = set(sys.modules)
 importer.install()
 end = os._exit
+order = []
+execute = importer.Archive.exec_module
+def note(self, module):
+    execute(self, module)
+    order.append(module.__name__)
+importer.Archive.exec_module = note
 def tell(code):
-    os.write(2, " ".join(sorted(set(sys.modules) - before - {"importer"})).encode())
+    others = sorted(set(sys.modules) - before - {"importer"} - set(order))
+    os.write(2, " ".join([*order, "|", *others]).encode())
     end(code)
 os._exit = tell
 from cni_plugins.front.main import main
@@ -138,15 +148,21 @@ def _take(host: Host, home: Path, call: Call) -> tuple[str, list[str]]:
     return done.stdout, modules.split()
 
 
+def common(roads: dict[str, list[str]]) -> list[str]:
+    """What all attachments import of the archive's own code."""
+    complete = {name: modules[: modules.index("|")] for name, modules in roads.items()}
+    return [name for name in complete[ATTACHMENTS[0]] if all(name in complete[road] for road in ATTACHMENTS)]
+
+
 def main() -> None:
     """Write down the roads as they are now."""
     import tempfile
 
     with raise_host(REPOSITORY / "dist") as host, tempfile.TemporaryDirectory() as home:
         roads = walk(host, Path(home))
-    LISTS.write_text(
-        json.dumps({name: " ".join(modules) for name, modules in roads.items()}, indent=1) + "\n"
-    )
+    ROAD.write_text("".join(f"{name}\n" for name in common(roads)))
+    lists = {name: " ".join(sorted(set(modules) - {"|"})) for name, modules in roads.items()}
+    LISTS.write_text(json.dumps(lists, indent=1) + "\n")
 
 
 if __name__ == "__main__":
