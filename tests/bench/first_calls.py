@@ -1,7 +1,7 @@
 """What a node without an agent waits for: the first call, those that find a lingering process, and bursts
 from nothing.
 
-`python -m tests.bench.first_calls [--rounds N]` prints the tables of docs/benchmarks.md, "First calls". The node
+`python -m tests.bench.first_calls` prints the tables of docs/benchmarks.md, "First calls". The node
 is a pid, network and mount namespace of its own, as lingering exists only where the first process is. Columns
 alternate call by call; ratios are to the faster reference of the row.
 """
@@ -63,7 +63,7 @@ class Column(NamedTuple):
 
 
 COLD, LINGERING, AGENT = "first call", "lingering", "agent"
-SOCKET = "/run/bench.sock"
+SOCKET = "/run/bench/agent.sock"
 
 
 def _columns() -> list[Column]:
@@ -97,11 +97,13 @@ class Running(NamedTuple):
         return text, used.ru_utime + used.ru_stime
 
 
-def _start(column: Column, command: str, conf: Mapping[str, Any], box: str) -> Running:
+def _start(
+    column: Column, command: str, conf: Mapping[str, Any], box: str, plugin: str = "bridge"
+) -> Running:
     own = dict(conf)
     if "ipam" in conf:
         own["ipam"] = {**conf["ipam"], "dataDir": f"/run/data/{column.label}"}
-    program = str(column.directory / conf["type"])
+    program = str(column.directory / conf.get("type", plugin))
     env = {
         "PATH": os.environ["PATH"],
         "CNI_COMMAND": command,
@@ -113,7 +115,7 @@ def _start(column: Column, command: str, conf: Mapping[str, Any], box: str) -> R
     }
     stdin, feed = os.pipe()
     out, stdout = os.pipe()
-    os.write(feed, json.dumps(own).encode())
+    os.write(feed, json.dumps(own, separators=(",", ":")).encode())  # as libcni does
     os.close(feed)
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
     pid = os.posix_spawn(program, [program], env, file_actions=actions)
@@ -137,6 +139,8 @@ def _end_left() -> None:
             os.kill(int(root.name), 15)
     while _left():
         time.sleep(0.01)
+        with suppress(ChildProcessError):  # this is the first process, whose children all orphans become
+            os.waitpid(-1, os.WNOHANG)
 
 
 def _cpu_of_left() -> float:
@@ -164,7 +168,7 @@ def single_calls(columns: list[Column], rounds: int) -> dict[str, dict[str, list
 
     for number in range(rounds + 1):
         for column in columns if number % 2 else columns[::-1]:
-            call(column, "VERSION", "VERSION", {"cniVersion": "1.0.0", "type": "bridge"})
+            call(column, "VERSION", "VERSION", {"cniVersion": "1.0.0"})
             for name, conf in CONFS.items():
                 subprocess.run(["ip", "netns", "add", "box"], check=True)
                 result = json.loads(call(column, f"{name} ADD", "ADD", conf))
@@ -232,6 +236,10 @@ def main() -> None:
     columns = _columns()
     agent = subprocess.Popen([DIST / "cnictl", "agent", "--socket", SOCKET], stderr=subprocess.DEVNULL)
     try:
+        while not Path(SOCKET).exists():
+            if agent.poll() is not None:
+                raise RuntimeError("the agent does not start")
+            time.sleep(0.05)
         _report(columns, options.rounds)
     finally:
         agent.terminate()
@@ -239,8 +247,6 @@ def main() -> None:
 
 
 def _report(columns: list[Column], rounds: int) -> None:
-    while not Path(SOCKET).exists():
-        time.sleep(0.05)
     print(_table(columns, single_calls(columns, rounds)), end="\n\n")
     together = [column for column in columns if column.label not in (COLD, AGENT)]
     rows: dict[str, dict[str, list[float]]] = {}
