@@ -378,6 +378,8 @@ def test_a_directory_others_may_swap_is_not_used(program: Path) -> None:
 
 
 def test_nothing_is_unpacked_where_memory_files_are_allowed(program: Path, place: Path) -> None:
+    if not program.read_bytes().endswith(b"CNIFROZE"):
+        pytest.skip("frozen with a Python whose library cannot be linked into the program")
     environment = cni.environment("ADD", TMPDIR=str(place), CNI_PLUGINS_LINGER="0")
     answer = subprocess.run(
         [program], env=environment, input="nonsense", capture_output=True, text=True, timeout=20
