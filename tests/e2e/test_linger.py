@@ -307,6 +307,26 @@ def test_two_builds_stay_side_by_side(alone: Host, dist: Path, build: str) -> No
     assert files(alone) == sorted(f"{one}.{kind}" for one in (build, OTHER) for kind in ("first", "sock"))
 
 
+def test_an_upgrade_under_load_fails_nobody(alone: Host, dist: Path, build: str) -> None:
+    alone.run("mount", "-t", "tmpfs", "tmpfs", BIN)
+    place = alone.path(BIN)
+    for one in (build, OTHER):
+        rebuild(dist / "bridge", place / f".{one}", one)
+
+    def put(one: str) -> None:
+        (place / ".link").hardlink_to(place / f".{one}")
+        (place / ".link").replace(place / "host-local")
+
+    put(build)
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda _: run(alone, STATUS), range(120))
+        for one in (OTHER, build, OTHER):
+            time.sleep(0.3)
+            put(one)
+        assert [answer.code for answer in answers] == [0] * 120
+    assert served(alone, build) + served(alone, OTHER) >= 100
+
+
 @pytest.mark.parametrize("what", ["directory", "file", "link"])
 @pytest.mark.parametrize("kind", ["sock", "first"])
 def test_somebody_else_has_taken_a_name(alone: Host, build: str, kind: str, what: str) -> None:
