@@ -29,10 +29,14 @@ if hasattr(sys, "_MEIPASS") and os.environ.get("LD_LIBRARY_PATH", "").startswith
 def leave_behind() -> None:
     """Leave a process behind that answers the next calls, if handoff.c has found this call the first."""
     nest = importer.nest()
-    if nest:
+    if not nest:
+        return
+    try:
         from cni_plugins.agent import linger
 
         linger.leave_behind(*nest)
+    except Exception:  # noqa: BLE001, S110 - this call does not depend on it, and those that wait are told at its end
+        pass
 
 
 def takes_road() -> bool:

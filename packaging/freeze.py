@@ -193,6 +193,11 @@ def front(compiler: str, work: Path) -> Path:
     how = [f"-I{work}", "-O2", "-fPIE", "-DLINGERS", "-ffreestanding", "-fno-builtin", "-fno-stack-protector"]
     how += ["-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"]
     run([compiler, *how, "-c", "-o", target, HERE / "front.c"], work / "front.log")
+    if shutil.which("nm"):
+        listed = subprocess.run(["nm", "-u", target], capture_output=True, text=True, check=True).stdout
+        calls = set(listed.split()) - {"U", "_start"}
+        if calls:  # a compiler may call memcpy() for an assignment
+            raise Failed(f"{compiler} makes front.c call {', '.join(sorted(calls))}, which is not there yet")
     return target
 
 

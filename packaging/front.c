@@ -191,7 +191,7 @@ static long *with_preload(long *vectors, int fd, const struct trailer *trailer)
     static char text[sizeof(PRELOAD) + MOST_LIBRARIES * (sizeof(LIBRARY_PREFIX) + 4)];
     char *at = (char *)memcpy(text, PRELOAD "=", sizeof(PRELOAD)) + sizeof(PRELOAD);
     struct library libraries[MOST_LIBRARIES];
-    size_t count = 0, i, gap;
+    size_t count = 0, i, gap, kept;
     long *copy;
 
     if (access(LIBRARY_PREFIX "0", F_OK) < 0 && access("/proc/self/exe", F_OK) < 0)
@@ -209,9 +209,11 @@ static long *with_preload(long *vectors, int fd, const struct trailer *trailer)
     count += 2;
     /* On the stack, below what this program still needs of it. */
     copy = (long *)(DOWN(__builtin_frame_address(0)) - FRAMES - UP((count + 1) * sizeof(long)));
-    memcpy(copy, vectors, gap * sizeof(long));
-    copy[gap] = (long)text; /* the last one counts for the loader, the first one for Python */
-    memcpy(copy + gap + 1, vectors + gap, (count - gap) * sizeof(long));
+    for (i = kept = 0; i < gap; i++)
+        if (i <= (size_t)vectors[0] + 1 || strncmp((const char *)vectors[i], PRELOAD "=", sizeof(PRELOAD)))
+            copy[kept++] = vectors[i]; /* what the caller has preloaded is of another C library */
+    copy[kept] = (long)text;
+    memcpy(copy + kept + 1, vectors + gap, (count - gap) * sizeof(long));
     return copy;
 }
 

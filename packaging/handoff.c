@@ -33,6 +33,7 @@
 #define LINGER_VARIABLE "CNI_PLUGINS_LINGER" /* seconds without a call until nothing is left; 0: leave nothing behind */
 #define NO_LINGERING "/etc/cni/no-linger"    /* a file by which an operator says the same for the node */
 #define LINGER_SECONDS 300
+#define STOPPED_AFTER 4                     /* seconds without a sign of life of the process that stayed */
 #define BACKLOG 4096                        /* calls that may wait; the kernel's own limit is net.core.somaxconn */
 #ifndef LINGERS
 #define LINGERS 0 /* only inside.c can leave a process behind */
@@ -269,7 +270,7 @@ static int offer(int agent, const struct sockaddr_un *address, int kept, size_t 
     fds[1] = open("/proc/self/exe", O_PATH | O_CLOEXEC);
     fds[2] = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-    if (fcntl(kept, F_ADD_SEALS, SEALS) == 0 && fds[1] >= 0 && fds[2] >= 0 && pass(agent, call, length, fds, 3) == 0 &&
+    if (fds[1] >= 0 && fds[2] >= 0 && pass(agent, call, length, fds, 3) == 0 &&
         is_taken(agent, address))
         rc = pass(agent, go, 1, &stderr_fd, 1);
     close(fds[1]);
@@ -383,16 +384,21 @@ static int is_current(int lock)
     return fstat(lock, &held) == 0 && stat(path, &named) == 0 && held.st_ino == named.st_ino;
 }
 
-/* Tries to be the first caller. Returns 1 if it is, which listens then; 0 if another is; -1 if there can be none. */
-static int be_first(struct sockaddr_un *address)
+/*
+ * Tries to be the first caller. Returns 1 if it is, which listens then; 0 if another is, whose file is `seen`; -1 if
+ * there can be none.
+ */
+static int be_first(struct sockaddr_un *address, ino_t *seen)
 {
     int lock = open_lock(), listener = -1, won;
+    struct stat st;
     mode_t mask;
 
     address->sun_family = AF_UNIX;
     name_of(address->sun_path, ".sock");
     if (lock < 0)
         return -1;
+    *seen = fstat(lock, &st) == 0 ? st.st_ino : 0;
     if (flock(lock, LOCK_EX | LOCK_NB) < 0 || !is_current(lock))
         return close(lock), 0;
     unlink(address->sun_path);
@@ -422,14 +428,22 @@ static int connect_soon(const struct sockaddr_un *address)
     return fd;
 }
 
-/* Has the next call start anew: the process that stayed is stopped, or hangs. It ends when it sees that (linger.py). */
-static void abandon(const struct sockaddr_un *address)
+/*
+ * Has the next call start anew, if the process that stayed is stopped: while it runs, it sets the time of its file every
+ * second, however busy its workers are (serve.py). It ends when it sees that its file has gone.
+ */
+static void abandon_if_stopped(const struct sockaddr_un *address, ino_t seen)
 {
+    struct timespec now;
+    struct stat st;
     char path[64];
 
     name_of(path, ".first");
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (stat(path, &st) < 0 || st.st_ino != seen || now.tv_sec - st.st_mtim.tv_sec < STOPPED_AFTER)
+        return;
+    unlink(address->sun_path); /* first: as long as the other one is there, nobody can be the next first */
     unlink(path);
-    unlink(address->sun_path);
 }
 
 /* Offers the call to the process that an earlier call has left, or becomes the first. Returns only if it is ours. */
@@ -439,8 +453,9 @@ static void try_lingering(int kept, size_t length)
     struct timespec before, after;
     unsigned seconds = lingering();
     int tries, fd, first = 0;
+    ino_t seen;
 
-    for (tries = 0; seconds && tries < 4 && !(first = be_first(&address)); tries++) {
+    for (tries = 0; seconds && tries < 4 && !(first = be_first(&address, &seen)); tries++) {
         fd = connect_soon(&address);
         if (fd < 0)
             continue;
@@ -450,7 +465,7 @@ static void try_lingering(int kept, size_t length)
         close(fd);
         clock_gettime(CLOCK_MONOTONIC, &after);
         if (after.tv_sec - before.tv_sec >= PATIENCE - 1) {
-            abandon(&address);
+            abandon_if_stopped(&address, seen);
             return;
         }
     }
@@ -477,7 +492,7 @@ static void answer_version(void)
         end = (char *)memcpy(asked, head, sizeof(head)) + sizeof(head) - 1;
         end = (char *)memcpy(end, versions[i], strlen(versions[i])) + strlen(versions[i]);
         memcpy(end, "\"}", 3);
-        if (!strcmp(text, asked))
+        if (!strcmp(text, asked) && (size_t)length == strlen(asked))
             is_known = 1, found = i;
     }
     if (is_known) {
@@ -523,7 +538,7 @@ void hand_over(int argc, char **argv, char **environment)
     kept = keep_stdin(); /* before connecting: stdin may be slow, and would block a worker */
     if (kept < 0)
         return;
-    if (lseek(kept, 0, SEEK_END) < STDIN_LIMIT) {
+    if (lseek(kept, 0, SEEK_END) < STDIN_LIMIT && fcntl(kept, F_ADD_SEALS, SEALS) == 0) {
         if (address.sun_path[0] && (agent = connect_agent(&address)) >= 0 && offer(agent, &address, kept, length) == 0)
             conclude(agent);
         if (agent >= 0)

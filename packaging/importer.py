@@ -227,9 +227,11 @@ class Archive(Loader):
                 continue
             try:
                 _exec(code, vars(module))  # noqa: S102 - that is what a loader does
-            except BaseException:  # noqa: BLE001 - it is raised again by whoever imports it
+            except BaseException as err:  # it is raised again by whoever imports the module
                 for failed in (name, *begun):
                     sys.modules.pop(failed, None)
+                if isinstance(err, KeyboardInterrupt):
+                    raise
                 return
             begun.discard(name)
             package, _, last = name.rpartition(".")

@@ -76,10 +76,14 @@ static PyObject *inside_load(PyObject *self, PyObject *path)
 static PyObject *inside_home(PyObject *self, PyObject *none)
 {
     static char home[PATH_MAX];
+    static pid_t owner; /* each process has its own: that of another may end first, or load the same module */
 
     (void)self, (void)none;
-    if (!home[0] && take_place(home, NULL) < 0)
-        _exit(1);
+    if (owner != getpid()) {
+        owner = getpid();
+        if (take_place(home, NULL) < 0)
+            _exit(1);
+    }
     return PyUnicode_DecodeFSDefault(home);
 }
 

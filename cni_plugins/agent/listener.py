@@ -25,20 +25,12 @@ class Listener:
         self.own = own
         self._path = path
         self._file = _identity(path)
-        self.was_ours = False
-        """Whether the socket file was removed here."""
         listening.settimeout(0)
 
-    @property
-    def is_named(self) -> bool:
-        """Whether callers find this socket by its path, and not another that has replaced it."""
-        return self._file is not None and _identity(self._path) == self._file
-
     def remove(self) -> None:
-        """Remove the socket file, unless it has been replaced."""
-        if self.own and self.is_named:
+        """Remove the socket file, unless it has been replaced by that of another agent."""
+        if self.own and self._file and _identity(self._path) == self._file:
             os.unlink(self._path)
-            self.was_ours = True
 
     def reject_waiting(self) -> None:
         """Close all waiting connections, so that the callers run the request themselves without a delay."""

@@ -35,6 +35,7 @@ _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _TICK = 1.0  # seconds between two checks of the workers
 _SHORTEST_LIFE = 1.0  # seconds; a process that exits sooner is not replaced at once
 _DRAIN = 20.0  # seconds that requests under way have to finish when the agent ends
+_MOST_LINGERING = 8  # workers
 
 
 class Options(NamedTuple):
@@ -69,20 +70,46 @@ def serve(options: Options) -> int:
     return 0
 
 
-def linger(listening: "socket.socket", seconds: float) -> None:
-    """Be an agent until there was no call for some time, or another process has taken the socket's place."""
+def linger(listening: "socket.socket", lock: int, seconds: float) -> None:
+    """Be an agent until there was no call for some time, or another process has taken this one's place.
+
+    :param lock: see linger.leave_behind.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     journal = Journal(os.dup(2), prioritised=False)
     path: str = listening.getsockname()
-    listener = Listener(listening, path, own=True)
+    listener = Listener(listening, path, own=False)
     preload.preload(preload.USUAL)
-    agent = _Agent(Options(default_workers(), path), listener, journal, Supervisor({}), _Program())
-    agent.idle = seconds
-    try:
-        agent.run()
-    finally:
-        if listener.was_ours:
-            os.unlink(f"{path.removesuffix('.sock')}.first")
+    workers = min(default_workers(), _MOST_LINGERING)
+    agent = _Agent(Options(workers, path), listener, journal, Supervisor({}), _Program())
+    agent.stay = _Stay(lock, path, seconds)
+    agent.run()
+
+
+class _Stay:
+    """The right to be called: a locked file beside the socket, which callers remove if this process stops."""
+
+    def __init__(self, lock: int, socket_path: str, idle: float) -> None:
+        self._lock = lock
+        self._socket = socket_path
+        self._file = f"{socket_path.removesuffix('.sock')}.first"
+        self.idle = idle
+
+    def is_valid(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(self._file))
+        except OSError:
+            return False
+
+    def show_life(self) -> None:
+        os.utime(self._lock)
+
+    def end(self) -> None:
+        """Let the next caller be the first one, at once."""
+        if self.is_valid():
+            with suppress(OSError):
+                os.unlink(self._socket)
+            os.unlink(self._file)
 
 
 class _Program:
@@ -159,8 +186,8 @@ class _Agent:
         self._build_mismatches = 0
         self._served = 0
         self._last_served = time.monotonic()
-        self.idle = 0.0
-        """Seconds without a call after which it ends; 0: it stays."""
+        self.stay: _Stay | None = None
+        """Of a process that was left behind."""
 
     def run(self) -> None:
         """Supervise the children until SIGTERM or SIGINT."""
@@ -170,7 +197,7 @@ class _Agent:
         number = 0
         while number not in (signal.SIGTERM, signal.SIGINT):
             number = self._supervise()
-            if number == signal.SIGHUP and not self.idle:
+            if number == signal.SIGHUP and not self.stay:
                 self._reexec()
         self._supervisor.notify("STOPPING=1")
         self._journal.note(f"agent {BUILD}: {signal.Signals(number).name}, finishing the requests under way")
@@ -201,13 +228,15 @@ class _Agent:
         return info.si_signo
 
     def _is_over(self) -> bool:
-        """Whether a process that was left behind has done its time."""
-        if not self.idle:
+        """Whether a process that was left behind has done its time or lost its place; not in a request."""
+        if not self.stay:
             return False
+        self.stay.show_life()
         if any(slot.busy_since for slot in self._scoreboard.slots):
             self._last_served = time.monotonic()
-        is_idle = time.monotonic() - self._last_served > self.idle
-        return is_idle or not self._listener.is_named
+            return False
+        is_idle = time.monotonic() - self._last_served > self.stay.idle
+        return is_idle or not self.stay.is_valid()
 
     def _show_progress(self) -> None:
         """Set the time of the socket if calls were served; callers that wait look at it (handoff.c)."""
@@ -284,6 +313,8 @@ class _Agent:
     def _drain(self) -> None:
         """Let the workers finish, for at most _DRAIN seconds; new connections are closed at once."""
         self._listener.remove()
+        if self.stay:
+            self.stay.end()
         os.close(self._lifeline_writer)
         deadline = time.monotonic() + _DRAIN
         while self._children and time.monotonic() < deadline:

@@ -217,7 +217,7 @@ def test_calls_keep_it_there(alone: Host, build: str) -> None:
 
 
 @pytest.mark.parametrize("milliseconds", [0, 3, 6, 9, 12, 15, 18, 22, 26, 30, 35, 40, 50, 70])
-def test_the_first_caller_is_killed_while_others_wait(alone: Host, milliseconds: int) -> None:
+def test_the_first_caller_is_killed_while_others_wait(alone: Host, build: str, milliseconds: int) -> None:
     names = [f"cnie{n}" for n in range(10)]
     netns = alone.netns(*names)
     calls = [
@@ -236,6 +236,7 @@ def test_the_first_caller_is_killed_while_others_wait(alone: Host, milliseconds:
             answers = list(pool.map(finish, processes, others))
     assert [answer.code for answer in answers] == [0] * len(others), answers
     assert len({answer.addresses[0] for answer in answers}) == len(others)
+    assert served(alone, build) > len(others) / 2  # and did not all start Python
     for call in calls:
         run(alone, call.but(command="DEL")).ok()
 
@@ -360,3 +361,52 @@ def test_a_directory_where_others_can_write_is_not_used(alone: Host, mode: str) 
     time.sleep(0.3)
     assert not left(alone)
     assert not files(alone)
+
+
+@pytest.mark.parametrize("how", ["capability", "privileges"])
+def test_nothing_stays_of_a_caller_that_is_confined(alone: Host, how: str) -> None:
+    confined = {"capability": ["--bounding-set", "-sys_time"], "privileges": ["--no-new-privs"]}[how]
+    done = alone.run(
+        "setpriv", *confined, STATUS.program, env=STATUS.environment, input=STATUS.stdin.decode(), check=False
+    )
+    assert done.returncode == 0, done
+    time.sleep(0.3)
+    assert not left(alone)
+    run(alone, STATUS).ok()
+    wait_for("a process that stays", lambda: left(alone))
+
+
+def test_limits_are_those_of_the_host(alone: Host) -> None:
+    script = f"ulimit -S -n 64; ulimit -S -l 16; exec nice -n 5 {STATUS.program}"
+    alone.run("sh", "-c", script, env=STATUS.environment, input=STATUS.stdin.decode())
+    wait_for("a process that stays", lambda: len(left(alone)) > 2)
+    for pid in left(alone):
+        for item in ("Max open files", "Max locked memory"):
+            lines = [Path(f"/proc/{one}/limits").read_text().splitlines() for one in (pid, alone.anchor)]
+            own, hosts = ([line for line in text if line.startswith(item)] for text in lines)
+            assert own == hosts
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, alone.anchor)
+
+
+def test_a_busy_process_is_not_taken_for_a_stopped_one(alone: Host, build: str) -> None:
+    """Its workers wait for slow IPAM plugins; another caller works itself, and no call is broken off."""
+    slow = f"#!/bin/sh\n[ $CNI_COMMAND = ADD ] && sleep 12\nexec {BIN}/host-local\n"
+    alone.write("/opt/slow/slow", slow).chmod(0o755)
+    run(alone, STATUS).ok()
+    wait_for("a process that stays", lambda: len(left(alone)) > 2)
+    before = left(alone)
+    conf = {**NETWORK, "ipMasq": False, "ipam": {**NETWORK["ipam"], "type": "slow"}}
+    names = [f"cnie{n}" for n in range(len(before))]
+    calls = [
+        Call("ADD", conf, container=name, netns=path, variables={"CNI_PATH": f"{BIN}:/opt/slow"})
+        for name, path in zip(names, alone.netns(*names), strict=True)
+    ]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        slow_ones = [pool.submit(finish, start(alone, call), call) for call in calls]
+        time.sleep(1)
+        run(alone, STATUS).ok()
+        assert left(alone) == before
+        assert [one.result().code for one in slow_ones] == [0] * len(calls)
+    assert left(alone) == before
+    run(alone, STATUS).ok()
+    assert files(alone) == [f"{build}.first", f"{build}.sock"]
