@@ -85,7 +85,7 @@ TABLES = (
     "ip -j -6 -d route show table all",
 )
 VXLAN_SETTINGS = {"id", "local", "local6", "link", "port", "learning", "df", "group", "group6", "ttl"}
-PING_ALL = """for to; do ping -n -c1 -W{seconds} "$to" >/dev/null 2>&1 || echo "$to" & done; wait"""
+PING_ALL = """for to; do ping -n -c2 -i0.4 -W{seconds} "$to" >/dev/null 2>&1 || echo "$to" & done; wait"""
 
 
 @dataclass
