@@ -85,7 +85,12 @@ TABLES = (
     "ip -j -6 -d route show table all",
 )
 VXLAN_SETTINGS = {"id", "local", "local6", "link", "port", "learning", "df", "group", "group6", "ttl"}
-PING_ALL = """for to; do ping -n -c2 -i0.4 -W{seconds} "$to" >/dev/null 2>&1 || echo "$to" & done; wait"""
+# As in cnictl lab: an address that does not answer is pinged once more.
+PING_ALL = """
+ask() {{ ping -n -c1 -W{seconds} "$1" >/dev/null 2>&1; }}
+for to; do ask "$to" || ask "$to" || echo "$to" & done
+wait
+"""
 
 
 @dataclass
