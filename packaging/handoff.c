@@ -447,15 +447,14 @@ static void abandon_if_stopped(const struct sockaddr_un *address, ino_t seen)
 }
 
 /* Offers the call to the process that an earlier call has left, or becomes the first. Returns only if it is ours. */
-static void try_lingering(int kept, size_t length)
+static void try_lingering(unsigned seconds, int kept, size_t length)
 {
     struct sockaddr_un address = {0};
     struct timespec before, after;
-    unsigned seconds = lingering();
     int tries, fd, first = 0;
     ino_t seen;
 
-    for (tries = 0; seconds && tries < 4 && !(first = be_first(&address, &seen)); tries++) {
+    for (tries = 0; tries < 4 && !(first = be_first(&address, &seen)); tries++) {
         fd = connect_soon(&address);
         if (fd < 0)
             continue;
@@ -513,7 +512,8 @@ void hand_over(int argc, char **argv, char **environment)
 {
     const char *command, *name = argc > 0 ? argv[0] : "", *at;
     struct sockaddr_un address = {0};
-    int agent = -1, kept;
+    int agent = -1, kept, may_linger;
+    unsigned seconds = 0;
     size_t length;
 
     variables = environment;
@@ -531,7 +531,8 @@ void hand_over(int argc, char **argv, char **environment)
         return; /* it is answered faster without an agent */
     if (fcntl(0, F_GETFD, 0) < 0 || fcntl(1, F_GETFD, 0) < 0 || fcntl(2, F_GETFD, 0) < 0)
         return; /* a file that we open would get the number of a closed stdin, stdout or stderr */
-    if (!find_agent(&address) && (!LINGERS || variable(SOCKET_VARIABLE) || !lingering()))
+    may_linger = LINGERS && !variable(SOCKET_VARIABLE);
+    if (!find_agent(&address) && (!may_linger || !(seconds = lingering())))
         return;
     if (!(length = compose(name)))
         return;
@@ -543,8 +544,8 @@ void hand_over(int argc, char **argv, char **environment)
             conclude(agent);
         if (agent >= 0)
             close(agent);
-        else if (LINGERS && !variable(SOCKET_VARIABLE))
-            try_lingering(kept, length);
+        else if (seconds || (may_linger && (seconds = lingering())))
+            try_lingering(seconds, kept, length);
     }
     put_back(kept);
     close(kept);

@@ -19,13 +19,13 @@ import posix
 import sys
 from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+from builtins import eval as _eval
+from builtins import exec as _exec
 
 try:
     import _inside  # type: ignore[import-not-found]  # inside.c
 except ImportError:  # PyInstaller's bootloader, which has unpacked by now
     _inside = None
-from builtins import eval as _eval
-from builtins import exec as _exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 else:
     Loader = object
 
-PACKAGE, EXTENSION, LIBRARY = "package", "extension", "library "
+PACKAGE, EXTENSION, LIBRARY, FILE = "package", "extension", "library ", "file "
 REHEARSED, PATTERNS = "what rehearse.py compiled", "the patterns rehearse.py compiled"
 ROAD = "the road"
 TRAVELLERS = ("bridge", "macvlan", "ptp", "vxlan")  # the names of the program that take it
@@ -263,13 +263,15 @@ class Archive(Loader):
         return self._on_road
 
     def _read(self, entry: "Entry | None") -> "Any":  # noqa: ANN401 - whatever was stored
+        return marshal.loads(self._bytes(entry))  # noqa: S302 - our own file
+
+    def _bytes(self, entry: "Entry | None") -> bytes:
         offset, length = entry[1:3]  # type: ignore[index] # there is one
-        return marshal.loads(posix.pread(self._fd, length, self._start + offset))  # noqa: S302 - our own file
+        return posix.pread(self._fd, length, self._start + offset)
 
     def content(self, name: str) -> bytes:
         """Return a file that was stored beside the modules."""
-        offset, length = self._index[f"file {name}"][1:3]
-        return posix.pread(self._fd, length, self._start + offset)
+        return self._bytes(self._index[FILE + name])
 
     def get_source(self, _name: str) -> None:
         """Return None, which inspect and traceback accept: there is no source."""

@@ -27,36 +27,25 @@
 #define HOME "/frozen" /* the directory where modules seem to be: no file is ever looked for there */
 
 /* os.setns() and os.unshare() are of Python 3.12. */
-static PyObject *change_namespace(PyObject *arguments, int (*call)(int, int))
+static PyObject *answer(int result)
 {
-    int fd, kind;
-
-    if (!PyArg_ParseTuple(arguments, "ii", &fd, &kind))
-        return NULL;
-    return call(fd, kind) < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+    return result < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
 }
 
 static PyObject *inside_setns(PyObject *self, PyObject *arguments)
 {
-    (void)self;
-    return change_namespace(arguments, setns);
-}
-
-static int without_descriptor(int none, int kinds)
-{
-    (void)none;
-    return unshare(kinds);
-}
-
-static PyObject *inside_unshare(PyObject *self, PyObject *kinds)
-{
-    PyObject *arguments = Py_BuildValue("(iO)", 0, kinds), *done = NULL;
+    int fd, kind;
 
     (void)self;
-    if (arguments)
-        done = change_namespace(arguments, without_descriptor);
-    Py_XDECREF(arguments);
-    return done;
+    return PyArg_ParseTuple(arguments, "ii", &fd, &kind) ? answer(setns(fd, kind)) : NULL;
+}
+
+static PyObject *inside_unshare(PyObject *self, PyObject *arguments)
+{
+    int kinds;
+
+    (void)self;
+    return PyArg_ParseTuple(arguments, "i", &kinds) ? answer(unshare(kinds)) : NULL;
 }
 
 /* Loads a library that extension modules need; they find it by its soname. */
@@ -97,7 +86,7 @@ static PyObject *inside_nest(PyObject *self, PyObject *none)
 }
 
 static PyMethodDef methods[] = {{"setns", inside_setns, METH_VARARGS, NULL},
-                                {"unshare", inside_unshare, METH_O, NULL},
+                                {"unshare", inside_unshare, METH_VARARGS, NULL},
                                 {"load", inside_load, METH_O, NULL},
                                 {"home", inside_home, METH_NOARGS, NULL},
                                 {"nest", inside_nest, METH_NOARGS, NULL},

@@ -5,7 +5,7 @@ under way, then exits. On SIGHUP, or when its executable has been replaced on di
 the same process, with the same socket, while the old workers finish; callers wait a moment, and none fails.
 
 The process that an earlier call has left behind (linger.py) is the same, but it ends after some time
-without a call, and when its socket has lost its name.
+without a call, and when another has taken its place.
 """
 
 import os
@@ -70,7 +70,7 @@ def serve(options: Options) -> int:
     return 0
 
 
-def linger(listening: "socket.socket", lock: int, seconds: float) -> None:
+def linger(listening: socket.socket, lock: int, seconds: float) -> None:
     """Be an agent until there was no call for some time, or another process has taken this one's place.
 
     :param lock: see linger.leave_behind.
@@ -231,7 +231,6 @@ class _Agent:
         """Whether a process that was left behind has done its time or lost its place; not in a request."""
         if not self.stay:
             return False
-        self.stay.show_life()
         if any(slot.busy_since for slot in self._scoreboard.slots):
             self._last_served = time.monotonic()
             return False
@@ -239,12 +238,14 @@ class _Agent:
         return is_idle or not self.stay.is_valid()
 
     def _show_progress(self) -> None:
-        """Set the time of the socket if calls were served; callers that wait look at it (handoff.c)."""
+        """Set the times at which callers that wait look (handoff.c): of the socket if calls were served."""
         before, self._served = self._served, self._scoreboard.served()
         if self._served != before:
             self._last_served = time.monotonic()
             with suppress(OSError):
                 os.utime(self._options.socket)
+        if self.stay:
+            self.stay.show_life()
 
     def _start_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

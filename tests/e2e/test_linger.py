@@ -22,6 +22,7 @@ from tests.e2e.lab.agent import SOCKET, Speaker, build_of, rebuild, started, wai
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.network import BRIDGE
 from tests.e2e.lab.plugin import BIN, Answer, Call, finish, run, start
+from tests.e2e.lab.processes import running_in
 
 pytestmark = [pytest.mark.needs("ip", "nft", "setpriv", "nsenter"), pytest.mark.timeout(180)]
 
@@ -51,13 +52,7 @@ def build(dist: Path) -> str:
 
 def left(host: Host) -> list[int]:
     """The processes that were left behind, as the machine numbers them; parents first."""
-    namespace = os.readlink(f"/proc/{host.anchor}/ns/pid")
-    found = []
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):
-            if comm.read_text().strip() == NAME and os.readlink(comm.parent / "ns/pid") == namespace:
-                found.append(int(comm.parent.name))
-    return sorted(found)
+    return sorted(pid for pid, name in running_in(host.anchor).items() if name == NAME)
 
 
 def served(host: Host, build: str) -> int:

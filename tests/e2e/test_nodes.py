@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from tests import cni
 from tests.cni import Answer
 from tests.e2e.lab.agent import wait_for
 from tests.e2e.lab.bare import unpack_release
+from tests.e2e.lab.processes import running_in
 from tests.e2e.lab.tools import program
 
 pytestmark = [
@@ -76,15 +76,7 @@ class Node:
 
     def left(self) -> dict[int, str]:
         """What processes run beside the first one, which reaps none, as the machine numbers them."""
-        own = os.readlink(f"/proc/{self.anchor}/ns/pid")
-        found = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                name, state = re.findall(r"\((.*)\) (.)", stat.read_text())[0]
-                if state != "Z" and os.readlink(stat.parent / "ns/pid") == own:
-                    found[int(stat.parent.name)] = name
-        found.pop(self.anchor, None)
-        return found
+        return {pid: name for pid, name in running_in(self.anchor).items() if pid != self.anchor}
 
     def end(self, name: str) -> None:
         """Send SIGTERM to processes, and wait until nothing is left."""

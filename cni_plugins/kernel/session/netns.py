@@ -63,10 +63,7 @@ def entered(fd: int, back: int) -> Iterator[None]:
 @contextmanager
 def throw_away(back: int) -> Iterator[None]:
     """Run a block in a new, empty network namespace that is destroyed afterwards."""
-    if hasattr(os, "unshare"):  # Python 3.12, or the frozen program's own (packaging/inside.c)
-        os.unshare(_CLONE_NEWNET)
-    else:
-        _libc_call("unshare", _CLONE_NEWNET)
+    _call("unshare", _CLONE_NEWNET)
     try:
         yield
     finally:
@@ -74,13 +71,14 @@ def throw_away(back: int) -> Iterator[None]:
 
 
 def _setns(fd: int) -> None:
-    if hasattr(os, "setns"):  # likewise
-        os.setns(fd, _CLONE_NEWNET)
-    else:
-        _libc_call("setns", fd, _CLONE_NEWNET)
+    _call("setns", fd, _CLONE_NEWNET)
 
 
-def _libc_call(name: str, *args: int) -> None:
+def _call(name: str, *args: int) -> None:
+    """Call what Python 3.12 has in `os`, as the frozen program does in any version (packaging/inside.c)."""
+    if hasattr(os, name):
+        getattr(os, name)(*args)
+        return
     import ctypes
 
     if getattr(_libc(), name)(*args) != 0:
