@@ -1,0 +1,1 @@
+"""The bandwidth plugin: limits the rate of an interface in both directions."""

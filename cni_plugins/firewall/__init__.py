@@ -1,0 +1,1 @@
+"""The firewall plugin: lets the traffic of containers through the host's filters, and isolates networks."""

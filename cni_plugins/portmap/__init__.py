@@ -1,0 +1,1 @@
+"""The portmap plugin: publishes ports of containers on the host."""

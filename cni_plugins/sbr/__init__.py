@@ -1,0 +1,1 @@
+"""The sbr plugin: routes packets of an interface by their source address."""

@@ -1,0 +1,1 @@
+"""The tuning plugin: changes settings of an interface and of its network namespace."""
