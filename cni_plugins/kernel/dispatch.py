@@ -66,14 +66,14 @@ def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
         case "firewall":
             from cni_plugins.kernel.firewall import (
                 attachment_rules,
-                iptables,
+                iptables_masquerade,
                 masquerade,
                 reference_cleanup,
                 source_guard,
             )
 
             own = attachment_rules.DEEDS | masquerade.DEEDS | source_guard.DEEDS
-            return own | iptables.DEEDS | reference_cleanup.DEEDS
+            return own | iptables_masquerade.DEEDS | reference_cleanup.DEEDS
         case "macvlan":
             from cni_plugins.kernel.macvlan import host_access, link, vlan
 

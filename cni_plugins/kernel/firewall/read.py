@@ -107,6 +107,17 @@ def chain_names(session: Session, family: int, table: str = NFT_TABLE) -> list[s
     return [text(item[3]) for item in found if text(item[1]) == table]
 
 
+def has_chain(session: Session, family: int, table: str, chain: str) -> bool:
+    """Say whether a table has a chain, without reading the others."""
+    try:
+        session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, table), attr(3, chain)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
 def rules(session: Session, family: int, chain: str, table: str = NFT_TABLE) -> list[tuple[bytes, str]]:
     found = [
         wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))

@@ -5,7 +5,7 @@ names and comments of the reference: masquerade rules of both backends, and chai
 """
 
 from cni_plugins.kernel.deed import REMOVES, deed
-from cni_plugins.kernel.firewall import iptables, read
+from cni_plugins.kernel.firewall import iptables_masquerade, read
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.nf_tables import attr, message
 from cni_plugins.kernel.session.session import Session
@@ -18,7 +18,7 @@ _GUARD_TABLE, _GUARD_CHAIN = "nat", "PREROUTING"
 def _delete(session: Session, step: DelReferenceRules) -> None:
     _delete_masquerade(session, step)
     _delete_source_guard(session, step)
-    iptables.delete_reference(session, step.attachment, step.addresses)
+    iptables_masquerade.delete_reference(session, step.attachment, step.addresses)
 
 
 def _delete_masquerade(session: Session, step: DelReferenceRules) -> None:

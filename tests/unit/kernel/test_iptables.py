@@ -4,15 +4,16 @@ import shlex
 from ipaddress import ip_interface, ip_network
 
 from cni_plugins.kernel.firewall import iptables
+from cni_plugins.kernel.firewall import iptables_masquerade as masquerade
 from cni_plugins.ownership import Attachment
 from cni_plugins.steps.firewall import EnsureIptablesMasquerade
 
 OWNER = Attachment("net1", "c1", "eth0")
-CHAIN = iptables.chain_of(OWNER)
+CHAIN = masquerade.chain_of(OWNER)
 
 
 def test_the_chain_is_the_references() -> None:
-    assert iptables.chain_of(OWNER._replace(ifname="eth1")) == CHAIN
+    assert masquerade.chain_of(OWNER._replace(ifname="eth1")) == CHAIN
     assert len(CHAIN) == 28
 
 
@@ -20,7 +21,7 @@ def test_rules_exclude_subnet_and_config_before_they_masquerade() -> None:
     step = EnsureIptablesMasquerade(
         OWNER, (ip_interface("10.1.0.2/24"),), (ip_network("192.0.2.0/24"),), True
     )
-    text = [shlex.join(words) for words in iptables._wanted(step, 4)]
+    text = [shlex.join(words) for words in masquerade._wanted(step, 4)]
     assert [line.split()[0] for line in text] == ["-I", "-I", "-A", "-A"]
     assert "-d 10.1.0.0/24" in text[0] + text[1]
     assert "-d 192.0.2.0/24" in text[0] + text[1]
@@ -32,28 +33,28 @@ def test_rules_exclude_subnet_and_config_before_they_masquerade() -> None:
 
 
 def test_quoting_is_what_iptables_restore_reads() -> None:
-    line = iptables._quoted(("-m", "comment", "--comment", 'name: "a\\b"'))
+    line = iptables.quoted(("-m", "comment", "--comment", 'name: "a\\b"'))
     assert line == '-m comment --comment "name: \\"a\\\\b\\""'
     assert tuple(shlex.split(line))[3] == 'name: "a\\b"'
 
 
-def rule(text: str) -> iptables._Rule:
-    return iptables._rule(tuple(shlex.split(text)))
+def rule(text: str) -> iptables.Rule:
+    return iptables.rule_of(tuple(shlex.split(text)))
 
 
 def test_owners_are_read_from_comments() -> None:
-    assert iptables._owner(iptables._inner_comment(OWNER)) == tuple(OWNER)
-    assert iptables._owner(iptables._outer_comment(OWNER)) is None
-    assert iptables._owner('unbalanced "') is None
-    assert iptables._owner("") is None
+    assert masquerade._owner(masquerade._inner_comment(OWNER)) == tuple(OWNER)
+    assert masquerade._owner(masquerade._outer_comment(OWNER)) is None
+    assert masquerade._owner('unbalanced "') is None
+    assert masquerade._owner("") is None
 
 
 def test_the_last_interface_takes_the_chain_along() -> None:
     jump = rule(f"-A POSTROUTING -s 10.1.0.2/32 -j {CHAIN}")
     rules = [rule(f"-N {CHAIN}"), jump]
-    assert iptables._removal(rules, CHAIN, {"10.1.0.2/32"}, "", keep=False) == [
+    assert masquerade._removal(rules, CHAIN, {"10.1.0.2/32"}, "", keep=False) == [
         f"-D POSTROUTING -s 10.1.0.2/32 -j {CHAIN}",
         f"-F {CHAIN}",
         f"-X {CHAIN}",
     ]
-    assert iptables._removal([], CHAIN, set(), "", keep=False) == []
+    assert masquerade._removal([], CHAIN, set(), "", keep=False) == []

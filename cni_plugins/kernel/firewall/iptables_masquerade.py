@@ -1,0 +1,146 @@
+"""Masquerades through the iptables executables, for hosts configured to use them.
+
+Chain names and POSTROUTING rules are those of the reference, so either implementation removes the other's.
+The reference has one chain for all interfaces of a container on a network; here the rules inside the chain
+name their interface, so those of one interface can be removed without the others.
+"""
+
+import shlex
+from ipaddress import ip_interface
+
+from cni_plugins.kernel.deed import REMOVES, deed
+from cni_plugins.kernel.firewall import iptables, read
+from cni_plugins.kernel.firewall.iptables import Rule
+from cni_plugins.kernel.firewall.masquerade import exclusions
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import Attachment, digest, quoted_ifname, unquoted_ifname
+from cni_plugins.protocol.fields import IPInterface, IPNetwork
+from cni_plugins.steps.firewall import DelIptablesMasquerade, DelStaleIptables, EnsureIptablesMasquerade
+
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_TABLE, _CHAIN_PREFIX = "nat", "CNI-"
+
+
+def chain_of(attachment: Attachment) -> str:
+    """Return the reference's chain name, which does not depend on the interface."""
+    return f"{_CHAIN_PREFIX}{digest(attachment.network + attachment.container_id, 24)}"
+
+
+def _ensure(_session: Session, step: EnsureIptablesMasquerade) -> None:
+    for family in sorted({address.version for address in step.addresses}):
+        have = {rule.words for rule in iptables.rules(family, _TABLE)}
+        chains = {words[1] for words in have if words[0] == "-N"}
+        chain = chain_of(step.attachment)
+        lines = [] if chain in chains else [f"-N {chain}"]
+        lines += [
+            iptables.quoted(words) for words in _wanted(step, family) if iptables.listed(words) not in have
+        ]
+        iptables.restore(family, _TABLE, lines)
+
+
+def _differs(_session: Session, step: EnsureIptablesMasquerade) -> str:
+    for family in sorted({address.version for address in step.addresses}):
+        have = {rule.words for rule in iptables.rules(family, _TABLE)}
+        missing = next((words for words in _wanted(step, family) if iptables.listed(words) not in have), None)
+        if missing is not None:
+            return f"masquerade: {iptables.COMMANDS[family]} has no rule {shlex.join(missing)}"
+    return ""
+
+
+def _delete(session: Session, step: DelIptablesMasquerade) -> None:
+    """Remove this interface's rules, and the chain if no other interface has rules in it.
+
+    Runs on every DEL, as the config may have named another backend at the time of ADD.
+    """
+    for family in iptables.families_with(session, _TABLE, chain_of(step.attachment)):
+        rules = iptables.rules(family, _TABLE)
+        chain, mine = chain_of(step.attachment), _inner_comment(step.attachment)
+        sources = {rule.source for rule in rules if rule.chain == chain and rule.comment == mine}
+        others = any(rule.target == chain and rule.source not in sources for rule in rules)
+        iptables.restore(family, _TABLE, _removal(rules, chain, sources, mine, keep=others))
+
+
+def delete_reference(session: Session, attachment: Attachment, addresses: tuple[IPInterface, ...]) -> None:
+    """Remove the reference's rules for these addresses, and its chain if no other rule jumps to it."""
+    sources = {str(ip_interface(address.ip)) for address in addresses}
+    chain = chain_of(attachment)
+    for family in iptables.families_with(session, _TABLE, chain):
+        rules = iptables.rules(family, _TABLE)
+        jumps = [rule for rule in rules if rule.target == chain]
+        others = any(rule.source not in sources for rule in jumps) and bool(sources)
+        going = {rule.source for rule in jumps if not sources or rule.source in sources}
+        iptables.restore(family, _TABLE, _removal(rules, chain, going, "", keep=others))
+
+
+def _delete_stale(session: Session, step: DelStaleIptables) -> None:
+    """GC: remove chains whose rules name the network and no valid container and interface."""
+    for family in iptables.families_with_any(session, _TABLE, _CHAIN_PREFIX):
+        rules = iptables.rules(family, _TABLE)
+        for rule in rules:
+            owner = _owner(rule.comment)
+            if owner and owner[0] == step.network and (owner[1], owner[2]) not in step.valid:
+                _delete(session, DelIptablesMasquerade(Attachment(*owner)))
+
+
+def _owner(comment: str) -> tuple[str, str, str] | None:
+    """Parse network, container id and interface from one of our comments."""
+    try:
+        words = shlex.split(comment)
+    except ValueError:
+        return None
+    if words[0::2] != ["name:", "id:", "if:"] or len(words) != 6:  # noqa: PLR2004 (three pairs)
+        return None
+    return words[1], words[3], unquoted_ifname(words[5])
+
+
+def _removal(rules: list[Rule], chain: str, sources: set[str], mine: str, *, keep: bool) -> list[str]:
+    exists = any(rule.words[:2] == ("-N", chain) for rule in rules)
+    lines = [iptables.deletion(rule) for rule in rules if rule.target == chain and rule.source in sources]
+    if keep:
+        return lines + [
+            iptables.deletion(rule) for rule in rules if rule.chain == chain and mine and rule.comment == mine
+        ]
+    return [*lines, f"-F {chain}", f"-X {chain}"] if exists else []
+
+
+def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]]:
+    """Return the rules in the form of `iptables -S`, so that existing ones are recognised."""
+    chain = chain_of(step.attachment)
+    outer, inner = _outer_comment(step.attachment), _inner_comment(step.attachment)
+    addresses = [address for address in step.addresses if address.version == family]
+    random = ("--random-fully",) if step.random_fully else ()
+    rules: list[tuple[str, ...]] = []
+    for address in addresses:
+        source = str(ip_interface(address.ip))
+        # Inserted at the top: appended rules of a second interface would come after the MASQUERADE rule.
+        rules += [
+            ("-I", chain, "-s", source, *_towards(net), "-m", "comment", "--comment", inner, "-j", "ACCEPT")
+            for net in exclusions(step, address)
+            if str(net) != _MULTICAST[family]
+        ]
+    last = ("!", "-d", _MULTICAST[family], "-m", "comment", "--comment", outer, "-j", "MASQUERADE", *random)
+    rules.append(("-A", chain, *last))
+    for address in addresses:
+        source = str(ip_interface(address.ip))
+        rules.append(("-A", "POSTROUTING", "-s", source, "-m", "comment", "--comment", outer, "-j", chain))
+    return rules
+
+
+def _towards(network: IPNetwork) -> tuple[str, ...]:
+    """Return the match on the destination; `iptables -S` omits a prefix that matches everything."""
+    return ("-d", str(network)) if network.prefixlen else ()
+
+
+def _outer_comment(attachment: Attachment) -> str:
+    return f'name: "{attachment.network}" id: "{attachment.container_id}"'
+
+
+def _inner_comment(attachment: Attachment) -> str:
+    return f'{_outer_comment(attachment)} if: "{quoted_ifname(attachment.ifname)}"'
+
+
+DEEDS = (
+    deed(EnsureIptablesMasquerade, _ensure, _differs)
+    | deed(DelIptablesMasquerade, read.where_there_are_rules(_delete), REMOVES)
+    | deed(DelStaleIptables, read.where_there_are_rules(_delete_stale), REMOVES)
+)
