@@ -148,13 +148,40 @@ class Owner(NamedTuple):
         attachment = self.attachment
         return " ".join(filter(None, (attachment.tag, link or NO_LINK, self.plugin, attachment.names)))
 
+    @property
+    def holder(self) -> "Holder":
+        return Holder(self.attachment.tag, self.plugin)
+
     def owns(self, comment: str) -> bool:
         """Say whether an element with this comment is the owner's."""
-        return _first_word(comment) == self.attachment.tag and is_by(comment, self.plugin)
+        return self.holder.owns(comment)
 
     def shares_attachment_with(self, comment: str) -> bool:
         """Say whether an element with this comment belongs to another plugin of the same attachment."""
         return _first_word(comment) == self.attachment.tag and not is_by(comment, self.plugin)
+
+
+class Holder(NamedTuple):
+    """An owner as the comment of an element names it: the attachment's tag, and the plugin."""
+
+    tag: str
+    plugin: str
+
+    def owns(self, comment: str) -> bool:
+        """Say whether an element with this comment is the owner's."""
+        return _first_word(comment) == self.tag and is_by(comment, self.plugin)
+
+    def index_key(self, number: int) -> bytes:
+        """Return the key of the owner's entry with this number in the index of elements: 20 bytes."""
+        chained = self.plugin if self.plugin.startswith(_CHAINED) else ""
+        plugin = bytes.fromhex(digest(chained, 4)) if chained else bytes(2)
+        return bytes.fromhex(self.tag.replace("-", "")) + plugin + number.to_bytes(2, "big")
+
+
+def holder_of(comment: str) -> Holder:
+    """Return the owner that the comment of an element names."""
+    tag, _, plugin, *_ = (*comment.split(" ", 3), "", "", "")
+    return Holder(tag, plugin if plugin.startswith(_CHAINED) else "")
 
 
 def plugin_word(name: str, *, is_chained: bool) -> str:

@@ -65,14 +65,14 @@ def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
             return host_routes.DEEDS | neighbours.DEEDS
         case "firewall":
             from cni_plugins.kernel.firewall import (
-                attachment_rules,
                 iptables_masquerade,
                 masquerade,
                 reference_cleanup,
+                rule_removal,
                 source_guard,
             )
 
-            own = attachment_rules.DEEDS | masquerade.DEEDS | source_guard.DEEDS
+            own = rule_removal.DEEDS | masquerade.DEEDS | source_guard.DEEDS
             return own | iptables_masquerade.DEEDS | reference_cleanup.DEEDS
         case "macvlan":
             from cni_plugins.kernel.macvlan import host_access, link, vlan

@@ -6,7 +6,7 @@ from typing import cast
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
@@ -48,8 +48,8 @@ def _masquerade(step: EnsureMasquerade) -> Objects:
         rule = _masquerade_rule(step, address)
         name = rule.sets[0].name
         rules[name] = rule
-        elements.append((name, address.ip.packed))
-    return Objects(wire.INET, _CHAIN, tuple(rules.values()), tuple(elements))
+        elements.append(Item(name, address.ip.packed))
+    return Objects(wire.INET, tuple(rules.values()), tuple(elements))
 
 
 def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
@@ -70,7 +70,7 @@ def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
             + wire.masquerade(random_fully=step.random_fully)
         )
 
-    return Rule((addresses,), expressions)
+    return Rule(_CHAIN, (addresses,), expressions)
 
 
 DEEDS = deed(EnsureMasquerade, _ensure, _differs)

@@ -16,6 +16,7 @@ ACCEPT = 1
 _ELEMENTS = 500  # per message; an attribute is limited to 64 KiB
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
+_MAP = 0x8  # NFT_SET_MAP
 
 
 class Chain(NamedTuple):
@@ -31,6 +32,8 @@ class Set(NamedTuple):
     """A named set; key type as nft(8) numbers its data types, length in bytes.
 
     `host_order` tells nft(8), not the kernel, how to read the key: for nft(8), link names are in host order.
+
+    :param data_type: of what a map has under each key, 0 for a set.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Set(NamedTuple):
     key_length: int
     comment: str
     host_order: bool = False
+    data_type: int = 0
+    data_length: int = 0
 
 
 def in_table(kind: int, family: int, flags: int = 0, *attrs: bytes) -> bytearray:
@@ -60,14 +65,16 @@ def new_rule(family: int, chain: Chain, mark: str, expressions: bytes) -> bytear
 
 def new_set(family: int, item: Set, number: int) -> bytearray:
     userdata = (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)
+    mapped = [attr(6, item.data_type), attr(7, item.data_length)] if item.data_type else []
     return in_table(
         wire.NEWSET,
         family,
         NLM_F_CREATE,
         attr(2, item.name),
-        attr(3, 0),
+        attr(3, _MAP if mapped else 0),
         attr(4, item.key_type),
         attr(5, item.key_length),
+        *mapped,
         attr(10, number),
         attr(13, userdata),
     )
@@ -83,6 +90,17 @@ def elements_message(
     userdata = [attr(6, wire.comment(comment))] if comment else []
     entries = [attr(1, [attr(1, [attr(1, key)]), *userdata]) for key in keys]
     return in_table(kind, family, flags, attr(2, set_name), attr(3, entries))
+
+
+def element_message(
+    kind: int, family: int, flags: int, item: tuple[str, bytes, bytes], comment: str
+) -> bytearray:
+    """Return a message about one element, given by set, key and what a map has under it."""
+    set_name, key, data = item
+    mapped = [attr(2, [attr(1, data)])] if data else []
+    userdata = [attr(6, wire.comment(comment))] if comment else []
+    entry = attr(1, [attr(1, [attr(1, key)]), *mapped, *userdata])
+    return in_table(kind, family, flags, attr(2, set_name), attr(3, [entry]))
 
 
 def in_parts(kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes]) -> list[bytearray]:

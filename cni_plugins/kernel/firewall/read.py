@@ -39,11 +39,19 @@ class FoundRule(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One element of one of our sets, with the comment that names its owner."""
+    """One element of one of our sets or maps, with the comment that names its owner.
+
+    :param data: what a map has under the key, empty in a set.
+    :param leads_to: the chain to which a verdict map leads from the key.
+    :param userdata: all its user data, of which the comment is a part.
+    """
 
     set_name: str
     key: bytes
     comment: str
+    data: bytes = b""
+    leads_to: str = ""
+    userdata: bytes = b""
 
 
 def usable(session: Session) -> bool:
@@ -147,6 +155,17 @@ def hook(session: Session, family: int, chain: str) -> Hook | None:
     return Hook(text(item[7]), *numbers)
 
 
+def uses_of_chain(session: Session, family: int, chain: str) -> int:
+    """Return how many rules a chain of our table has, and how many rules and elements lead to it."""
+    try:
+        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return 0
+        raise
+    return cast("int", struct.unpack(">I", wire.fields(answer.data)[6])[0])
+
+
 def elements(session: Session, family: int, set_name: str) -> list[Element]:
     listed = dump(session, wire.GETSETELEM, family, attr(1, NFT_TABLE), attr(2, set_name))
     return [element for data in listed for element in elements_of(data)]
@@ -159,5 +178,42 @@ def elements_of(data: bytes) -> list[Element]:
     for _, entry in attributes(top.get(3, b"")):
         item = dict(attributes(entry))
         key = dict(attributes(item[1]))[1]
-        found.append(Element(set_name, key, wire.comment_text(item.get(6, b""))))
+        value = dict(attributes(item.get(2, b"")))
+        chain = text(dict(attributes(value.get(2, b""))).get(2, b""))
+        userdata = item.get(6, b"")
+        found.append(Element(set_name, key, wire.comment_text(userdata), value.get(1, b""), chain, userdata))
     return found
+
+
+def elements_at(session: Session, family: int, set_name: str, keys: list[bytes]) -> list[Element | None]:
+    """Return the elements with these keys, None for those that do not exist; reads no others."""
+    questions = [
+        message(
+            wire.GETSETELEM,
+            family,
+            0,
+            attr(1, NFT_TABLE),
+            attr(2, set_name),
+            attr(3, [attr(1, [attr(1, [attr(1, key)])])]),
+        )
+        for key in keys
+    ]
+    found: list[Element | None] = []
+    for answer in session.nft().ask_each(questions):
+        if isinstance(answer, Refused):
+            if answer.errno != errno.ENOENT:
+                raise answer
+            found.append(None)
+        else:
+            found.append(elements_of(answer.data)[0])
+    return found
+
+
+def has_set(session: Session, family: int, set_name: str) -> bool:
+    try:
+        session.nft().ask(message(wire.GETSET, family, 0, attr(1, NFT_TABLE), attr(2, set_name)))
+    except Refused as err:
+        if err.errno == errno.ENOENT:
+            return False
+        raise
+    return True

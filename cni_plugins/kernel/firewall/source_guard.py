@@ -2,7 +2,7 @@
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
@@ -10,11 +10,10 @@ from cni_plugins.steps.firewall import EnsureSourceGuard
 
 _CHAIN = Chain("source_guard", "filter", 0, -300)  # linux/netfilter_bridge.h: NF_BR_PRI_NAT_DST_BRIDGED
 _ETHER_ADDRESS = 9  # nft(8) data type
-_CONCATENATION = 6  # bits per part, in which nft(8) encodes the type of a concatenation
 _GUARDED = Set(
     "guarded", wire.IFNAME, wire.IFNAME_LENGTH, "links whose source addresses are checked", host_order=True
 )
-_PAIR = wire.IFNAME << _CONCATENATION | _ETHER_ADDRESS
+_PAIR = wire.IFNAME << wire.CONCATENATION | _ETHER_ADDRESS
 _ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by it")
 
 
@@ -33,9 +32,8 @@ def _source_guard(link_name: str, mac_text: str) -> Objects:
     mac = bytes.fromhex(mac_text.replace(":", "")).ljust(8, b"\0")
     return Objects(
         family=wire.BRIDGE,
-        chain=_CHAIN,
-        rules=(Rule((_GUARDED, _ALLOWED), _guarding),),
-        elements=((_GUARDED.name, link), (_ALLOWED.name, link + mac)),
+        rules=(Rule(_CHAIN, (_GUARDED, _ALLOWED), _guarding),),
+        elements=(Item(_GUARDED.name, link), Item(_ALLOWED.name, link + mac)),
     )
 
 

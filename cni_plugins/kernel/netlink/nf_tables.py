@@ -28,6 +28,8 @@ NFGENMSG = 20  # bytes before the attributes, netlink header included
 _COMMENT_LIMIT = 127  # characters nft(8) shows of a comment
 
 IFNAME, IFNAME_LENGTH = 41, 16  # nft(8)'s data type, and bytes
+PROTOCOL, PORT = 12, 13  # nft(8)'s data types inet_proto and inet_service
+CONCATENATION = 6  # bits per part, in which nft(8) encodes the type of a concatenation
 
 Value = int | str | bytes | list[bytes]
 
@@ -91,19 +93,28 @@ def batch(messages: list[bytearray], generation: int | None = None) -> list[byte
 
 def comment(text: str, kind: int = 0) -> bytes:
     """Return a comment in the user data format of nft(8): type, length, NUL-terminated text."""
-    payload = text.encode()[:_COMMENT_LIMIT] + b"\0"
+    return userdata(kind, text.encode()[:_COMMENT_LIMIT] + b"\0")
+
+
+def userdata(kind: int, payload: bytes) -> bytes:
+    """Return one field of user data."""
     return bytes((kind, len(payload))) + payload
 
 
-def comment_text(userdata: bytes, kind: int = 0) -> str:
+def comment_text(fields: bytes, kind: int = 0) -> str:
     """Read a comment from user data; empty if there is none."""
+    return userdata_field(fields, kind).rstrip(b"\0").decode(errors="replace")
+
+
+def userdata_field(fields: bytes, kind: int) -> bytes:
+    """Return one field of user data, empty if it is not there."""
     offset = 0
-    while offset + 2 <= len(userdata):
-        this, length = userdata[offset], userdata[offset + 1]
+    while offset + 2 <= len(fields):
+        this, length = fields[offset], fields[offset + 1]
         if this == kind:
-            return userdata[offset + 2 : offset + 2 + length].rstrip(b"\0").decode(errors="replace")
+            return fields[offset + 2 : offset + 2 + length]
         offset += 2 + length
-    return ""
+    return b""
 
 
 def fields(data: bytes) -> dict[int, bytes]:
@@ -259,7 +270,12 @@ def untrack() -> bytes:
 
 
 def jump(chain: str) -> bytes:
-    return _expression("immediate", attr(1, 0), attr(2, [attr(2, [attr(1, _NFT_JUMP), attr(2, chain)])]))
+    return _expression("immediate", attr(1, 0), attr(2, [jump_verdict(chain)]))
+
+
+def jump_verdict(chain: str) -> bytes:
+    """Return the verdict to continue in a chain, as data of a rule or a map."""
+    return attr(2, [attr(1, _NFT_JUMP), attr(2, chain)])
 
 
 def drop() -> bytes:

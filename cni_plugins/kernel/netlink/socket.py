@@ -112,6 +112,20 @@ class Socket:
             raise failed
         return answers
 
+    def ask_each(self, messages: list[bytearray]) -> list[Answer | Refused]:
+        """Send requests that have one answer each, in one datagram; an error takes the place of an answer."""
+        first = self._number(messages)
+        self._socket.sendto(b"".join(messages), (0, 0))
+        found: dict[int, Answer | Refused] = {}
+        while len(found) < len(messages):
+            for item in self._receive(first):
+                if isinstance(item, Answer):
+                    (sequence,) = struct.unpack_from("=I", item.data, 8)
+                    found[sequence] = item
+                elif item.number:
+                    found[item.sequence] = Refused(item.number, item.hint, item.sequence - first)
+        return [found[first + number] for number in range(len(messages))]
+
     def transact(self, messages: list[bytearray]) -> None:
         """Send an nf_tables batch, which takes effect as a whole or not at all.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.kernel import dispatch
-from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.firewall import rule_removal
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.session.session import Residence, Session, nft_socket
 from cni_plugins.ownership import Attachment, Owner
@@ -99,8 +99,8 @@ def test_a_link_that_comes_again_during_a_removal_keeps_its_rules(
     pair(bed, "veth1")
     dispatch.carry_out(resident, masquerade(GOING, "10.9.0.2/24", "veth1"))
     dispatch.carry_out(resident, masquerade(LATE, "10.9.0.3/24", "veth2"))
-    is_gone = attachment_rules._is_gone
-    monkeypatch.setattr(attachment_rules, "_is_gone", gone_and_back)
+    is_gone = rule_removal.is_gone
+    monkeypatch.setattr(rule_removal, "is_gone", gone_and_back)
     dispatch.carry_out(resident, DelOwnedRules(Owner(GOING)))
     assert "10.9.0.3" in bed.state()["nft"]
     assert "10.9.0.2" not in bed.state()["nft"]

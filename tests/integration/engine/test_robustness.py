@@ -72,11 +72,10 @@ def test_thousands_of_stale_elements_are_collected(bed: Any) -> None:
     name = "masq4_test"
     with bed.inside(), Session(None) as session:
         for part in range(10):
-            addresses = [(name, bytes([10, 1, part, n])) for n in range(250)]
+            addresses = [attachment_rules.Item(name, bytes([10, 1, part, n])) for n in range(250)]
             objects = attachment_rules.Objects(
                 1,
-                chain,
-                (attachment_rules.Rule((nft_table.Set(name, 7, 4, ""),), bytes),),
+                (attachment_rules.Rule(chain, (nft_table.Set(name, 7, 4, ""),), bytes),),
                 tuple(addresses),
             )
             attachment_rules.ensure(session, objects, Owner(Attachment("net1", "gone", "eth0")))

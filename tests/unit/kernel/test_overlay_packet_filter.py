@@ -88,7 +88,7 @@ def test_a_network_is_masqueraded_by_two_rules_of_which_one_spares_the_port() ->
 def test_set_and_rule_of_an_attachment_are_what_they_were() -> None:
     """A rule that is in the kernel already is found again by the name of its set."""
     made = masquerade._masquerade(MASQUERADE)
-    assert [rule.mark for rule in made.rules] == [f"cni-plugins {name}" for name, _ in made.elements]
+    assert [rule.mark for rule in made.rules] == [f"cni-plugins {item.set_name}" for item in made.elements]
     assert made.elements[0][0] == f"masq4_{network_tag('net1')}_{CONTENT}"
 
 
