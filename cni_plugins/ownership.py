@@ -30,6 +30,7 @@ ROUTE_PROTOCOL = 217
 NFT_TABLE = "cni_plugins"
 RULE_MARK = "cni-plugins "  # what the comments of rules begin with
 OF_NETWORKS = "overlay_"  # what the names of sets and chains of overlays begin with
+LOCALNET = "localnet_"  # what the names of sets begin with whose links have route_localnet, before a digest
 NETWORK_OWNER = "overlay:"  # what comments of elements and rules of overlays begin with, before the tag
 NO_LINK = "-"  # in the comment of an element that no link of the host goes with
 
@@ -198,6 +199,11 @@ def is_by(comment: str, plugin: str) -> bool:
 def link_of(comment: str) -> str:
     """Return the host link that an element goes with, NO_LINK if there is none."""
     return (comment.split(" ", 2)[1:] or [NO_LINK])[0]
+
+
+def names_of(comment: str) -> str:
+    """Return network, interface and container that the comment of an element names, for people."""
+    return comment[comment.find("net: ") :] if "net: " in comment else comment
 
 
 def is_stale(comment: str, network: str, plugin: str, valid_tags: frozenset[str]) -> bool:

@@ -26,6 +26,8 @@ class Asks(NamedTuple):
     :param nf_tables: whether this kernel has nf_tables.
     :param ipv6_in_sandbox: whether the sandbox's `lo` can have IPv6 addresses.
     :param iptables: whether the iptables executables are installed.
+    :param nft: whether the program `nft` is installed.
+    :param port_maps: what the kernel lacks to publish ports by maps.
     """
 
     host: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class Asks(NamedTuple):
     full: str = ""
     nf_tables: bool = False
     iptables: bool = False
+    nft: bool = False
+    port_maps: bool = False
     ipv6_in_sandbox: bool = False
 
 
@@ -137,5 +141,7 @@ class Facts(NamedTuple):
     is_full: bool = False
     nf_tables: bool = True
     iptables: bool = True
+    nft: bool = True
+    lacks_port_maps: str = ""
     ipv6_in_sandbox: bool = True
     host_seed: str = ""

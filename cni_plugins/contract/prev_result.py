@@ -1,7 +1,7 @@
 """Reads the request's own interface from prevResult, and passes prevResult on."""
 
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.protocol.fields import IPAddress, IPInterface
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import DNS, Interface, Result
 
@@ -51,6 +51,30 @@ def host_end(request: Request) -> Interface | None:
     before = required(request).interfaces
     found = [item for item in before[: before.index(own)] if not item.sandbox]
     return found[-1] if found else None
+
+
+def host_link(request: Request) -> str:
+    """Return the name of that link, empty if prevResult lists none, or not even the interface."""
+    listed = request.prev_result.interfaces if request.prev_result else ()
+    if not any((it.name, it.sandbox) == (request.ifname, request.netns) for it in listed):
+        return ""
+    found = host_end(request)
+    return found.name if found else ""
+
+
+def reachable_addresses(request: Request) -> tuple[IPInterface, ...]:
+    """Return the first IPv4 and the first IPv6 address by which the host reaches the container.
+
+    As the reference has it, one that belongs to no interface counts, or to one that prevResult does not list.
+    """
+    result = required(request)
+    first: dict[int, IPInterface] = {}
+    for ip in result.ips:
+        listed = 0 <= ip.interface < len(result.interfaces) if ip.interface is not None else False
+        owner = result.interfaces[ip.interface] if listed and ip.interface is not None else None
+        if owner is None or (owner.name == request.ifname and owner.sandbox):
+            first.setdefault(ip.address.version, ip.address)
+    return tuple(first[version] for version in sorted(first))
 
 
 def own_addresses(request: Request) -> tuple[IPAddress, ...]:

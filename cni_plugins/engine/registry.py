@@ -26,6 +26,12 @@ def _macvlan() -> Plugin[Any]:
     return PLUGIN
 
 
+def _portmap() -> Plugin[Any]:
+    from cni_plugins.portmap.plugin import PLUGIN
+
+    return PLUGIN
+
+
 def _ptp() -> Plugin[Any]:
     from cni_plugins.ptp.plugin import PLUGIN
 
@@ -54,6 +60,7 @@ PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
     "bridge": _bridge,
     "loopback": _loopback,
     "macvlan": _macvlan,
+    "portmap": _portmap,
     "ptp": _ptp,
     "vxlan": _vxlan,
 }

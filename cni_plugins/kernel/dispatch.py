@@ -8,7 +8,7 @@ from cni_plugins.kernel.deed import Deed, Deeds
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.step import ABSENT, Step
 
-_FAMILIES = ("firewall", "ip", "links", "macvlan", "neighbours", "overlay")
+_FAMILIES = ("firewall", "ip", "links", "macvlan", "neighbours", "overlay", "port_mappings")
 
 _known: Deeds = {}
 
@@ -83,5 +83,9 @@ def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
             from cni_plugins.kernel.overlay import packet_filter, peers, vxlan
 
             return overlay_bridge.DEEDS | packet_filter.DEEDS | peers.DEEDS | vxlan.DEEDS
+        case "port_mappings":
+            from cni_plugins.kernel.firewall import iptables_ports, localnet, port_maps, reference_ports
+
+            return iptables_ports.DEEDS | localnet.DEEDS | port_maps.DEEDS | reference_ports.DEEDS
         case _:
             raise LookupError(f"no family of steps is called {name}")

@@ -37,6 +37,8 @@ def observe(session: Session, asks: Asks) -> Facts:
         is_full=bool(asks.full) and _is_full(session, asks.full),
         nf_tables=not asks.nf_tables or _has_nf_tables(session),
         iptables=not asks.iptables or _has_iptables(),
+        nft=not asks.nft or _has_nft(),
+        lacks_port_maps=_lacks_port_maps(session) if asks.port_maps else "",
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
         host_seed=_host_seed(session),
     )
@@ -123,6 +125,18 @@ def _has_iptables() -> bool:
     from cni_plugins.kernel.firewall import iptables
 
     return iptables.installed()
+
+
+def _has_nft() -> bool:
+    from cni_plugins.kernel.firewall import port_rules
+
+    return port_rules.installed()
+
+
+def _lacks_port_maps(session: Session) -> str:
+    from cni_plugins.kernel.firewall import port_maps
+
+    return port_maps.lacking(session)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

@@ -23,14 +23,19 @@ from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import NFT_TABLE, RULE_MARK, Owner, holder_of, link_of
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
+_TRIED_TABLE = "cni_plugtry"  # as long as the name of ours, so that it can take its place in a message
 
 
 class Rule(NamedTuple):
-    """A rule over sets in a chain; its expressions are only built if it has to be created."""
+    """A rule over sets in a chain; its expressions are only built if it has to be created.
+
+    :param words: the rule as nft(8) is told it, if that has to translate it; see port_rules.
+    """
 
     chain: Chain
     sets: tuple[Set, ...]
     expressions: Callable[[], bytes]
+    words: str = ""
 
     @property
     def mark(self) -> str:
@@ -103,6 +108,26 @@ def ensure(
     raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {nft_table.TRIES} tries")
 
 
+def prepare(session: Session, objects: Objects) -> set[tuple[str, str]]:
+    """Create table, chains and sets of rules; return the keys of the rules that are missing."""
+    session.nft().transact(wire.batch(_frame(objects)))
+    return {rule.key for rule in objects.rules} - _present(session, objects)
+
+
+def rehearse(session: Session, objects: Objects) -> None:
+    """Create what the rules need, and the rules, in a table that the same transaction removes.
+
+    :raises Refused: for what the kernel does not know.
+    """
+    rules = (
+        nft_table.new_rule(objects.family, rule.chain, rule.mark, rule.expressions())
+        for rule in objects.rules
+    )
+    messages = [*_frame(objects), *rules, nft_table.in_table(wire.DELTABLE, objects.family)]
+    ours, other = NFT_TABLE.encode(), _TRIED_TABLE.encode()
+    session.nft().transact(wire.batch([message.replace(ours, other) for message in messages]))
+
+
 def missing(session: Session, objects: Objects, owner: Owner) -> str:
     """Say which of the objects are missing, or do not belong to the owner; empty if all are present."""
     for chain in objects.chains:
@@ -122,15 +147,22 @@ def missing(session: Session, objects: Objects, owner: Owner) -> str:
 def _build(session: Session, objects: Objects) -> list[bytearray]:
     """Return the messages that create table, chains and sets, and those rules that are missing."""
     family = objects.family
-    sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     present = _present(session, objects)
     missing_rules = [rule for rule in objects.rules if rule.key not in present]
+    return [
+        *_frame(objects),
+        *(nft_table.new_rule(family, rule.chain, rule.mark, rule.expressions()) for rule in missing_rules),
+    ]
+
+
+def _frame(objects: Objects) -> list[bytearray]:
+    family = objects.family
+    sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     return [
         nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
         *(nft_table.new_chain(family, chain) for chain in objects.chains),
         *(nft_table.new_chain(family, owner_index.chain_of(item.name)) for item in sets),
         *(nft_table.new_set(family, item, n) for n, item in enumerate((owner_index.INDEX, *sets), 1)),
-        *(nft_table.new_rule(family, rule.chain, rule.mark, rule.expressions()) for rule in missing_rules),
     ]
 
 

@@ -18,7 +18,8 @@ COMMANDS = {4: "iptables", 6: "ip6tables"}
 _OLD_TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
 _ADMINISTRATOR = ":/usr/local/sbin:/usr/sbin:/sbin"
 _TIMEOUT = 60  # seconds; a slow process may hold the xtables lock
-_NO_SUCH_CHAIN = "No chain/target/match by that name"
+# Of iptables-legacy, and two ages of iptables-nft, the latter of which takes it for a chain of others.
+_NO_SUCH_CHAIN = ("No chain/target/match by that name", "does not exist", "is incompatible, use 'nft' tool")
 
 
 class Rule(NamedTuple):
@@ -32,10 +33,10 @@ class Rule(NamedTuple):
 
 
 def installed(family: int = 4) -> bool:
-    return _found(f"{COMMANDS[family]}-restore") is not None
+    return find_program(f"{COMMANDS[family]}-restore") is not None
 
 
-def _found(command: str) -> str | None:
+def find_program(command: str) -> str | None:
     """Return the path of an executable; a runtime's PATH may lack the directories of the administrator's."""
     import shutil
 
@@ -50,7 +51,7 @@ def rules(family: int, table: str, chain: str = "") -> list[Rule]:
     words = [COMMANDS[family], "-w", "-t", table, "-S", *filter(None, [chain])]
     code, output = _run(words)
     if code != 0:
-        if chain and (_NO_SUCH_CHAIN in output or "does not exist" in output):
+        if chain and any(text in output for text in _NO_SUCH_CHAIN):
             return []
         raise KernelRefused(f"{COMMANDS[family]} cannot list its {table} table", output.strip()[:500])
     return [rule_of(tuple(shlex.split(line))) for line in output.splitlines()]
@@ -134,7 +135,7 @@ def _run(command: list[str], text: str = "") -> tuple[int, str]:
 
     try:
         done = subprocess.run(
-            [_found(command[0]) or command[0], *command[1:]],
+            [find_program(command[0]) or command[0], *command[1:]],
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -72,8 +72,8 @@ def exists(session: Session, family: int) -> bool:
     return look.has_set(session, family, INDEX.name)
 
 
-def count(session: Session, family: int, set_name: str) -> int:
-    """Return how many elements of a set are in the index, without reading any."""
+def count(session: Session, family: int, set_name: str) -> int | None:
+    """Return how many elements of a set are in the index, without reading any; None if it has no index."""
     return look.uses_of_chain(session, family, chain_of(set_name).name)
 
 

@@ -16,6 +16,8 @@ from cni_plugins.steps.step import UNCHANGED, Step
 
 S = TypeVar("S", bound=Step)
 
+_SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
+
 
 class Hook(NamedTuple):
     """A base chain in the kernel: type, hook number, priority, and policy for packets without a verdict."""
@@ -110,6 +112,12 @@ def set_names(session: Session, family: int) -> list[str]:
     return [text(wire.fields(data)[2]) for data in dump(session, wire.GETSET, family, attr(1, NFT_TABLE))]
 
 
+def set_comments(session: Session, family: int) -> dict[str, str]:
+    """Return the comments of our table's sets, by their names."""
+    found = (wire.fields(data) for data in dump(session, wire.GETSET, family, attr(1, NFT_TABLE)))
+    return {text(item[2]): wire.comment_text(item.get(13, b""), _SET_COMMENT) for item in found}
+
+
 def chain_names(session: Session, family: int, table: str = NFT_TABLE) -> list[str]:
     found = [wire.fields(data) for data in dump(session, wire.GETCHAIN, family)]
     return [text(item[3]) for item in found if text(item[1]) == table]
@@ -131,6 +139,16 @@ def rules(session: Session, family: int, chain: str, table: str = NFT_TABLE) -> 
         wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
     ]
     return [(item[3], wire.comment_text(item.get(7, b""))) for item in found]
+
+
+def rules_with_content(
+    session: Session, family: int, chain: str, table: str
+) -> list[tuple[bytes, str, bytes]]:
+    """Return handle, comment and expressions of the rules of a chain."""
+    found = [
+        wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+    ]
+    return [(item[3], wire.comment_text(item.get(7, b"")), item.get(4, b"")) for item in found]
 
 
 def all_rules(session: Session, family: int) -> list[FoundRule]:
@@ -155,13 +173,16 @@ def hook(session: Session, family: int, chain: str) -> Hook | None:
     return Hook(text(item[7]), *numbers)
 
 
-def uses_of_chain(session: Session, family: int, chain: str) -> int:
-    """Return how many rules a chain of our table has, and how many rules and elements lead to it."""
+def uses_of_chain(session: Session, family: int, chain: str) -> int | None:
+    """Return how many rules a chain of our table has, and how many rules and elements lead to it.
+
+    None if it does not exist.
+    """
     try:
         answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
     except Refused as err:
         if err.errno == errno.ENOENT:
-            return 0
+            return None
         raise
     return cast("int", struct.unpack(">I", wire.fields(answer.data)[6])[0])
 

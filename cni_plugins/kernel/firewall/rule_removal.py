@@ -101,6 +101,9 @@ def _with_clean_up(
     """Return the messages with those that remove unused sets, and what goes with them."""
     index = owner_index.INDEX.name
     others = [name for name in look.set_names(session, family) if name not in empty and name != index]
+    idle_sets = [name for name in others if owner_index.count(session, family, name) == 0]
+    empty = empty.union(idle_sets)  # their elements were replaced
+    others = [name for name in others if name not in empty]
     if not others:
         return [nft_table.in_table(wire.DELTABLE, family)]
     if all(name.startswith(OF_NETWORKS) for name in others):
@@ -158,7 +161,7 @@ def _remove_owned_once(
     going = Going({}, {})
     going.take(entries, elements)
     counts = {name: owner_index.count(session, family, name) for name in going.entered}
-    abandoned = _abandoned(session, family, owner, [name for name, n in counts.items() if n <= _FEW])
+    abandoned = _abandoned(session, family, owner, [name for name, n in counts.items() if n and n <= _FEW])
     for holder in abandoned:
         take_owner(session, family, going, holder)
     empty = {name for name, number in counts.items() if clean_up and number == going.entered[name]}

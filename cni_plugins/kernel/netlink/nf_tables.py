@@ -39,6 +39,10 @@ _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _CMP_EQ, _CMP_NEQ = 0, 1
 _LOOKUP_INVERTED = 1
 _NF_DROP, _NFT_JUMP = 0, -3
+_REG_WORDS = 8  # NFT_REG32_00: registers of 4 bytes begin here, of which the first four are REG_1
+_FIB_ADDRTYPE, _FIB_DADDR, _RTN_LOCAL = 3, 1 << 1, 2  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR
+_CT_STATUS, _IPS_DST_NAT = 2, 1 << 5  # linux/netfilter/nf_conntrack_common.h
+_NAT_DNAT = 1
 _FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = 1, 1 << 0, 1 << 3, 1 << 5  # NFT_FIB_RESULT_OIF, NFTA_FIB_F_…
 _MASQ_PORTS, _MASQ_RANDOM_FULLY = 1 << 1, 1 << 4  # NF_NAT_RANGE_PROTO_SPECIFIED, …_PROTO_RANDOM_FULLY
 _UDP = bytes([17])  # IPPROTO_UDP
@@ -70,6 +74,11 @@ def attr(kind: int, value: Value) -> bytes:
 
 def message(kind: int, family: int, flags: int, *attrs: bytes) -> bytearray:
     return _message(_SUBSYSTEM << 8 | kind, family, flags, 0, attrs)
+
+
+def netfilter_message(kind: int, family: int, flags: int, *attrs: bytes) -> bytearray:
+    """Return a message about an object of any subsystem of netfilter, which the kind contains."""
+    return _message(kind, family, flags, 0, attrs)
 
 
 def _message(kind: int, family: int, flags: int, resource: int, attrs: Iterable[bytes]) -> bytearray:
@@ -280,3 +289,40 @@ def jump_verdict(chain: str) -> bytes:
 
 def drop() -> bytes:
     return _expression("immediate", attr(1, 0), attr(2, [attr(2, [attr(1, _NF_DROP)])]))
+
+
+# -------------------------------------------------------------------------------------- published ports
+
+
+def to_local_address() -> bytes:
+    """Match packets to an address of this host (`fib daddr type local`)."""
+    asked = _expression("fib", attr(1, REG_1), attr(2, _FIB_ADDRTYPE), attr(3, _FIB_DADDR))
+    return asked + _compare(_CMP_EQ, struct.pack("=I", _RTN_LOCAL))
+
+
+def dnat_by_map(version: int, map_name: str, *, with_address: bool) -> bytes:
+    """Send packets to the address and port of a map, if it has their protocol and port.
+
+    `dnat ip to [ip daddr .] meta l4proto . th dport map @map_name`
+
+    :param with_address: whether the keys begin with the destination address.
+    """
+    words = Layout.LENGTH[version] // 4
+    place = words if with_address else 0
+    key = _address(Layout.DESTINATION, version) if with_address else b""
+    key += _expression("meta", attr(1, _word(place)), attr(2, _META_L4PROTO))
+    key += _payload(_TRANSPORT_HEADER, 2, 2, _word(place + 1))
+    found = _expression("lookup", attr(1, map_name), attr(2, REG_1), attr(3, REG_1))
+    target = (attr(1, _NAT_DNAT), attr(2, Layout.PROTO[version]), attr(3, REG_1), attr(5, _word(words)))
+    return key + found + _expression("nat", *target)
+
+
+def _word(number: int) -> int:
+    """Return the register that begins at this word of 4 bytes, as nft(8) numbers them."""
+    return number // 4 + 1 if number % 4 == 0 else _REG_WORDS + number
+
+
+def had_its_destination_changed() -> bytes:
+    """Match packets of connections that were sent elsewhere (`ct status dnat`)."""
+    loaded = _expression("ct", attr(1, REG_1), attr(2, _CT_STATUS))
+    return loaded + _mask(struct.pack("=I", _IPS_DST_NAT)) + _compare(_CMP_NEQ, bytes(4))

@@ -113,7 +113,10 @@ class Socket:
         return answers
 
     def ask_each(self, messages: list[bytearray]) -> list[Answer | Refused]:
-        """Send requests that have one answer each, in one datagram; an error takes the place of an answer."""
+        """Send requests that have one answer each, in one datagram; an error takes the place of an answer.
+
+        An acknowledgement is an answer too, without content.
+        """
         first = self._number(messages)
         self._socket.sendto(b"".join(messages), (0, 0))
         found: dict[int, Answer | Refused] = {}
@@ -124,6 +127,8 @@ class Socket:
                     found[sequence] = item
                 elif item.number:
                     found[item.sequence] = Refused(item.number, item.hint, item.sequence - first)
+                else:
+                    found[item.sequence] = Answer(_NLMSG_ERROR, b"")
         return [found[first + number] for number in range(len(messages))]
 
     def transact(self, messages: list[bytearray]) -> None:

@@ -26,7 +26,12 @@ def lock_attachment(attachment: Attachment) -> int | None:
     A runtime that kills its plugin in the middle of ADD sends DEL at once; an ADD that continues in an agent
     must not finish after that DEL. After a timeout the request continues without the lock.
     """
-    offset = int(digest("\0".join(attachment), 15), 16)
+    return lock_name("\0".join(attachment))
+
+
+def lock_name(name: str) -> int | None:
+    """Make others that lock this name wait, for some seconds, until the returned descriptor is closed."""
+    offset = int(digest(name, 15), 16)
     lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
     try:
         fd = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
@@ -38,6 +43,17 @@ def lock_attachment(attachment: Attachment) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock of a name during the block."""
+    fd = lock_name(name)
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 class HostLock:

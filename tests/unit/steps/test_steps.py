@@ -28,11 +28,19 @@ from cni_plugins.steps.links import (
 from cni_plugins.steps.macvlan import DelHostAccess, DelIdleVlans
 from cni_plugins.steps.neighbours import DelHostRoutes
 from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
+from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
 from cni_plugins.steps.step import ABSENT, UNCHANGED, Removal, Step, undo
 
 ATTACHMENT = Attachment("n", "c", "eth0")
 ADDRESS = ip_interface("10.1.0.1/24")
-SAMPLES = {str: "x", bool: True, int: 1, Attachment: ATTACHMENT, Owner: Owner(ATTACHMENT, "bridge")}
+SAMPLES = {
+    str: "x",
+    bool: True,
+    int: 1,
+    Attachment: ATTACHMENT,
+    Owner: Owner(ATTACHMENT, "bridge"),
+    SetMark: SetMark(13),
+}
 BEFORE = {"SetMtu": "1500", "SetMac": "02:00:00:00:00:01"}
 INVERSES = {
     "EnsureBridge": DelIdleBridge,
@@ -59,8 +67,14 @@ INVERSES = {
     "EnsureMasquerade": DelOwnedRules,
     "EnsureSourceGuard": DelOwnedRules,
     "EnsureIptablesMasquerade": DelIptablesMasquerade,
+    "EnsurePortMaps": DelPortMaps,
+    "EnsureLocalnet": DelPortMaps,
+    "EnsureIptablesPorts": DelIptablesPorts,
 }
 HALF_DONE = {
+    "EnsurePortMaps",
+    "EnsureLocalnet",
+    "EnsureIptablesPorts",
     "EnsureMasquerade",
     "EnsureIptablesMasquerade",
     "EnsureSourceGuard",

@@ -1,0 +1,97 @@
+"""Lets the host reach published ports at 127.0.0.1: the setting route_localnet of the link to the container.
+
+The setting makes the kernel accept packets for 127.0.0.0/8 from that link too, so that containers would
+reach what listens on the host's loopback only (CVE-2020-8558). A rule drops those first. Its set contains the
+addresses of the containers that need the setting, and says what it was before: with the last of them the rule
+goes, and the setting is what it was.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+
+from cni_plugins.errors import KernelRefused
+from cni_plugins.kernel.deed import deed
+from cni_plugins.kernel.firewall import attachment_rules, read
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.nft_table import Chain, Set
+from cni_plugins.kernel.ip import sysctl
+from cni_plugins.kernel.netlink import nf_tables as wire
+from cni_plugins.kernel.session import locks
+from cni_plugins.kernel.session.session import Session
+from cni_plugins.ownership import LOCALNET, digest
+from cni_plugins.protocol.ifnames import ifname_fault
+from cni_plugins.steps.ip import EnsureSysctl
+from cni_plugins.steps.port_mappings import EnsureLocalnet
+from cni_plugins.steps.step import HOST
+
+_CHAIN = Chain("ports_localhost", "filter", 0, -300)  # linux/netfilter_ipv4.h: NF_IP_PRI_RAW
+_LOCALHOST = ip_network("127.0.0.0/8")
+_ON = "1"
+_COMMENT = re.compile(r"route_localnet of (\S+) was (-?\d+)")
+
+
+def _ensure(session: Session, step: EnsureLocalnet) -> None:
+    with locks.locked(LOCALNET):
+        before = sysctl.value(session, HOST, _key(step.out))
+        if before is None:
+            raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
+        attachment_rules.ensure(session, _objects(step, before), step.owner, step.link)
+        sysctl.ensure(session, _setting(step.out, _ON))
+
+
+def _differs(session: Session, step: EnsureLocalnet) -> str:
+    wrong = sysctl.differs(session, _setting(step.out, _ON))
+    if wrong:
+        return wrong
+    gap = attachment_rules.missing(session, _objects(step, ""), step.owner)
+    return f"published ports at 127.0.0.1: {gap} is missing" if gap else ""
+
+
+def _key(link: str) -> tuple[str, ...]:
+    return ("ipv4", "conf", link, "route_localnet")
+
+
+def _setting(link: str, value: str) -> EnsureSysctl:
+    return EnsureSysctl(HOST, _key(link), value)
+
+
+def _objects(step: EnsureLocalnet, before: str) -> Objects:
+    name = f"{LOCALNET}{digest(step.out, 8)}"
+    item = Set(name, wire.Layout.TYPE[4], wire.Layout.LENGTH[4], f"route_localnet of {step.out} was {before}")
+
+    def expressions() -> bytes:
+        return wire.enters_by_link(step.out) + wire.destination_within(_LOCALHOST) + wire.drop()
+
+    return Objects(wire.INET, (Rule(_CHAIN, (item,), expressions),), (Item(name, step.address.packed),))
+
+
+@contextmanager
+def given_back(session: Session) -> Iterator[None]:
+    """Remove elements in the block; then give the settings back that no element needs any more."""
+    if not any(name.startswith(LOCALNET) for name in read.set_names(session, wire.INET)):
+        yield
+        return
+    with locks.locked(LOCALNET):
+        before = _settings(session)
+        try:
+            yield
+        finally:
+            left = _settings(session)
+            for name, (link, value) in before.items():
+                if name not in left and sysctl.value(session, HOST, _key(link)) is not None:
+                    sysctl.ensure(session, _setting(link, value))
+
+
+def _settings(session: Session) -> dict[str, tuple[str, str]]:
+    """Return link and former value for each set of this kind."""
+    found = {}
+    for name, comment in read.set_comments(session, wire.INET).items():
+        told = _COMMENT.fullmatch(comment) if name.startswith(LOCALNET) else None
+        if told and not ifname_fault(told[1]):
+            found[name] = (told[1], told[2])
+    return found
+
+
+DEEDS = deed(EnsureLocalnet, _ensure, _differs)
