@@ -67,7 +67,7 @@ class Objects(NamedTuple):
         return tuple(dict.fromkeys(rule.chain for rule in self.rules))
 
 
-Refusal = Callable[[Item, str], CniError]
+Refusal = Callable[[Item, str], CniError | None]
 
 
 def ensure(
@@ -78,7 +78,7 @@ def ensure(
     An element that another attachment left under the same key is replaced: the address has a new owner.
 
     :param link: the host link whose absence shows that the attachment is gone, if there is one.
-    :param refusal: returns the error for an element whose other owner exists still, and is not replaced.
+    :param refusal: returns the error for an element that is not replaced while its other owner exists.
     :raises NameTaken: when another plugin of the same attachment has such an element.
     """
     building: list[bytearray] = []
@@ -219,8 +219,10 @@ def _require_free(item: Item, found: Element, owner: Owner, refusal: Refusal | N
             f"another plugin of this attachment has an element in set {item.set_name} with the same key",
             f"its owner is {found.comment}",
         )
-    if refusal and not owner.owns(found.comment) and _is_alive(found.comment):
-        raise refusal(item, found.comment)
+    if refusal and found.comment and not owner.owns(found.comment) and _is_alive(found.comment):
+        error = refusal(item, found.comment)
+        if error:
+            raise error
 
 
 def _is_alive(comment: str) -> bool:

@@ -1,8 +1,8 @@
 """Publishes ports through the iptables executables, for hosts configured to use them.
 
-Chains and rules are those of the reference, so either implementation removes the other's. It has one chain
-for all interfaces of a container on a network; here the rules in the chain name their interface, and the host
-link whose absence shows that the container is gone.
+Chains and rules are those of the reference, so either implementation checks and removes the other's. It has
+one chain for all interfaces of a container on a network; here another rule in it, which does nothing, names
+the interface, its ports, and the host link whose absence shows that the container is gone.
 """
 
 import re
@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import pairwise
+from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel.deed import REMOVES, deed
@@ -31,12 +32,34 @@ _TABLE, _LOCK = "nat", "iptables nat"
 _ENTRY, _SET_MARK, _MASQUERADE = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
 _PREFIX = "CNI-DN-"
 _MOST_PORTS = 15  # of one multiport match
+_MARKED = 3  # ports in one comment, which has at most 255 characters
 _ANY = {4: "0.0.0.0/0", 6: "::/0"}
 Words = tuple[str, ...]
 
 
 def _chain_of(network: str, container_id: str) -> str:
     return f"{_PREFIX}{digest(network + container_id, 21)}"
+
+
+def publishes(session: Session, attachment: Attachment, publications: tuple[Publication, ...]) -> bool:
+    """Say whether iptables rules of the reference publish all these ports."""
+    chain = _chain_of(attachment.network, attachment.container_id)
+    families = iptables.families_with(session, _TABLE, chain)
+    for one in publications:
+        inside = iptables.rules(one.target.version, _TABLE, chain) if one.target.version in families else []
+        if not all(any(_sends(rule, one, mapping) for rule in inside) for mapping in one.mappings):
+            return False
+    return True
+
+
+def is_foreign(session: Session, attachment: Attachment) -> bool:
+    """Say whether the reference made the container's chain."""
+    chain = _chain_of(attachment.network, attachment.container_id)
+    families = iptables.families_with(session, _TABLE, chain)
+    return any(
+        inside and not _markers(inside)
+        for inside in (iptables.rules(family, _TABLE, chain) for family in families)
+    )
 
 
 def _ensure(_session: Session, step: EnsureIptablesPorts) -> None:
@@ -121,7 +144,7 @@ def _own_lines(step: EnsureIptablesPorts, one: Publication, entries: list[Rule])
     chain = _chain_of(attachment.network, attachment.container_id)
     inside = iptables.rules(family, _TABLE, chain)
     yield from [] if inside else [f"-N {chain}"]
-    yield from (iptables.deletion(rule) for rule in inside if _is_of(rule, attachment))
+    yield from (iptables.deletion(rule) for rule in _own(inside, attachment))
     for words in _inner_rules(step, one, chain):
         yield iptables.quoted(words)
     known = {" ".join(rule.words) for rule in entries if rule.target == chain}
@@ -149,12 +172,12 @@ def _same_entry(words: Words, text: str) -> bool:
 
 def _inner_rules(step: EnsureIptablesPorts, one: Publication, chain: str) -> Iterator[Words]:
     mark = step.mark.chain or _SET_MARK
-    comment = ("-m", "comment", "--comment", _inner_comment(step.attachment, step.link))
+    yield from _marks(step, one, chain)
     for mapping in one.mappings:
         match = _match(mapping)
         for source in _hidden_sources(one):
-            yield ("-A", chain, "-s", source, *match, *comment, "-j", mark)
-        yield ("-A", chain, *match, *comment, "-j", "DNAT", "--to-destination", _target(one, mapping))
+            yield ("-A", chain, "-s", source, *match, "-j", mark)
+        yield ("-A", chain, *match, "-j", "DNAT", "--to-destination", _target(one, mapping))
 
 
 def _match(mapping: PortMapping) -> Words:
@@ -178,22 +201,65 @@ def _target(one: Publication, mapping: PortMapping) -> str:
     return f"{host}:{mapping.container_port}"
 
 
-def _inner_comment(attachment: Attachment, link: str) -> str:
-    return f"if: {quoted_ifname(attachment.ifname)} link: {quoted_ifname(link or NO_LINK)}"
+class _Marker(NamedTuple):
+    """What the marks in a container's chain say of one interface.
+
+    The rules themselves are those that the reference's CHECK looks for, which have no comment.
+
+    :param ports: protocol, port and address of the host.
+    """
+
+    link: str
+    ports: set[tuple[str, str, str]]
 
 
-_INNER = re.compile(r"if: (\S+) link: (\S+)")
+_MARK = re.compile(r"if: (\S+) link: (\S+) ports: (.+)")
 
 
-def _inner_owner(comment: str) -> tuple[str, str] | None:
-    """Return interface and host link that a rule in a container's chain names; the reference's name none."""
-    found = _INNER.fullmatch(comment)
-    return (unquoted_ifname(found[1]), unquoted_ifname(found[2])) if found else None
+def _marks(step: EnsureIptablesPorts, one: Publication, chain: str) -> Iterator[Words]:
+    """Yield rules that do nothing but name the interface, its host link, and its ports."""
+    named = f"if: {quoted_ifname(step.attachment.ifname)} link: {quoted_ifname(step.link or NO_LINK)}"
+    listed = [f"{mapping.protocol}/{mapping.host_port}/{mapping.host_ip or ''}" for mapping in one.mappings]
+    for start in range(0, len(listed), _MARKED):
+        text = f"{named} ports: {' '.join(listed[start : start + _MARKED])}"
+        yield ("-A", chain, "-m", "comment", "--comment", text)
 
 
-def _is_of(rule: Rule, attachment: Attachment) -> bool:
-    owner = _inner_owner(rule.comment)
-    return rule.words[0] == "-A" and (owner is None or owner[0] == attachment.ifname)
+def _markers(inside: list[Rule]) -> dict[str, _Marker]:
+    """Return what the marks say, by interface; those of the reference's rules are absent."""
+    found: dict[str, _Marker] = {}
+    for rule in inside:
+        marked = _MARK.fullmatch(rule.comment)
+        if marked:
+            ifname = unquoted_ifname(marked[1])
+            marker = found.setdefault(ifname, _Marker(unquoted_ifname(marked[2]), set()))
+            for text in marked[3].split():
+                protocol, port, at = (*text.split("/", 2), "", "")[:3]
+                marker.ports.add((protocol, port, at))
+    return found
+
+
+def _own(inside: list[Rule], attachment: Attachment) -> list[Rule]:
+    """Return the rules of an interface, which are all of them if the reference made the chain."""
+    rules = [rule for rule in inside if rule.words[0] == "-A"]
+    markers = _markers(inside)
+    if not markers:
+        return rules
+    marker = markers.get(attachment.ifname)
+    return [rule for rule in rules if marker and _is_marked(rule, attachment.ifname, marker)]
+
+
+def _is_marked(rule: Rule, ifname: str, marker: _Marker) -> bool:
+    named = _MARK.fullmatch(rule.comment)
+    if named:
+        return unquoted_ifname(named[1]) == ifname
+    after = dict(pairwise(rule.words))
+    return (after.get("-p"), after.get("--dport"), _at(rule.words)) in marker.ports
+
+
+def _at(words: Words) -> str:
+    """Return the host's address that a rule is for, empty for all."""
+    return words[words.index("-d") + 1].partition("/")[0] if "-d" in words else ""
 
 
 def _sends(rule: Rule, one: Publication, mapping: PortMapping) -> bool:
@@ -233,8 +299,7 @@ def _take_over(step: EnsureIptablesPorts, one: Publication, entries: list[Rule])
             holder = next((rule for rule in inside if _is_holder(rule, mapping)), None)
             if not holder or one.conditions:
                 continue
-            owner = _inner_owner(holder.comment)
-            link = owner[1] if owner else NO_LINK
+            link = _link_of(holder, inside)
             if link != NO_LINK and _exists(link):
                 raise NameTaken(
                     f"host {mapping} is published by another container",
@@ -245,12 +310,16 @@ def _take_over(step: EnsureIptablesPorts, one: Publication, entries: list[Rule])
                 yield from _removal(entry.target, entries)
 
 
+def _link_of(holder: Rule, inside: list[Rule]) -> str:
+    """Return the host link of the interface that a rule is of, NO_LINK if it is not known."""
+    markers = _markers(inside).items()
+    return next((marker.link for ifname, marker in markers if _is_marked(holder, ifname, marker)), NO_LINK)
+
+
 def _is_holder(rule: Rule, mapping: PortMapping) -> bool:
-    words = rule.words
-    if rule.target != "DNAT" or not _matches(words, mapping):
+    if rule.target != "DNAT" or not _matches(rule.words, mapping):
         return False
-    at = words[words.index("-d") + 1].partition("/")[0] if "-d" in words else ""
-    return at == (str(mapping.host_ip) if mapping.host_ip else "")
+    return _at(rule.words) == (str(mapping.host_ip) if mapping.host_ip else "")
 
 
 def _exists(link: str) -> bool:
@@ -279,7 +348,7 @@ def _delete(session: Session, step: DelIptablesPorts) -> None:
             if inside:
                 entries = iptables.rules(family, _TABLE, _ENTRY)
                 iptables.restore(family, _TABLE, list(_deletions(step.attachment, chain, inside, entries)))
-        _forget(session, family, [rule for rule in inside if _is_of(rule, step.attachment)])
+        _forget(session, family, _own(inside, step.attachment))
 
 
 def _forget(session: Session, family: int, removed: list[Rule]) -> None:
@@ -292,11 +361,11 @@ def _forget(session: Session, family: int, removed: list[Rule]) -> None:
 
 
 def _deletions(attachment: Attachment, chain: str, inside: list[Rule], entries: list[Rule]) -> Iterator[str]:
-    kept = [rule for rule in inside if rule.words[0] == "-A" and not _is_of(rule, attachment)]
-    if not kept:
+    own = _own(inside, attachment)
+    if not any(rule.words[0] == "-A" and rule not in own for rule in inside):
         yield from _removal(chain, entries)
         return
-    yield from (iptables.deletion(rule) for rule in inside if _is_of(rule, attachment))
+    yield from (iptables.deletion(rule) for rule in _own(inside, attachment))
 
 
 def _delete_stale(session: Session, step: DelStaleIptablesPorts) -> None:
@@ -324,12 +393,11 @@ def _collect(
     if not interfaces:
         iptables.restore(family, _TABLE, list(_removal(chain, entries)))
         return
-    stale = [
-        rule
-        for rule in iptables.rules(family, _TABLE, chain)
-        if (owner := _inner_owner(rule.comment)) and owner[0] not in interfaces
-    ]
-    iptables.restore(family, _TABLE, [iptables.deletion(rule) for rule in stale])
+    inside = iptables.rules(family, _TABLE, chain)
+    for ifname in _markers(inside):
+        if ifname not in interfaces:
+            stale = _own(inside, Attachment(step.network, container_id, ifname))
+            iptables.restore(family, _TABLE, [iptables.deletion(rule) for rule in stale])
 
 
 DEEDS = (

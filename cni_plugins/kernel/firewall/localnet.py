@@ -2,8 +2,8 @@
 
 The setting makes the kernel accept packets for 127.0.0.0/8 from that link too, so that containers would
 reach what listens on the host's loopback only (CVE-2020-8558). A rule drops those first. Its set contains the
-addresses of the containers that need the setting, and says what it was before: with the last of them the rule
-goes, and the setting is what it was.
+addresses of the network's containers that need the setting, and says what it was before: with the last of
+them the rule goes, and with the last such rule of the link the setting is what it was.
 """
 
 import re
@@ -13,7 +13,7 @@ from ipaddress import ip_network
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel.deed import deed
-from cni_plugins.kernel.firewall import attachment_rules, read
+from cni_plugins.kernel.firewall import attachment_rules, read, reference_ports
 from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.ip import sysctl
@@ -37,7 +37,8 @@ def _ensure(session: Session, step: EnsureLocalnet) -> None:
         before = sysctl.value(session, HOST, _key(step.out))
         if before is None:
             raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
-        attachment_rules.ensure(session, _objects(step, before), step.owner, step.link)
+        known = dict(_settings(session).values())
+        attachment_rules.ensure(session, _objects(step, known.get(step.out, before)), step.owner, step.link)
         sysctl.ensure(session, _setting(step.out, _ON))
 
 
@@ -46,7 +47,9 @@ def _differs(session: Session, step: EnsureLocalnet) -> str:
     if wrong:
         return wrong
     gap = attachment_rules.missing(session, _objects(step, ""), step.owner)
-    return f"published ports at 127.0.0.1: {gap} is missing" if gap else ""
+    if not gap or reference_ports.published(session, step.owner.attachment):
+        return ""
+    return f"published ports at 127.0.0.1: {gap} is missing"
 
 
 def _key(link: str) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ def _setting(link: str, value: str) -> EnsureSysctl:
 
 
 def _objects(step: EnsureLocalnet, before: str) -> Objects:
-    name = f"{LOCALNET}{digest(step.out, 8)}"
+    name = f"{LOCALNET}{digest(f'{step.owner.attachment.network} {step.out}', 8)}"
     item = Set(name, wire.Layout.TYPE[4], wire.Layout.LENGTH[4], f"route_localnet of {step.out} was {before}")
 
     def expressions() -> bytes:
@@ -78,9 +81,9 @@ def given_back(session: Session) -> Iterator[None]:
         try:
             yield
         finally:
-            left = _settings(session)
-            for name, (link, value) in before.items():
-                if name not in left and sysctl.value(session, HOST, _key(link)) is not None:
+            left = dict(_settings(session).values())
+            for link, value in before.values():
+                if link not in left and sysctl.value(session, HOST, _key(link)) is not None:
                     sysctl.ensure(session, _setting(link, value))
 
 

@@ -53,9 +53,9 @@ _PREFIX = "ports"  # of the names of maps
 def _ensure(session: Session, step: EnsurePortMaps) -> None:
     objects, held = _objects(step)
 
-    def refusal(item: Item, comment: str) -> CniError:
-        mapping = held[item.set_name, item.key]
-        return NameTaken(
+    def refusal(item: Item, comment: str) -> CniError | None:
+        mapping = held.get((item.set_name, item.key))
+        return mapping and NameTaken(
             f"host {mapping} is published by another container", f"its holder is {names_of(comment)}"
         )
 
@@ -67,7 +67,7 @@ def _ensure(session: Session, step: EnsurePortMaps) -> None:
 
 def _differs(session: Session, step: EnsurePortMaps) -> str:
     gap = attachment_rules.missing(session, _objects(step)[0], step.owner)
-    if not gap or reference_ports.has(session, step.owner.attachment):
+    if not gap or reference_ports.publishes(session, step.owner.attachment, step.publications):
         return ""
     return f"published ports: {gap} is missing"
 
@@ -103,7 +103,7 @@ def _objects(step: EnsurePortMaps) -> tuple[Objects, Held]:
             rules |= {rule.key: rule for rule in chosen}
             held[item.set_name, item.key] = mapping
             items.append(item)
-        for rule in _source_rules(one):
+        for rule in _source_rules(step.owner.attachment.network, one):
             rules[rule.key] = rule
             items.append(Item(rule.sets[0].name, one.target.ip.packed))
     return Objects(wire.INET, tuple(rules.values()), tuple(items)), held
@@ -163,34 +163,24 @@ def _port(number: int) -> bytes:
     return number.to_bytes(2, "big") + bytes(2)
 
 
-def _source_rules(one: Publication) -> Iterator[Rule]:
+def _source_rules(network: str, one: Publication) -> Iterator[Rule]:
     """Yield the rules that hide sources of packets to the target, each over a set with its address."""
-    version = one.target.version
+    version, subnet = one.target.version, one.target.network
     if one.masq_all:
-        yield _hiding(version, f"{_PREFIX}{version}_masq", "ports for which all sources are hidden", b"")
+        yield _hiding(network, version, "masq", wire.is_family(version))
     elif one.snat:
-        subnet = one.target.network
-        yield _hiding(
-            version,
-            f"{_PREFIX}{version}_hairpin_{digest(str(subnet), 8)}",
-            f"containers in {subnet} with published ports",
-            wire.source_within(subnet),
-        )
+        yield _hiding(network, version, f"hairpin_{digest(str(subnet), 8)}", wire.source_within(subnet))
         if version == _LOCALHOST.version:
-            yield _hiding(
-                version,
-                f"{_PREFIX}{version}_localhost",
-                "containers with ports that are published at 127.0.0.1",
-                wire.source_within(_LOCALHOST),
-            )
+            yield _hiding(network, version, "localhost", wire.source_within(_LOCALHOST))
 
 
-def _hiding(version: int, name: str, comment: str, source: bytes) -> Rule:
-    targets = Set(name, wire.Layout.TYPE[version], wire.Layout.LENGTH[version], comment)
+def _hiding(network: str, version: int, purpose: str, source: bytes) -> Rule:
+    name = f"{_PREFIX}{version}_{network_tag(network)}_{purpose}"
+    targets = Set(name, wire.Layout.TYPE[version], wire.Layout.LENGTH[version], f"net: {network}")
 
     def expressions() -> bytes:
         return (
-            (source or wire.is_family(version))
+            source
             + wire.destination_in(version, name)
             + wire.had_its_destination_changed()
             + wire.masquerade(random_fully=False)

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 
 from cni_plugins.errors import KernelRefused
-from cni_plugins.kernel.firewall import attachment_rules
+from cni_plugins.kernel.firewall import attachment_rules, rule_removal
 from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
 from cni_plugins.kernel.firewall.iptables import find_program
 from cni_plugins.kernel.firewall.nft_table import TRIES, Chain, Set
@@ -68,8 +68,11 @@ def _create(session: Session, objects: Objects) -> None:
         for rule in worded_rules
         if rule.key in missing
     ]
-    if lines:
+    try:
         _run_nft("\n".join([*lines, ""]))
+    except KernelRefused:
+        rule_removal.sweep(session, objects.family, [rule.key[0] for rule in worded_rules])
+        raise
 
 
 def _run_nft(text: str) -> None:

@@ -7,20 +7,36 @@ are an attachment's that contain its address.
 from collections.abc import Iterator
 
 from cni_plugins.kernel.deed import REMOVES, deed
-from cni_plugins.kernel.firewall import read
+from cni_plugins.kernel.firewall import iptables_ports, read
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.nf_tables import attr, message
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import Attachment
-from cni_plugins.steps.port_mappings import DelReferencePorts
+from cni_plugins.steps.port_mappings import DelReferencePorts, Publication
 
 _TABLE = "cni_hostport"
 _CHAINS = ("hostports", "hostip_hostports", "masquerading")
 
 
-def has(session: Session, attachment: Attachment) -> bool:
-    """Say whether the reference publishes ports of a container."""
-    return any(True for _ in _rules(session, attachment.container_id))
+def publishes(session: Session, attachment: Attachment, publications: tuple[Publication, ...]) -> bool:
+    """Say whether the reference publishes all these ports, by either of its backends."""
+    contents = [content for *_, content in _rules(session, attachment.container_id)]
+    if contents and all(_has_each(contents, one) for one in publications):
+        return True
+    return iptables_ports.publishes(session, attachment, publications)
+
+
+def published(session: Session, attachment: Attachment) -> bool:
+    """Say whether the reference published any port of the container."""
+    has_rules = any(True for _ in _rules(session, attachment.container_id))
+    return has_rules or iptables_ports.is_foreign(session, attachment)
+
+
+def _has_each(contents: list[bytes], one: Publication) -> bool:
+    """Say whether there is a rule for each mapping, by address and port in its expressions."""
+    address = one.target.ip.packed
+    ports = [mapping.container_port.to_bytes(2, "big") for mapping in one.mappings]
+    return all(any(address in content and port in content for content in contents) for port in ports)
 
 
 def _delete(session: Session, step: DelReferencePorts) -> None:

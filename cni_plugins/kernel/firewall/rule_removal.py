@@ -121,6 +121,31 @@ def _with_clean_up(
     ]
 
 
+def sweep(session: Session, family: int, chains: list[str]) -> None:
+    """Remove sets that no element is in, their rules, and those of the chains that are empty.
+
+    For what was prepared for elements that were not added then.
+    """
+    generation = look.generation(session)
+    names = look.set_names(session, family)
+    empty = {name for name in names if owner_index.count(session, family, name) == 0}
+    idle = [name for name in dict.fromkeys(chains) if look.uses_of_chain(session, family, name) == 0]
+    messages = _with_clean_up(session, family, [], empty) if empty else []
+    if not any(is_about_table(message) for message in messages):
+        messages += [nft_table.in_table(wire.DELCHAIN, family, 0, attr(3, name)) for name in idle]
+    if not messages:
+        return
+    try:
+        session.nft().transact(wire.batch(messages, generation))
+    except Refused as err:
+        if err.errno not in (errno.ENOENT, errno.EBUSY) and not nft_table.has_changed(err):
+            raise
+
+
+def is_about_table(message: bytearray) -> bool:
+    return (message[4], message[5]) == (wire.DELTABLE, 10)  # NFNL_SUBSYS_NFTABLES
+
+
 def _set_names(mark: str) -> list[str]:
     """Return the set names in a rule's comment, an empty list for a rule that is not ours."""
     return mark.removeprefix(RULE_MARK).split() if mark.startswith(RULE_MARK) else []
