@@ -16,6 +16,7 @@ from typing import NamedTuple
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel.deed import REMOVES, deed
 from cni_plugins.kernel.firewall import conntrack, iptables, read
+from cni_plugins.kernel.firewall.conntrack import Flows
 from cni_plugins.kernel.firewall.iptables import Rule
 from cni_plugins.kernel.session import locks
 from cni_plugins.kernel.session.session import Session
@@ -353,11 +354,13 @@ def _delete(session: Session, step: DelIptablesPorts) -> None:
 
 def _forget(session: Session, family: int, removed: list[Rule]) -> None:
     """Forget UDP flows to ports that are published no more."""
+    flows: list[Flows] = []
     for rule in removed:
         after = dict(pairwise(rule.words))
         if rule.target == "DNAT" and after.get("-p") == "udp" and after.get("--dport", "").isdigit():
             target = ip_address(rule.words[-1].rpartition(":")[0].strip("[]"))
-            conntrack.forget_udp(session, family, int(after["--dport"]), answered_by=target)
+            flows.append(Flows(family, int(after["--dport"]), answered_by=target))
+    conntrack.forget_udp(session, flows)
 
 
 def _deletions(attachment: Attachment, chain: str, inside: list[Rule], entries: list[Rule]) -> Iterator[str]:

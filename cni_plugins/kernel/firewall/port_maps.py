@@ -22,6 +22,7 @@ from cni_plugins.kernel.firewall import (
     rule_removal,
 )
 from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.conntrack import Flows
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.firewall.read import Element
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -203,13 +204,15 @@ def _delete(session: Session, step: DelPortMaps) -> None:
 
 def _forget(session: Session, removed: list[Element]) -> None:
     """Forget UDP flows to ports that are published no more."""
+    flows: list[Flows] = []
     for element in removed:
         if not element.data:
             continue
         address, protocol, port = _parts(element.key)
         if protocol == PROTOCOLS["udp"]:
             target = conntrack.address_of(element.data[:-4])
-            conntrack.forget_udp(session, target.version, port, address, answered_by=target)
+            flows.append(Flows(target.version, port, address, answered_by=target))
+    conntrack.forget_udp(session, flows)
 
 
 def _parts(key: bytes) -> tuple[IPAddress | None, int, int]:
@@ -233,10 +236,13 @@ def _delete_stale(session: Session, step: DelStalePortMaps) -> None:
 
 
 def _forget_before(session: Session, step: ForgetUdpFlows) -> None:
-    for one in step.publications:
-        for mapping in one.mappings:
-            if mapping.protocol == "udp":
-                conntrack.forget_udp(session, one.target.version, mapping.host_port, mapping.host_ip)
+    flows = [
+        Flows(one.target.version, mapping.host_port, mapping.host_ip)
+        for one in step.publications
+        for mapping in one.mappings
+        if mapping.protocol == "udp"
+    ]
+    conntrack.forget_udp(session, flows)
 
 
 DEEDS = (
