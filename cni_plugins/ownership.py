@@ -26,6 +26,10 @@ ALIAS_LIMIT = 255  # bytes
 # Routes: above RTPROT_STATIC (4), and used by no daemon of /etc/iproute2/rt_protos.
 ROUTE_PROTOCOL = 217
 
+# Rules of policy routing have the same protocol, and a mark as `fwmark` with a mask of zero, which every
+# packet matches. This bit is set in all of these marks: the kernel does not list a mark of zero.
+_NEVER_ZERO = 2
+
 # nf_tables: one table for each family, in which objects of whole networks have names of their own.
 NFT_TABLE = "cni_plugins"
 RULE_MARK = "cni-plugins "  # what the comments of rules begin with
@@ -83,6 +87,13 @@ class Attachment(NamedTuple):
     def mark(self) -> int:
         """A number from 1 to 2³²-1, for objects of the kernel that have no text."""
         return mark_of(self.tag)
+
+    def rule_mark(self, *, shares_table: bool) -> int:
+        """A mark of policy routing rules, which have no text either.
+
+        :param shares_table: the rule leads to a table of others, whose routes are not the attachment's.
+        """
+        return self.mark & ~3 | _NEVER_ZERO | shares_table
 
     def mac(self, end: str, seed: str) -> str:
         """Return a locally administered unicast address for one end (IEEE 802: bits of the first octet).

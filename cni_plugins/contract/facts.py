@@ -28,6 +28,11 @@ class Asks(NamedTuple):
     :param iptables: whether the iptables executables are installed.
     :param nft: whether the program `nft` is installed.
     :param port_maps: what the kernel lacks to publish ports by maps.
+    :param rules: the sandbox's rules that choose a routing table by the source address alone.
+    :param routes_of: a link of the sandbox, of which to list the routes of the main table.
+    :param free_tables: how many routing tables of the sandbox without routes and rules to find. Requests that
+        ask for any wait for each other until the session ends.
+    :param policy_routing: whether this kernel has rules for routing, of each IP version that it has.
     """
 
     host: tuple[str, ...] = ()
@@ -48,6 +53,10 @@ class Asks(NamedTuple):
     nft: bool = False
     port_maps: bool = False
     ipv6_in_sandbox: bool = False
+    rules: bool = False
+    routes_of: str = ""
+    free_tables: int = 0
+    policy_routing: bool = False
 
 
 class LinkFacts(NamedTuple):
@@ -98,6 +107,36 @@ class LinkUser(NamedTuple):
     mac: str = ""
 
 
+class RuleFacts(NamedTuple):
+    """A rule that routes all packets from one address by a table.
+
+    :param mark: 0: it has none. No rule is listed here with a mark that would make it select packets.
+    """
+
+    address: IPAddress
+    table: int
+    priority: int
+    mark: int = 0
+
+
+class RouteFacts(NamedTuple):
+    """A route of the main table.
+
+    :param gateways: of all its next hops; none: its destinations are on the link.
+    :param source: the source address of packets that have none yet.
+    :param is_learned: the kernel has it from a router advertisement, and adds it again with the next.
+    :param message: the whole route, as steps take it.
+    """
+
+    dst: IPInterface
+    gateways: tuple[IPAddress, ...] = ()
+    source: IPAddress | None = None
+    metric: int = 0
+    scope: int = 0
+    is_learned: bool = False
+    message: bytes = b""
+
+
 NO_LINKS: Mapping[str, LinkFacts] = {}
 NO_USERS: Mapping[int, tuple[LinkUser, ...]] = {}
 NO_ROUTES: Mapping[IPAddress, NextHop] = {}
@@ -123,6 +162,8 @@ def clash(master: str, mode: str, there: tuple[LinkUser, ...]) -> str:
 class Facts(NamedTuple):
     """The facts found.
 
+    :param routes: None if there is no such link.
+    :param without_rules: the IP versions of the kernel for which it has no policy routing.
     :param host_seed: text that differs between hosts and boots, to derive unique addresses from.
     """
 
@@ -144,4 +185,8 @@ class Facts(NamedTuple):
     nft: bool = True
     lacks_port_maps: str = ""
     ipv6_in_sandbox: bool = True
+    rules: tuple[RuleFacts, ...] = ()
+    routes: tuple[RouteFacts, ...] | None = None
+    free_tables: tuple[int, ...] = ()
+    without_rules: tuple[int, ...] = ()
     host_seed: str = ""

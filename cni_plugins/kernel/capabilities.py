@@ -5,6 +5,7 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
+from cni_plugins.kernel.ip import rules, sysctl
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.links.link import IFF_UP
 from cni_plugins.kernel.netlink import rtnetlink as wire
@@ -52,6 +53,14 @@ def can_create(session: Session, kind: str) -> bool:
         except Refused:
             return False
     return True
+
+
+def without_rules(session: Session) -> tuple[int, ...]:
+    """Return the IP versions, of those that the kernel has, for which it has no policy routing."""
+    with netns.throw_away(session.host), Session(None) as empty:
+        settings = {version: (f"ipv{version}", "conf", "all", "forwarding") for version in (4, 6)}
+        present = [version for version, key in settings.items() if sysctl.exists(empty, HOST, key)]
+        return tuple(version for version in present if not rules.can_add(empty, HOST, _LOOPBACK[version]))
 
 
 def is_port_taken(session: Session, port: int) -> bool:

@@ -3,7 +3,17 @@
 import socket
 from collections.abc import Iterator, Mapping
 
-from cni_plugins.contract.facts import NO_ROUTES, NO_USERS, Asks, Facts, LinkFacts, LinkUser, NextHop
+from cni_plugins.contract.facts import (
+    NO_ROUTES,
+    NO_USERS,
+    Asks,
+    Facts,
+    LinkFacts,
+    LinkUser,
+    NextHop,
+    RouteFacts,
+    RuleFacts,
+)
 from cni_plugins.kernel.ip import addresses, sysctl
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.links.link import Link
@@ -19,6 +29,8 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 def observe(session: Session, asks: Asks) -> Facts:
     """Return the facts; links that do not exist are absent from the mappings."""
     sandboxed = session.sandbox is not None
+    if asks.free_tables:
+        session.hold_sandbox()
     host = _found(session, HOST, asks.host)
     sandbox = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
     return Facts(
@@ -40,6 +52,10 @@ def observe(session: Session, asks: Asks) -> Facts:
         nft=not asks.nft or _has_nft(),
         lacks_port_maps=_lacks_port_maps(session) if asks.port_maps else "",
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
+        rules=_rules(session) if asks.rules and sandboxed else (),
+        routes=_routes_of(session, asks.routes_of) if asks.routes_of and sandboxed else None,
+        free_tables=_free_tables(session, asks.free_tables) if asks.free_tables else (),
+        without_rules=_without_rules(session) if asks.policy_routing else (),
         host_seed=_host_seed(session),
     )
 
@@ -195,6 +211,30 @@ def _default_route(session: Session, where: Place) -> LinkFacts | None:
         if link is not None:
             return _facts(session, where, link)
     return None
+
+
+def _rules(session: Session) -> tuple[RuleFacts, ...]:
+    from cni_plugins.kernel.ip import rules
+
+    return rules.from_addresses(session, SANDBOX)
+
+
+def _routes_of(session: Session, link: str) -> tuple[RouteFacts, ...] | None:
+    from cni_plugins.kernel.ip import moved_routes
+
+    return moved_routes.out_of(session, SANDBOX, link)
+
+
+def _free_tables(session: Session, wanted: int) -> tuple[int, ...]:
+    from cni_plugins.kernel.ip import rules
+
+    return rules.free_tables(session, SANDBOX, wanted)
+
+
+def _without_rules(session: Session) -> tuple[int, ...]:
+    from cni_plugins.kernel import capabilities
+
+    return capabilities.without_rules(session)
 
 
 def _host_seed(session: Session) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel.deed import REMOVES, Uncompared, deed
-from cni_plugins.kernel.ip import routes, sysctl
+from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.netlink import rtnetlink as wire
 from cni_plugins.kernel.netlink.attributes import attributes, packed
@@ -24,7 +24,7 @@ from cni_plugins.kernel.netlink.socket import (
     is_absent,
 )
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.protocol.fields import IPInterface
+from cni_plugins.protocol.fields import IPInterface, IPNetwork
 from cni_plugins.steps.ip import SCOPE_LINK, AwaitAddresses, DelAddress, EnsureAddress
 from cni_plugins.steps.step import ABSENT, HOST, UNCHANGED, Place
 
@@ -174,9 +174,22 @@ def _differs(session: Session, step: EnsureAddress) -> str:
         return f"address {step.address} of {step.link} is a duplicate (DADFAILED)"
     network = step.address.network
     connected = step.prefix_route and network.num_addresses > 1 and link.up
-    if connected and not routes.connects(session, step.where, link.ifindex, network):
+    if connected and not _connects(session, step.where, link.ifindex, network):
         return f"route {network} out of {step.link} in the {step.where} is missing"
     return ""
+
+
+def _connects(session: Session, where: Place, index: int, network: IPNetwork) -> bool:
+    """Say whether a route to a network leads out of a link, such as the kernel adds for each address."""
+    head = wire.RouteHead(wire.FAMILY[network.version])
+    out = wire.number(wire.RTA_OIF, index)
+    for answer in session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, out)):
+        attrs = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
+        length = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY)).dst_len
+        found = (attrs.get(wire.RTA_DST), length, read_number(attrs.get(wire.RTA_OIF)))
+        if found == (network.network_address.packed, network.prefixlen, index):
+            return True
+    return False
 
 
 def _await(session: Session, step: AwaitAddresses) -> None:

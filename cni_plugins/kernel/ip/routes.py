@@ -1,28 +1,26 @@
-"""Adds, removes and compares routes out of links; finds the routes that the kernel adds for addresses."""
+"""Adds, removes and compares routes out of links."""
 
 import errno
-from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
 from cni_plugins.kernel.deed import REMOVES, deed
+from cni_plugins.kernel.ip import listed_routes
+from cni_plugins.kernel.ip.listed_routes import ListedRoute
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.netlink import rtnetlink as wire
-from cni_plugins.kernel.netlink.attributes import attributes
 from cni_plugins.kernel.netlink.rtnetlink import read_number
 from cni_plugins.kernel.netlink.socket import (
     NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
-    NLM_F_DUMP,
     NLM_F_EXCL,
     Refused,
     is_absent,
 )
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import ROUTE_PROTOCOL
-from cni_plugins.protocol.fields import IPNetwork
 from cni_plugins.steps.ip import SCOPE_LINK, SCOPE_UNIVERSE, AddRoute, DelRoute
-from cni_plugins.steps.step import Place
+from cni_plugins.steps.step import SANDBOX
 
 
 def add_route(session: Session, step: AddRoute) -> None:
@@ -78,7 +76,7 @@ def _head(step: AddRoute | DelRoute) -> wire.RouteHead:
     return wire.RouteHead(
         family=wire.FAMILY[step.dst.version],
         dst_len=step.dst.network.prefixlen,
-        table=table if table <= 255 else 0,  # noqa: PLR2004 (one octet; larger ids are in RTA_TABLE only)
+        table=wire.octet_of_table(table),
     )
 
 
@@ -97,36 +95,10 @@ def _attributes(step: AddRoute | DelRoute) -> list[bytes]:
     return attrs
 
 
-class _Route(NamedTuple):
-    """A route as the kernel lists it; attributes by number, as they are in the message."""
-
-    head: wire.RouteHead
-    attrs: dict[int, bytes]
-
-    def metric(self, kind: int) -> int:
-        return read_number(dict(attributes(self.attrs.get(wire.RTA_METRICS, b""))).get(kind))
-
-    def next_hops(self) -> list[tuple[int, bytes]]:
-        """Return link and gateway of each; equal-cost routes have several."""
-        data = self.attrs.get(wire.RTA_MULTIPATH, b"")
-        hops = []
-        while len(data) >= wire.RTNEXTHOP.size:
-            length, _, _, index = wire.RTNEXTHOP.unpack_from(data)
-            gateway = dict(attributes(data[:length], wire.RTNEXTHOP.size)).get(wire.RTA_GATEWAY, b"")
-            hops.append((index, gateway))
-            data = data[max(length, wire.RTNEXTHOP.size) :]
-        own = (read_number(self.attrs.get(wire.RTA_OIF)), self.attrs.get(wire.RTA_GATEWAY, b""))
-        return hops or [own]
-
-
 def _differs(session: Session, step: AddRoute) -> str:
     """Say whether the route is missing, or has the wrong MTU or advertised MSS."""
     link = links.find(session, step.where, step.link)
-    candidates = (
-        []
-        if link is None
-        else [route for route in _routes(session, step, link.ifindex) if _is_route(route, step, link.ifindex)]
-    )
+    candidates = [] if link is None else _candidates(session, step, link.ifindex)
     via = f" via {step.gw}" if step.gw else ""
     text = f"route {step.dst.network}{via} out of {step.link} in the {step.where}"
     if not candidates:
@@ -141,48 +113,33 @@ def _differs(session: Session, step: AddRoute) -> str:
     return ""
 
 
-def connects(session: Session, where: Place, index: int, network: IPNetwork) -> bool:
-    """Say whether a route to a network leads out of a link, such as the kernel adds for each address."""
-    head = wire.RouteHead(wire.FAMILY[network.version])
-    out = wire.number(wire.RTA_OIF, index)
-    for answer in session.rtnl(where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, out)):
-        attrs = dict(attributes(answer.data, wire.BODY + wire.RTMSG.size))
-        length = wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY)).dst_len
-        found = (attrs.get(wire.RTA_DST), length, read_number(attrs.get(wire.RTA_OIF)))
-        if found == (network.network_address.packed, network.prefixlen, index):
-            return True
-    return False
+def _candidates(session: Session, step: AddRoute, index: int) -> list[ListedRoute]:
+    """Return the routes that may be the step's: those of its table or, if it has none, of others.
+
+    A later plugin of the chain (sbr) moves routes from a sandbox's main table to tables by which the packets
+    from the link's addresses are routed, and no others.
+    """
+    found = _matching(session, step, _table(step), index)
+    if found or step.where != SANDBOX or _table(step) != wire.RT_TABLE_MAIN:
+        return found
+    from cni_plugins.kernel.ip import rules
+
+    tables = rules.tables_of_link(session, step.where, index, step.dst.version)
+    return [route for table in tables for route in _matching(session, step, table, index)]
 
 
-def _routes(session: Session, step: AddRoute, index: int) -> list[_Route]:
-    """Return the routes of the step's family and table that lead out of its link, among others."""
-    head = wire.RouteHead(wire.FAMILY[step.dst.version])
-    # A host may have a hundred thousand others, which the kernel leaves out.
-    wanted = wire.number(wire.RTA_TABLE, _table(step)), wire.number(wire.RTA_OIF, index)
-    try:
-        answers = session.rtnl(step.where).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head, *wanted))
-    except Refused as err:
-        if is_absent(err):  # a table without routes
-            return []
-        raise
-    return [
-        _Route(
-            wire.RouteHead(*wire.RTMSG.unpack_from(answer.data, wire.BODY)),
-            dict(attributes(answer.data, wire.BODY + wire.RTMSG.size)),
-        )
-        for answer in answers
-    ]
+def _matching(session: Session, step: AddRoute, table: int, index: int) -> list[ListedRoute]:
+    routes = listed_routes.of_table(session, step.where, step.dst.version, table, index)
+    return [route for route in routes if _is_route(route, step, index)]
 
 
-def _is_route(route: _Route, step: AddRoute, index: int) -> bool:
+def _is_route(route: ListedRoute, step: AddRoute, index: int) -> bool:
     """Compare destination and, if given, gateway, source and metric."""
-    network, gateway = step.dst.network, b"" if step.gw is None else step.gw.packed
-    if route.head.dst_len != network.prefixlen:
+    gateway = b"" if step.gw is None else step.gw.packed
+    if not route.leads_to(step.dst.network):
         return False
-    # The kernel leaves the destination of a default route out.
-    if route.attrs.get(wire.RTA_DST, bytes(network.max_prefixlen // 8)) != network.network_address.packed:
-        return False
-    if not any(oif == index and (not gateway or gw == gateway) for oif, gw in route.next_hops()):
+    hops = ((link, attrs.get(wire.RTA_GATEWAY, b"")) for link, attrs in route.hops)
+    if not any(link == index and (not gateway or found == gateway) for link, found in hops):
         return False
     if step.src is not None and route.attrs.get(wire.RTA_PREFSRC) != step.src.packed:
         return False

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from cni_plugins.errors import TryAgainLater
 from cni_plugins.kernel.session import netns
 from cni_plugins.ownership import Attachment, digest
 
 _LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
 _HOST_TIMEOUT = 2.0  # seconds
 _ATTACHMENT_TIMEOUT = 5.0  # seconds
+_SANDBOX_TIMEOUT = 5.0  # seconds
 _PAUSE = 0.005
 
 
@@ -31,18 +33,44 @@ def lock_attachment(attachment: Attachment) -> int | None:
 
 def lock_name(name: str) -> int | None:
     """Make others that lock this name wait, for some seconds, until the returned descriptor is closed."""
+    fd, _ = _lock_octet(name, _ATTACHMENT_TIMEOUT)
+    return fd
+
+
+def lock_sandbox(identity: str) -> int | None:
+    """Make other requests that lock the same sandbox wait until the returned descriptor is closed.
+
+    The lock is on a file of the host, and not on the sandbox's own, which the container could hold.
+
+    :param identity: of its network namespace.
+    :raises TryAgainLater: if another request holds the lock too long.
+    """
+    fd, is_held = _lock_octet(f"sandbox\0{identity}", _SANDBOX_TIMEOUT)
+    if fd is not None and not is_held:
+        os.close(fd)
+        raise TryAgainLater(
+            "another request is changing the routing tables of this sandbox",
+            f"it has not ended within {_SANDBOX_TIMEOUT:.0f} s",
+        )
+    return fd
+
+
+def _lock_octet(name: str, timeout: float) -> tuple[int | None, bool]:
+    """Try to lock one octet of the file, whose offset is computed from a name.
+
+    :returns: a descriptor, None where there are no such locks; and whether the lock was acquired.
+    """
     offset = int(digest(name, 15), 16)
     lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
     try:
         fd = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # a kernel without IPv4, or root without permission to write there
-        return None
+        return None, False
     try:
-        _try_until(partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock), _ATTACHMENT_TIMEOUT)
+        return fd, _try_until(partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock), timeout)
     except OSError:  # a kernel without open file description locks
         os.close(fd)
-        return None
-    return fd
+        return None, False
 
 
 @contextmanager

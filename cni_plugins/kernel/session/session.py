@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from cni_plugins.errors import InvalidNetns, TryAgainLater
 from cni_plugins.kernel.netlink.socket import Socket
 from cni_plugins.kernel.session import netns
-from cni_plugins.kernel.session.locks import HostLock, lock_attachment
+from cni_plugins.kernel.session.locks import HostLock, lock_attachment, lock_sandbox
 from cni_plugins.ownership import Attachment
 from cni_plugins.steps.step import HOST, SANDBOX, Place
 
@@ -53,6 +53,7 @@ class Session:
         self.indexes: dict[tuple[Place, str], int] = {}
         self._residence = residence
         self._attachment: int | None = None
+        self._sandbox_lock: int | None = None
         self._threads = 0
         self._sockets: dict[tuple[int, Place], Socket] = {}
         self._host_lock = HostLock()
@@ -66,7 +67,7 @@ class Session:
         for item in self._sockets.values():
             item.close()
         self._host_lock.close()
-        for fd in (self.host, self.sandbox, self._attachment):
+        for fd in (self.host, self.sandbox, self._attachment, self._sandbox_lock):
             if fd is not None:
                 os.close(fd)
 
@@ -125,6 +126,14 @@ class Session:
     def hold_attachment(self, attachment: Attachment) -> None:
         """Make other requests for the same attachment wait until the session ends."""
         self._attachment = lock_attachment(attachment)
+
+    def hold_sandbox(self) -> None:
+        """Make other requests that call this for the same sandbox wait until the session ends.
+
+        :raises TryAgainLater: if another one does not end.
+        """
+        if self._sandbox_lock is None:
+            self._sandbox_lock = lock_sandbox(netns.identity(self._sandbox()))
 
     def share_host(self) -> None:
         """Protect shared objects from removal until the session ends; see locks.HostLock."""
