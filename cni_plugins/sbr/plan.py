@@ -94,23 +94,23 @@ def _add(request: Request, config: SbrConfig, facts: Facts) -> Iterator[Step]:
     sources = tuple(map(Source, ips, facts.free_tables))
     versions = {source.version for source in sources}
     routes = tuple(item for item in facts.routes or () if item.dst.version in versions)
-    copies = tuple(parts.copies(config, sources, routes))
-    for source, item in copies:
+    copied: dict[int, list[RouteFacts]] = {source.table: [] for source in sources}
+    for source, item in parts.copies(config, sources, routes):
+        copied[source.table].append(item)
         yield AddRouteCopy(SANDBOX, item.dst, item.message, source.table)
     for source in sources:
-        yield from _default(request.ifname, source, ips, [item for taker, item in copies if taker == source])
+        yield from _default(request.ifname, source, copied[source.table])
     yield from _rules(request, config, sources)
     yield from _main_table(request.ifname, parts.hints(sources) if config.add_source_hints else None, routes)
 
 
-def _default(
-    link: str, source: Source, ips: tuple[IPConfig, ...], copied: Sequence[RouteFacts]
-) -> Iterator[Step]:
+def _default(link: str, source: Source, copied: Sequence[RouteFacts]) -> Iterator[Step]:
     """Yield the default route through the source's gateway, unless a copied one has its place."""
-    step = parts.default_route(link, source, ips)
+    step = parts.default_route(link, source)
     defaults = (item for item in copied if parts.is_default(item.dst))
     if step and not any(parts.replaces_default(source, item.metric) for item in defaults):
-        yield step
+        # A point-to-point link has an address in a subnet without being connected to it.
+        yield step.replace(onlink=not parts.is_neighbour(step.gw, copied))
 
 
 def _main_table(
@@ -164,7 +164,7 @@ def _check(request: Request, config: SbrConfig, facts: Facts) -> Iterator[Step]:
         if not (parts.is_default(item.dst) and config.gateway(item.dst.version))
     )
     for source in sources:
-        yield from _filled(link, source, ips, [item for item in recorded if source in _takers(sources, item)])
+        yield from _filled(link, source, [item for item in recorded if source in _takers(sources, item)])
     yield from _emptied(link, config, sources, [item.dst for item in parts.main_routes(own)])
 
 
@@ -188,14 +188,12 @@ def _takers(sources: Sequence[Source], item: AddRoute) -> tuple[Source, ...]:
     return parts.takers(sources, item.dst.version, () if item.gw is None else (item.gw,))
 
 
-def _filled(
-    link: str, source: Source, ips: tuple[IPConfig, ...], recorded: Sequence[AddRoute]
-) -> Iterator[Step]:
+def _filled(link: str, source: Source, recorded: Sequence[AddRoute]) -> Iterator[Step]:
     """Yield the routes that a source's table contains: to its subnet, the recorded ones, and the default."""
     if source.network.num_addresses > 1:
         yield AddRoute(SANDBOX, link, _interface(source.network), table=source.table)
     yield from (item.replace(table=source.table) for item in recorded)
-    step = parts.default_route(link, source, ips)
+    step = parts.default_route(link, source)
     defaults = (item for item in recorded if parts.is_default(item.dst))
     if step and not any(parts.replaces_default(source, item.priority) for item in defaults):
         yield step

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.facts import RouteFacts
 from cni_plugins.contract.gateways import DEFAULT_ROUTE
-from cni_plugins.contract.plan_parts import route
 from cni_plugins.errors import InvalidNetworkConfig
 from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import IPConfig, Result, Route, own_part
 from cni_plugins.sbr.config import SbrConfig
 from cni_plugins.steps.ip import SCOPE_LINK, AddRoute
+from cni_plugins.steps.step import SANDBOX
 
 _MAIN_TABLES = (None, 0, 254)  # of routes in a result: how these name the main table
 _DEFAULT_METRIC = {IPV4: 0, IPV6: 1024}  # of a route without one; of IPv6 IP6_RT_PRIO_USER
@@ -106,12 +106,12 @@ def stays(dst: IPNetwork) -> bool:
     return dst.version == IPV6 and (dst.is_link_local or dst.is_multicast)
 
 
-def default_route(link: str, source: Source, ips: tuple[IPConfig, ...]) -> AddRoute | None:
+def default_route(link: str, source: Source) -> AddRoute | None:
     """Return the step for the default route of a source's table, None without a gateway."""
-    if source.ip.gateway is None:
+    gateway = source.ip.gateway
+    if gateway is None:
         return None
-    given = Route(DEFAULT_ROUTE[source.version], source.ip.gateway, table=source.table)
-    return route(link, given, ips)
+    return AddRoute(SANDBOX, link, DEFAULT_ROUTE[source.version], gateway, table=source.table)
 
 
 def replaces_default(source: Source, metric: int) -> bool:
@@ -130,6 +130,16 @@ def main_routes(own: Result) -> tuple[Route, ...]:
 def is_on_link(item: RouteFacts) -> bool:
     """Say whether a route's destinations are neighbours; IPv6 routes have no scope."""
     return item.scope >= SCOPE_LINK if item.dst.version == IPV4 else not item.gateways
+
+
+def is_neighbour(address: IPAddress | None, routes: Sequence[RouteFacts]) -> bool:
+    """Say whether an address is on the link, as link-local ones of IPv6 always are."""
+    if address is None or (address.version == IPV6 and address.is_link_local):
+        return True
+    return any(
+        is_on_link(item) and item.dst.version == address.version and address in item.dst.network
+        for item in routes
+    )
 
 
 def hints(sources: Sequence[Source]) -> dict[IPNetwork, IPAddress]:

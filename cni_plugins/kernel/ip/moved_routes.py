@@ -61,7 +61,22 @@ def out_of(session: Session, where: Place, link: str) -> tuple[RouteFacts, ...] 
 def _only_out_of(session: Session, where: Place, version: int, table: int, index: int) -> list[ListedRoute]:
     """Return the routes whose packets all leave by a link, so that they are no other link's as well."""
     listed = listed_routes.of_table(session, where, version, table, index)
-    return [route for route in listed if {link for link, _ in route.hops} <= {index, 0}]
+    parts = (_part(route, index) for route in listed)
+    return [route for route in parts if route is not None]
+
+
+def _part(route: ListedRoute, index: int) -> ListedRoute | None:
+    """Return the part of a route that leads out of a link, None if it cannot be separated.
+
+    Routes of IPv6 to one destination with one metric are listed as one with several next hops, whoever added
+    each of them: the default routes of two interfaces, for example.
+    """
+    if all(link in (index, 0) for link, _ in route.hops):
+        return route
+    if route.head.family != wire.FAMILY[6] or wire.RTA_NH_ID in route.attrs:
+        return None
+    own = (hop for hop in next_hops(route.attrs[wire.RTA_MULTIPATH]) if hop[0] == index)
+    return route._replace(attrs={**route.attrs, wire.RTA_MULTIPATH: b"".join(_hop(*hop) for hop in own)})
 
 
 def _facts(route: ListedRoute) -> RouteFacts:
