@@ -317,6 +317,42 @@ PTPS_NO_HOST_TAKES: list[Changes] = [
     {"routed": True, "ipam.routes": [{"dst": "10.99.0.0/16", "scope": 253}]},
 ]
 
+# --------------------------------------------------------------------------------------------------- sbr
+
+SBR: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "sbr",
+    "prevResult": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "sandbox": "/nowhere"}],
+        "ips": [{"address": "10.86.0.2/24", "gateway": "10.86.0.1", "interface": 0}],
+    },
+}
+BAD_SBRS: list[Changes] = [
+    {"table": 0},
+    {"table": "main"},
+    {"gateways": "10.86.0.1"},
+    {"gateways": ["10.86.0.1", "10.86.0.2"]},
+    {"addSourceHints": "yes"},
+    {"prevResult": None},
+]
+MORE_BAD_SBRS: list[Changes] = [
+    {"table": -1},
+    {"table": 4294967296},
+    {"table": 100.5},
+    {"table": True},
+    {"gateways": {}},
+    {"gateways": [5]},
+    {"gateways": [""]},
+    {"gateways": ["10.86.0.0/24"]},
+    {"gateways": ["10.86.0.1\0"]},
+    {"gateways": ["fe80::1%eth0"]},
+    {"gateways": ["224.0.0.1"]},
+    {"gateways": ["10.86.0.1", "fd00::1", "fd00::2"]},
+    {"addSourceHints": 1},
+]
+
 # ------------------------------------------------------------------------------------------- environment
 
 BAD_ENVIRONMENTS: list[dict[str, str | None]] = [

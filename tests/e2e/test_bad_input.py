@@ -17,6 +17,7 @@ from tests.bad_configs import (
     BAD_MACS,
     BAD_MACVLANS,
     BAD_PTPS,
+    BAD_SBRS,
     BAD_VALUES,
     CONFIG,
     DECODING,
@@ -34,6 +35,7 @@ from tests.bad_configs import (
     OF_THE_DELEGATE,
     PTP,
     PTPS_NO_HOST_TAKES,
+    SBR,
     UNREADABLE,
     VERSION,
     WRONG_TYPES,
@@ -283,6 +285,11 @@ def test_a_key_of_ptp_of_the_wrong_type(refused: Refused, key: str, value: Any) 
 @pytest.mark.parametrize("changes", BAD_PTPS + PTPS_NO_HOST_TAKES, ids=str)
 def test_a_ptp_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(ADD.but(conf=all_changed(changes, PTP)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_SBRS, ids=str)
+def test_an_sbr_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, SBR)), CONFIG)
 
 
 def test_a_ptp_too_narrow_for_ipv6(refused: Refused) -> None:

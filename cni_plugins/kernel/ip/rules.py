@@ -10,7 +10,7 @@ from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel.deed import REMOVES, deed
 from cni_plugins.kernel.ip import addresses
 from cni_plugins.kernel.netlink import rtnetlink as wire
-from cni_plugins.kernel.netlink.attributes import attributes, packed
+from cni_plugins.kernel.netlink.attributes import attributes
 from cni_plugins.kernel.netlink.rtnetlink import read_number
 from cni_plugins.kernel.netlink.socket import (
     NLM_F_ACK,
@@ -163,7 +163,7 @@ def _ensure(session: Session, step: AddRule) -> None:
 
 def _add(session: Session, step: AddRule) -> None:
     """Add a rule; the kernel chooses a priority before those of all rules but the first."""
-    protocol = packed(wire.FRA_PROTOCOL, bytes((ROUTE_PROTOCOL,)))
+    protocol = wire.octet(wire.FRA_PROTOCOL, ROUTE_PROTOCOL)
     message = _message(
         wire.RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, step, *_marks(step.mark), protocol
     )

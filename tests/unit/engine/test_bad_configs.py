@@ -14,6 +14,7 @@ from tests.bad_configs import (
     ENVIRONMENT,
     MACVLAN,
     PTP,
+    SBR,
     Changes,
     Codes,
     all_changed,
@@ -103,6 +104,11 @@ def test_a_key_of_ptp_of_the_wrong_type(refused: Refused, key: str, value: Any) 
 @pytest.mark.parametrize("changes", bad_configs.BAD_PTPS + bad_configs.MORE_BAD_PTPS, ids=str)
 def test_a_ptp_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, PTP), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_SBRS + bad_configs.MORE_BAD_SBRS, ids=str)
+def test_an_sbr_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, SBR), CONFIG)
 
 
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)

@@ -4,6 +4,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -158,6 +159,36 @@ def test_a_route(network: str, gateway: str) -> None:
         wire.ip(wire.RTA_GATEWAY, ip_address(gateway)),
         wire.number(wire.RTA_PRIORITY, 5),
         wire.nest(wire.RTA_METRICS, wire.number(wire.RTAX_MTU, 1400), wire.number(wire.RTAX_ADVMSS, 1300)),
+    )
+    assert bytes(ours) == expected
+
+
+@pytest.mark.parametrize(("address", "length"), [("10.1.0.2", 32), ("fd00::2", 128)])
+@pytest.mark.parametrize("table", [100, 255, 256, 4294967295])
+def test_a_rule(address: str, length: int, table: int) -> None:
+    family = {4: 2, 6: 10}[ip_address(address).version]
+    octet = table if table < 256 else 0
+    attrs = [
+        ("FRA_SRC", address),
+        ("FRA_TABLE", table),
+        ("FRA_FWMARK", 0xCAFE),
+        ("FRA_FWMASK", 0),
+        ("FRA_PROTOCOL", 217),
+    ]
+    fields = {"family": family, "src_len": length, "table": octet, "action": 1}
+    expected = theirs(fibmsg(), 32, attrs, **fields)
+    ours = wire.rule(
+        wire.RTM_NEWRULE,
+        ASKED,
+        wire.ip(wire.FRA_SRC, ip_address(address)),
+        wire.number(wire.FRA_TABLE, table),
+        wire.number(wire.FRA_FWMARK, 0xCAFE),
+        wire.number(wire.FRA_FWMASK, 0),
+        wire.octet(wire.FRA_PROTOCOL, 217),
+        family=family,
+        src_len=length,
+        table=wire.octet_of_table(table),
+        action=wire.FR_ACT_TO_TBL,
     )
     assert bytes(ours) == expected
 

@@ -29,6 +29,7 @@ from cni_plugins.steps.macvlan import DelHostAccess, DelIdleVlans
 from cni_plugins.steps.neighbours import DelHostRoutes
 from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
 from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
+from cni_plugins.steps.policy_routing import AddMainRoute, DelMainRoute, DelRouteCopy, DelRule
 from cni_plugins.steps.step import ABSENT, UNCHANGED, Removal, Step, undo
 
 ATTACHMENT = Attachment("n", "c", "eth0")
@@ -64,6 +65,10 @@ INVERSES = {
     "DelAddress": EnsureAddress,
     "AddRoute": DelRoute,
     "EnsureSysctl": EnsureSysctl,
+    "AddRule": DelRule,
+    "AddRouteCopy": DelRouteCopy,
+    "AddMainRoute": DelMainRoute,
+    "DelMainRoute": AddMainRoute,
     "EnsureMasquerade": DelOwnedRules,
     "EnsureSourceGuard": DelOwnedRules,
     "EnsureIptablesMasquerade": DelIptablesMasquerade,
