@@ -79,7 +79,7 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
     return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
-EVERY = ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static", "loopback")
+EVERY = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
 BARE_KEYS = {
     "macvlan": {"master": "lo"},
     "vxlan": {

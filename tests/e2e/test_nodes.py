@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static", "loopback")
+PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
 NODES = ("busybox", "musl", "glibc-2.31")
 DIRECTORIES = ("bin", "dev", "etc", "lib", "opt/cni/bin", "proc", "run", "sys", "tmp", "var/lib")
 BIN = "/opt/cni/bin"
