@@ -8,6 +8,7 @@ difference answers to.
 
 from tests.differential.intended_macvlan import MACVLAN
 from tests.differential.intended_ptp import PTP
+from tests.differential.intended_sbr import SBR
 from tests.differential.intention import (
     DEBIAN,
     Intended,
@@ -266,4 +267,5 @@ DIFFERENCES: tuple[Intended, ...] = (
     *_OUTCOMES,
     *MACVLAN,
     *PTP,
+    *SBR,
 )

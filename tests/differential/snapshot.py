@@ -96,6 +96,7 @@ def namespace(place: Namespace, fixed: Iterable[str], per_link: Iterable[str]) -
         return {
             "links": {link["ifname"]: _link(link) for link in own},
             "routes": {key: value for family in (4, 6) for key, value in _routes(family)},
+            "policy": {key: value for family in (4, 6) for key, value in _policy(family)},
             "sysctls": {path: _sysctl(path) for path in wanted},
         }
 
@@ -158,6 +159,14 @@ def _routes(family: int) -> Iterable[tuple[str, Facts]]:
             part: raw[part] for part in ("protocol", "scope", "prefsrc", "metrics", "type") if part in raw
         }
         yield f"v{family} {key}", kept | {"onlink": "onlink" in raw["flags"]}
+
+
+def _policy(family: int) -> Iterable[tuple[str, Facts]]:
+    """The rules that choose a routing table, but for those that every namespace has."""
+    for raw in json.loads(namespaces.run("ip", "-j", f"-{family}", "rule") or "[]"):
+        if raw.get("src") != "all":
+            kept = {"marked": "fwmark" in raw, "protocol": raw.get("protocol", "none")}
+            yield f"v{family} {raw['src']} {raw['table']} {raw['priority']}", kept
 
 
 def _sysctl(path: str) -> str | None:

@@ -82,6 +82,12 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
 EVERY = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
 BARE_KEYS = {
     "macvlan": {"master": "lo"},
+    "sbr": {
+        "prevResult": {
+            "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
+            "ips": [{"address": "10.1.0.2/24", "interface": 0}],
+        }
+    },
     "vxlan": {
         "network": "10.9.0.0/16",
         "mtu": 1400,

@@ -47,6 +47,7 @@ NETWORK: dict[str, Any] = {
 }
 KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
+    "sbr": {"prevResult": {"ips": [{"address": "10.1.0.2/24"}]}},
     "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
     "vxlan": {
         "network": "10.9.0.0/16",

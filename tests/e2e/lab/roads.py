@@ -74,6 +74,7 @@ OVERLAY = {
     "network": "10.8.0.0/16",
     "backend": {"type": "static", "peers": PEERS},
 }
+CHAINED = {"cniVersion": "1.1.0", "name": "cnie", "type": "sbr"}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -86,6 +87,9 @@ ROADS = {
     "bridge ADD": Call("ADD", BRIDGE, container="plain", ifname="eth1"),
     "bridge ADD, everything on": Call("ADD", FULL),
     "bridge CHECK": Call("CHECK", FULL),
+    "sbr ADD": Call("ADD", CHAINED),
+    "sbr CHECK": Call("CHECK", CHAINED),
+    "sbr DEL": Call("DEL", CHAINED),
     "bridge DEL": Call("DEL", FULL),
     "bridge GC": Call("GC", {**FULL, **STALE}),
     "bridge STATUS": Call("STATUS", FULL),
@@ -107,9 +111,9 @@ def walk(host: Host, home: Path) -> dict[str, list[str]]:
     result: dict[str, Any] = {}
     found = {}
     for name, call in ROADS.items():
-        checking = call.command == "CHECK" and isinstance(call.conf, dict)
+        follows = isinstance(call.conf, dict) and (call.command == "CHECK" or call.conf == CHAINED)
         said, found[name] = _take(
-            host, home, call.but(conf={**call.conf, "prevResult": result}) if checking else call
+            host, home, call.but(conf={**call.conf, "prevResult": result}) if follows else call
         )
         if name == "bridge ADD, everything on":
             result = json.loads(said)
