@@ -1,6 +1,7 @@
 """A sandbox with two networks, of which the second is routed by source, and what iproute2 says of it."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,15 @@ MAINS: dict[str, dict[str, Any]] = {
     "ptp": {"type": "ptp"},
     "macvlan": {"type": "macvlan", "master": "up0"},
 }
+
+
+def settle(namespace: Any, link: str) -> None:
+    """Wait until the kernel has added all routes that it adds by itself."""
+    shown = ("ip", "-6", "address", "show", "dev", link, "scope", "link", "-tentative")
+    deadline = time.monotonic() + 10
+    while not namespace.run(*shown):
+        assert time.monotonic() < deadline, f"{link} has no link-local address"
+        time.sleep(0.02)
 
 
 class Network:
@@ -26,8 +36,13 @@ class Network:
         self.first: dict[str, Any] = {}
         self.result: dict[str, Any] = {}
 
-    def add(self, sandbox: Any) -> tuple[int, Any]:
+    def attach(self, sandbox: Any) -> None:
+        """Call the main plugin alone."""
         self.first = self.result = self.bed.add(self.main, sandbox, ifname=self.ifname)
+        settle(sandbox, self.ifname)
+
+    def add(self, sandbox: Any) -> tuple[int, Any]:
+        self.attach(sandbox)
         code, answer = self.call("ADD", self.sbr, sandbox)
         if code == 0:
             self.result = answer
@@ -92,4 +107,5 @@ def sandbox(bed: Any) -> Any:
     made.skip_dad()
     pools = bed.host_local("10.1.0.0/24", "fd00:1::/64")
     bed.add(bed.conf(bridge="br1", isDefaultGateway=True, ipam=pools), made)
+    settle(made, "eth0")
     return made

@@ -45,7 +45,7 @@ def test_add_fails_without_policy_routing_and_leaves_nothing(
     bed: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Network(bed, MAINS["bridge"], DUAL)
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     before = routing(sandbox)
     lacks(monkeypatch, 6)
     code, error = network.call("ADD", network.sbr, sandbox)
@@ -59,7 +59,7 @@ def test_a_sandbox_that_another_request_holds_is_not_changed(
 ) -> None:
     """Nor does it keep other sandboxes waiting, or DEL."""
     network = Network(bed, MAINS["bridge"], DUAL)
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     before = routing(sandbox)
     monkeypatch.setattr(locks, "_SANDBOX_TIMEOUT", 0.05)
     status = Path(sandbox.path).stat()

@@ -55,7 +55,7 @@ OBJECTS = (
 def prepared(bed: Any, sandbox: Any, *commands: str) -> Network:
     """Return a network whose main plugin has been called, with routes that others added since."""
     network = Network(bed, MAINS["macvlan"], static("10.2.0.2/24", "fd00:2::2/64"))
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     for command in (*OBJECTS, *commands):
         sandbox.run("ip", *command.split())
     return network
@@ -128,7 +128,7 @@ def test_an_ipv6_route_that_the_kernel_joined_with_another_links_is_separated(
 ) -> None:
     """The reference leaves it in the main table, where it takes half of the container's connections."""
     network = Network(bed, MAINS["macvlan"], static("fd00:2::2/64", routes=[{"dst": "::/0"}]))
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     before = routing(sandbox)
     default = sandbox.run("ip", "-6", "route", "show", "default")
     assert "dev eth0" in default
@@ -199,7 +199,7 @@ def test_what_a_router_has_advertised_is_copied_and_stays(bed: Any, sandbox: Any
 def test_routes_of_an_ip_version_without_address_stay(bed: Any, sandbox: Any) -> None:
     """The reference removes them, and nothing leads to a table with them."""
     network = Network(bed, MAINS["macvlan"], static("10.2.0.2/24"))
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     sandbox.run("ip", "address", "add", "2001:db8::2/64", "dev", "net1", "nodad")
     before = routes(sandbox, "-6", "main")
     assert network.call("ADD", network.sbr, sandbox)[0] == 0
@@ -217,7 +217,7 @@ def test_two_adds_in_one_sandbox_at_once_choose_different_tables(
         ipam = {"type": "static", "addresses": addresses}
         main = {"type": "bridge", "bridge": f"br{number}", "isGateway": True}
         network = Network(bed, main, ipam, name=f"net{number}", ifname=f"net{number}")
-        network.first = network.result = bed.add(network.main, sandbox, ifname=network.ifname)
+        network.attach(sandbox)
         networks.append(network)
     genuine = kernel_rules.free_tables
 

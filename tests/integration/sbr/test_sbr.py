@@ -47,7 +47,7 @@ def test_the_life_of_a_chain(bed: Any, sandbox: Any, main: dict[str, Any]) -> No
 def test_the_tables_contain_what_the_main_table_did(bed: Any, sandbox: Any, main: dict[str, Any]) -> None:
     ipam = static("10.2.0.2/24", "fd00:2::2/64", routes=[{"dst": "10.9.0.0/16", "mtu": 1300}])
     network = Network(bed, main, ipam)
-    bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     four, six = routes(sandbox, "-4", "main"), routes(sandbox, "-6", "main")
     assert bed.call("DEL", network.main, sandbox, ifname="net1") == (0, None)
     assert network.add(sandbox)[0] == 0
@@ -281,7 +281,7 @@ def test_a_refused_add_leaves_everything_as_it_was(
     """The refused step is the last: the tables are filled, and the main table is empty by then."""
     routed = [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "mtu": 1300, "priority": 7}, {"dst": "::/0"}]
     network = Network(bed, main, static("10.2.0.2/24", "10.2.0.3/24", "fd00:2::2/64", routes=routed), **keys)
-    network.first = network.result = bed.add(network.main, sandbox, ifname="net1")
+    network.attach(sandbox)
     second = ("10.9.0.0/16", "via", "10.2.0.77", "dev", "net1", "metric", "7", "onlink")
     sandbox.run("ip", "route", "append", *second)
     before = routing(sandbox)
