@@ -28,8 +28,8 @@ from cni_plugins.steps.links import (
 from cni_plugins.steps.macvlan import DelHostAccess, DelIdleVlans
 from cni_plugins.steps.neighbours import DelHostRoutes
 from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
-from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
 from cni_plugins.steps.policy_routing import AddMainRoute, DelMainRoute, DelRouteCopy, DelRule
+from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
 from cni_plugins.steps.step import ABSENT, UNCHANGED, Removal, Step, undo
 
 ATTACHMENT = Attachment("n", "c", "eth0")
