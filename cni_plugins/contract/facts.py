@@ -28,6 +28,7 @@ class Asks(NamedTuple):
     :param iptables: whether the iptables executables are installed.
     :param nft: whether the program `nft` is installed.
     :param port_maps: what the kernel lacks to publish ports by maps.
+    :param backup_dir: what keeps backups of settings from being written to this directory.
     """
 
     host: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Asks(NamedTuple):
     nft: bool = False
     port_maps: bool = False
     ipv6_in_sandbox: bool = False
+    backup_dir: str = ""
 
 
 class LinkFacts(NamedTuple):
@@ -144,4 +146,5 @@ class Facts(NamedTuple):
     nft: bool = True
     lacks_port_maps: str = ""
     ipv6_in_sandbox: bool = True
+    backup_dir_fault: str = ""
     host_seed: str = ""

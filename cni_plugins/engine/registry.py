@@ -38,6 +38,12 @@ def _ptp() -> Plugin[Any]:
     return PLUGIN
 
 
+def _tuning() -> Plugin[Any]:
+    from cni_plugins.tuning.plugin import PLUGIN
+
+    return PLUGIN
+
+
 def _vxlan() -> Plugin[Any]:
     from cni_plugins.vxlan.plugin import PLUGIN
 
@@ -62,6 +68,7 @@ PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
     "macvlan": _macvlan,
     "portmap": _portmap,
     "ptp": _ptp,
+    "tuning": _tuning,
     "vxlan": _vxlan,
 }
 IPAM_PLUGINS: Mapping[str, Callable[[], IpamPlugin]] = {

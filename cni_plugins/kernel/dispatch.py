@@ -8,7 +8,7 @@ from cni_plugins.kernel.deed import Deed, Deeds
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.step import ABSENT, Step
 
-_FAMILIES = ("firewall", "ip", "links", "macvlan", "neighbours", "overlay", "port_mappings")
+_FAMILIES = ("firewall", "ip", "links", "macvlan", "neighbours", "overlay", "port_mappings", "tuning")
 
 _known: Deeds = {}
 
@@ -87,5 +87,10 @@ def _family(name: str) -> Deeds:  # noqa: PLR0911 (one for each family)
             from cni_plugins.kernel.firewall import iptables_ports, localnet, port_maps, reference_ports
 
             return iptables_ports.DEEDS | localnet.DEEDS | port_maps.DEEDS | reference_ports.DEEDS
+        case "tuning":
+            from cni_plugins.kernel.tuning import backup, sysctls
+            from cni_plugins.kernel.tuning import link as tuned_link
+
+            return backup.DEEDS | tuned_link.DEEDS | sysctls.DEEDS
         case _:
             raise LookupError(f"no family of steps is called {name}")

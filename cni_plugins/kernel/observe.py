@@ -40,6 +40,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         nft=not asks.nft or _has_nft(),
         lacks_port_maps=_lacks_port_maps(session) if asks.port_maps else "",
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
+        backup_dir_fault=_backup_dir_fault(asks.backup_dir) if asks.backup_dir else "",
         host_seed=_host_seed(session),
     )
 
@@ -137,6 +138,12 @@ def _lacks_port_maps(session: Session) -> str:
     from cni_plugins.kernel.firewall import port_maps
 
     return port_maps.lacking(session)
+
+
+def _backup_dir_fault(path: str) -> str:
+    from cni_plugins.kernel.tuning import backup_dir
+
+    return backup_dir.fault_of(path)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:
