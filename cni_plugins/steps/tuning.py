@@ -35,7 +35,7 @@ class RecordSettings(Step):
     """The attachment's backup has the values from before the first change to each of these settings.
 
     :param sysctls: key and future value.
-    :param link: the link's future values. What has them already is not recorded.
+    :param link: the link's future values. What has them already need not be recorded.
     """
 
     data_dir: str

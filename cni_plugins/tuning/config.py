@@ -9,7 +9,7 @@ from cni_plugins.contract.model import ConfigModel, load
 from cni_plugins.protocol.fields import shown
 from cni_plugins.protocol.request import Request
 from cni_plugins.steps.tuning import Key
-from cni_plugins.tuning.data_dir import DEFAULT, validated
+from cni_plugins.tuning.data_dir import possible, validated
 from cni_plugins.tuning.duplicates import refuse_duplicates
 from cni_plugins.tuning.keys import resolve
 
@@ -87,7 +87,7 @@ class Tuning(NamedTuple):
     mtu_both_ends: bool = False
     allmulti: bool | None = None
     tx_queue_len: int | None = None
-    data_dir: str = DEFAULT
+    data_dir: str = ""
 
 
 def parse(request: Request) -> Tuning:
@@ -110,5 +110,5 @@ def parse(request: Request) -> Tuning:
         mtu_both_ends=config.mtu_both_ends,
         allmulti=config.allmulti if extra.allmulti is None else extra.allmulti,
         tx_queue_len=config.tx_q_len if extra.tx_q_len is None else extra.tx_q_len,
-        data_dir=config.data_dir or DEFAULT,
+        data_dir=possible(request.conf)[0],
     )

@@ -18,7 +18,7 @@ def validated(value: object) -> str:
 
 
 def possible(conf: Conf) -> tuple[str, ...]:
-    """Return the directories in which a backup may be: the config may have been changed since ADD."""
+    """Return where ADD keeps backups now, and where else it may have kept one with an earlier config."""
     try:
         configured = validated(get(conf, "dataDir") or "")
     except ValueError:

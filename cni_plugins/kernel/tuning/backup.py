@@ -77,14 +77,15 @@ def _present(session: Session, step: RecordSettings) -> Backup:
 
 
 def _values(session: Session, step: RecordSettings) -> tuple[tuple[Key, str], ...]:
-    """Return the sysctls that will change; one that is missing is the business of the step that writes it."""
-    found = []
+    """Return all sysctls if any will change: that of one can change others.
+
+    Those that are missing, or cannot be read, are the business of the steps that write them.
+    """
     with session.inside(SANDBOX):
-        for key, wanted in step.sysctls:
-            value = _value(key)
-            if value is not None and not sysctls.is_same(value, wanted):
-                found.append((key, value))
-    return tuple(found)
+        found = {key: value for key, _ in step.sysctls if (value := _value(key)) is not None}
+    wanted = dict(step.sysctls)
+    is_changing = any(not sysctls.is_same(value, wanted[key]) for key, value in found.items())
+    return tuple(found.items()) if is_changing else ()
 
 
 def _value(key: Key) -> str | None:

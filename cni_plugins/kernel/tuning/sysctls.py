@@ -11,8 +11,10 @@ from cni_plugins.kernel.session.session import Session
 from cni_plugins.steps.step import SANDBOX, UNCHANGED
 from cni_plugins.steps.tuning import Key, WriteSysctl, sysctl_name
 
-# A second read would start over or be empty, so one has to be enough: for a list of ports it is a bitmap's.
-_USUAL, _LONGEST = 4096, 1 << 20  # bytes
+# A list of ports can be longer than a page: it is read at once, as far as the buffer reaches, and written in
+# pages; anything else is taken at once (proc_do_large_bitmap, kernel/sysctl.c).
+_PAGE, _LONGEST = 4096, 1 << 20  # bytes
+_MAY_GO_ON = _PAGE // 2
 # Settings that trigger something are write-only, also for root; a secret that was never set cannot be read.
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO)
 _PORTS = frozenset("0123456789,-")
@@ -52,8 +54,8 @@ def read(key: Key) -> str | None:
     try:
         fd = os.open(_path(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            value = os.read(fd, _USUAL)
-            if len(value) == _USUAL:
+            value = os.read(fd, _PAGE)
+            if len(value) > _MAY_GO_ON:
                 os.lseek(fd, 0, os.SEEK_SET)
                 value = os.read(fd, _LONGEST)
         finally:
@@ -73,11 +75,13 @@ def put(key: Key, value: str) -> None:
     data = f"{value}\n".encode(errors="surrogateescape")  # an empty value would write nothing
     fd = os.open(_path(key), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
-        taken = os.write(fd, data)
+        while data:
+            taken = os.write(fd, data)
+            data = data[taken:].lstrip()
+            if data and taken < _MAY_GO_ON:  # of "1 2" for a single number, the kernel takes the 1
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), _path(key))
     finally:
         os.close(fd)
-    if taken < len(data.rstrip()):  # of "1 2" for a single number, the kernel takes the 1
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), _path(key))
 
 
 def _path(key: Key) -> str:
@@ -90,9 +94,8 @@ def is_same(found: str, wanted: str) -> bool:
 
 
 def _canonical(value: str) -> list[str]:
-    """Return the words of a value as the kernel shows them; names, as of algorithms, in any order."""
-    words = [_word(word) for word in value.split()]
-    return words if any(word.lstrip("-").isdigit() for word in words) else sorted(words)
+    """Return the words of a value as the kernel shows them."""
+    return [_word(word) for word in value.split()]
 
 
 def _word(word: str) -> str:
