@@ -15,12 +15,15 @@ def refuse_duplicates(stdin: bytes) -> None:
     """:raises InvalidNetworkConfig: when `sysctl`, or that in `args.cni`, has a key twice."""
     conf = json_text.load_pairs(stdin)
     for where, path in (("sysctl", ("sysctl",)), ("args.cni.sysctl", ("args", "cni", "sysctl"))):
-        keys = [key for pairs in _at(conf, path) for key, _ in pairs]
+        objects = list(_at(conf, path))
+        keys = [key for pairs in objects for key, _ in pairs]
         repeated = next((key for key, times in Counter(keys).items() if times > 1), None)
         if repeated is not None:
             raise InvalidNetworkConfig(
                 "duplicated sysctl keys are not allowed", f"{where} has {shown(repeated)} twice"
             )
+        if len(objects) > 1:
+            raise InvalidNetworkConfig("duplicated sysctl keys are not allowed", f"{where} is there twice")
 
 
 def _at(pairs: object, path: tuple[str, ...]) -> Iterator[_Pairs]:

@@ -42,7 +42,6 @@ class Parser:
         self._at = 0
         self._flags: frozenset[str] = frozenset()
         self._depth = 0
-        self._names: set[str] = set()
 
     def whole(self) -> Node:
         """:raises BadPattern: when the text is not an expression."""
@@ -166,6 +165,9 @@ class Parser:
         return self._literal(ord(char))
 
     def _literal(self, code: int) -> Chars:
+        if "i" in self._flags:  # of three equal characters, such as the Kelvin sign, the usual one
+            usual = chr(code).upper().lower()
+            code = ord(usual) if len(usual) == 1 else code
         return self._chars(CharGroup(((code, code),)))
 
     def _chars(self, *groups: CharGroup, inverted: bool = False) -> Chars:
@@ -200,9 +202,6 @@ class Parser:
         self._at = end + 1 if end >= 0 else len(self._text)
         if not is_name:
             raise BadPattern(f"invalid named capture: `{self._since(start)}`")
-        if name in self._names:
-            raise BadPattern(f"duplicate capture group name: `{name}`")
-        self._names.add(name)
         return True
 
     def _changed_flags(self, start: int) -> frozenset[str]:

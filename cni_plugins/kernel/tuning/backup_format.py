@@ -14,6 +14,7 @@ from cni_plugins.steps.tuning import Key, LinkSettings
 
 _LARGEST = 0xFFFFFFFF
 _MAC_DIGITS = frozenset("0123456789abcdef:")
+_MAC_LENGTHS = (6, 8, 20)  # octets: EUI-48, EUI-64, InfiniBand
 
 
 class Backup(NamedTuple):
@@ -126,4 +127,5 @@ def _is_mac(value: object) -> bool:
     """Say whether a text is an address as Go writes it."""
     if not isinstance(value, str) or not _MAC_DIGITS.issuperset(value):
         return False
-    return bool(value) and all(len(octet) == 2 for octet in value.split(":"))  # noqa: PLR2004 (digits)
+    octets = value.split(":")
+    return len(octets) in _MAC_LENGTHS and all(len(octet) == 2 for octet in octets)  # noqa: PLR2004 (digits)
