@@ -3,14 +3,15 @@
 import os
 import stat
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cni_plugins.errors import InvalidNetworkConfig, IoFailed
-from cni_plugins.tuning.regexp import BadPattern, Pattern, compiled
+
+if TYPE_CHECKING:
+    from cni_plugins.tuning.regexp import Pattern
 
 PATH = "/etc/cni/tuning/allowlist.conf"
 _LIMIT = 1 << 20  # bytes
-
-_compiled = lru_cache(256)(compiled)
 
 
 def require_allowed(names: tuple[str, ...]) -> None:
@@ -24,7 +25,7 @@ def require_allowed(names: tuple[str, ...]) -> None:
     lines = _lines() if names else None
     if lines is None:
         return
-    patterns = [_pattern(number, line) for number, line in lines]
+    patterns = [_pattern(line, number) for number, line in lines]
     for name in names:
         if not any(pattern.is_in(name) for pattern in patterns):
             listed = " ".join(line for _, line in lines)
@@ -34,9 +35,12 @@ def require_allowed(names: tuple[str, ...]) -> None:
             )
 
 
-def _pattern(number: int, line: str) -> Pattern:
+@lru_cache(256)
+def _pattern(line: str, number: int) -> "Pattern":
+    from cni_plugins.tuning.regexp import BadPattern, compiled
+
     try:
-        return _compiled(line)
+        return compiled(line)
     except BadPattern as err:
         raise InvalidNetworkConfig(
             f"{PATH}, line {number}: {err}", f"{line} is not a regular expression of Go"

@@ -10,7 +10,6 @@ from cni_plugins.protocol.fields import shown
 from cni_plugins.protocol.request import Request
 from cni_plugins.steps.tuning import Key
 from cni_plugins.tuning.data_dir import possible, validated
-from cni_plugins.tuning.duplicates import refuse_duplicates
 from cni_plugins.tuning.keys import resolve
 
 _SMALLEST_MTU, _LARGEST_MTU = 68, 0x7FFFFFFF  # RFC 791; a signed number of 32 bits, as that of lo can be
@@ -98,6 +97,8 @@ def parse(request: Request) -> Tuning:
     config = load(TuningConfig, request.conf)
     extra = config.args.cni
     if config.sysctl or extra.sysctl:
+        from cni_plugins.tuning.duplicates import refuse_duplicates
+
         refuse_duplicates(request.stdin or b"{}")
     own, theirs = config.sysctl or {}, extra.sysctl or {}
     mac = mac_in_effect(request, config.runtime_config, ArgsSection(), config.mac or "")

@@ -79,9 +79,14 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
     return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
-EVERY = ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static", "loopback")
+EVERY = ("bridge", "macvlan", "ptp", "tuning", "vxlan", "host-local", "static", "loopback")
 BARE_KEYS = {
     "macvlan": {"master": "lo"},
+    "tuning": {
+        "sysctl": {"net.core.somaxconn": "500"},
+        "mtu": 1400,
+        "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]},
+    },
     "vxlan": {
         "network": "10.9.0.0/16",
         "mtu": 1400,

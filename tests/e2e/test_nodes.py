@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static", "loopback")
+PLUGINS = ("bridge", "macvlan", "ptp", "tuning", "vxlan", "host-local", "static", "loopback")
 NODES = ("busybox", "musl", "glibc-2.31")
 DIRECTORIES = ("bin", "dev", "etc", "lib", "opt/cni/bin", "proc", "run", "sys", "tmp", "var/lib")
 BIN = "/opt/cni/bin"
@@ -47,6 +47,11 @@ NETWORK: dict[str, Any] = {
 }
 KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
+    "tuning": {
+        "sysctl": {"net.core.somaxconn": "500"},
+        "mtu": 1400,
+        "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]},
+    },
     "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
     "vxlan": {
         "network": "10.9.0.0/16",

@@ -185,12 +185,13 @@ def _give_back(session: Session, backup: Backup, ifname: str) -> None:
                 restore()
     values = tuple((key, value) for key, value in backup.sysctls if is_recorded or ifname not in key)
     with session.inside(SANDBOX):
-        # Twice: some settings change others when they are written, such as those of `all`.
-        for _ in range(2):
-            for key, value in reversed(values):
-                with suppress(OSError):
-                    if sysctls.read(key) != value:
-                        sysctls.put(key, value)
+        for key, value in reversed(values):
+            with suppress(OSError):
+                sysctls.put(key, value)
+        for key, value in reversed(values):  # again, as some change others: those of `all`, for example
+            with suppress(OSError):
+                if sysctls.read(key) != value:
+                    sysctls.put(key, value)
 
 
 def _restorers(session: Session, old: LinkSettings, link: Link) -> Iterator[Callable[[], object]]:
