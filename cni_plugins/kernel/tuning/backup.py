@@ -6,7 +6,7 @@ The backup is complete before the first change, so a killed ADD can be undone as
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 
 from cni_plugins.errors import CniError
 from cni_plugins.kernel.deed import REMOVES, Uncompared, deed
@@ -152,7 +152,7 @@ def _restore(session: Session, step: RestoreSettings) -> None:
     """Give back what the backups record, and remove them.
 
     A value that the kernel refuses is given up: the interface is about to go, and an error would keep the
-    runtime from calling the plugins before this one.
+    runtime from calling the plugins before this one. A shortage is an error, so that the runtime tries again.
     """
     for path in step.data_dirs:
         with backup_dir.existing(path) as directory:
@@ -181,17 +181,28 @@ def _give_back(session: Session, backup: Backup, ifname: str) -> None:
     is_recorded = link is not None and backup.ifindex in (0, link.ifindex)
     if link is not None and is_recorded:
         for restore in _restorers(session, backup.link, link):
-            with suppress(OSError, CniError):
+            with _refusable():
                 restore()
     values = tuple((key, value) for key, value in backup.sysctls if is_recorded or ifname not in key)
     with session.inside(SANDBOX):
         for key, value in reversed(values):
-            with suppress(OSError):
+            with _refusable():
                 sysctls.put(key, value)
         for key, value in reversed(values):  # again, as some change others: those of `all`, for example
-            with suppress(OSError):
+            with _refusable():
                 if sysctls.read(key) != value:
                     sysctls.put(key, value)
+
+
+@contextmanager
+def _refusable() -> Iterator[None]:
+    try:
+        yield
+    except CniError:
+        pass
+    except OSError as err:
+        if err.errno in backup_dir.SHORTAGES:
+            raise
 
 
 def _restorers(session: Session, old: LinkSettings, link: Link) -> Iterator[Callable[[], object]]:

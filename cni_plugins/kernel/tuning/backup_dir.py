@@ -4,18 +4,20 @@ A file is replaced by rename, so it is complete at any time, also for the refere
 after a power failure there is no sandbox left whose settings it could give back.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from cni_plugins.errors import IoFailed
+from cni_plugins.errors import IoFailed, TryAgainLater
 
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LIMIT = 1 << 21  # bytes
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN)
 
 
 def fault_of(path: str) -> str:
@@ -46,6 +48,7 @@ def created(path: str) -> Iterator[int]:
     """Open the directory, and create it if it does not exist.
 
     :raises IoFailed: if that is not possible, or others can write there, or the block cannot.
+    :raises TryAgainLater: if the host is short of resources.
     """
     try:
         fd = _open_or_create(path)
@@ -57,7 +60,8 @@ def created(path: str) -> Iterator[int]:
         finally:
             os.close(fd)
     except OSError as err:
-        raise IoFailed(f"dataDir cannot be used: {err.strerror}", f"dataDir is {path}") from err
+        kind = TryAgainLater if err.errno in SHORTAGES else IoFailed
+        raise kind(f"dataDir cannot be used: {err.strerror}", f"dataDir is {path}") from err
 
 
 def _open_or_create(path: str) -> int:
@@ -81,10 +85,15 @@ def _make(path: str) -> None:
 
 @contextmanager
 def existing(path: str) -> Iterator[int | None]:
-    """Open the directory if it exists."""
+    """Open the directory if it can be one that ADD has used.
+
+    :raises OSError: if the host is short of resources.
+    """
     try:
         fd = os.open(path, _DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as err:
+        if err.errno in SHORTAGES:
+            raise
         yield None
         return
     try:
@@ -104,19 +113,24 @@ def _distrust(fd: int, name: str) -> str:
 
 
 def read(directory: int, name: str) -> bytes | None:
-    """Return the content of a file, None if it is absent; empty if it is no backup whatever it contains."""
+    """Return the content of a file, None if it is absent; empty if it is no backup whatever it contains.
+
+    :raises OSError: if the host is short of resources.
+    """
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=directory)
     except FileNotFoundError:
         return None
-    except OSError:  # a symbolic link, a socket
-        return b""
+    except OSError as err:
+        if err.errno in SHORTAGES:
+            raise
+        return b""  # a symbolic link, a socket
     try:
-        is_ours = stat.S_ISREG(os.fstat(fd).st_mode) and not _distrust(fd, name)
-        if not is_ours or _distrust(directory, ""):
+        found = os.fstat(fd)
+        is_file = stat.S_ISREG(found.st_mode) and found.st_size <= _LIMIT
+        if not is_file or _distrust(fd, name) or _distrust(directory, ""):
             return b""
-        data = os.read(fd, _LIMIT + 1)
-        return data if len(data) <= _LIMIT else b""
+        return os.read(fd, found.st_size)
     finally:
         os.close(fd)
 

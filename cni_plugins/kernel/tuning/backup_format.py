@@ -37,7 +37,8 @@ class Backup(NamedTuple):
         link = LinkSettings._make(mine if mine != nothing else theirs for mine, theirs, nothing in pairs)
         known = dict(self.sysctls)
         more = ((key, value) for key, value in later.sysctls if key not in known)
-        return later._replace(link=link, sysctls=(*self.sysctls, *more))
+        whole = later._replace(link=link, sysctls=(*self.sysctls, *more))
+        return whole._replace(ifindex=later.ifindex or self.ifindex)
 
 
 def encode(backup: Backup) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -270,11 +271,14 @@ def test_a_container_id_that_is_too_long_for_a_name(bed: Any, data_dir: Path) ->
     assert seen(network.sandbox) == before
 
 
-@pytest.mark.parametrize("change", [{"mtu": "x"}, {"sysctl": 5}, {"dataDir": None, "mtu": 1}, {"type": "x"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"mtu": "x"}, {"sysctl": 5}, {"dataDir": None, "mtu": 1}, {"dataDir": 5}, {"dataDir": "/a" * 5000}],
+)
 def test_del_needs_no_valid_config(bed: Any, network: List, change: dict[str, Any]) -> None:
     before = seen(network.sandbox)
     tuning = network.tuning
-    if "dataDir" in change:
+    if "dataDir" in change:  # the default is tried, too
         tuning = {key: value for key, value in tuning.items() if key != "dataDir"}
     assert network.tune(tuning)[0] == 0
     conf = {**{key: value for key, value in tuning.items() if key not in TUNING}, **change, "type": "tuning"}
@@ -526,3 +530,40 @@ def test_gc_without_a_directory(bed: Any, data_dir: Path) -> None:
     network = List(bed, data_dir, MAINS["bridge"], TUNING)
     gc(network)
     assert not data_dir.exists()
+
+
+# ------------------------------------------------------------------------------------------------ shortages
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+def test_where_descriptors_run_out_nothing_is_lost(
+    network: List, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Wherever it happens, the call fails and can be repeated."""
+    before, opened = seen(network.sandbox), os.open
+    number, left = 0, 0
+
+    def scarce(path: Any, *arguments: Any, **more: Any) -> int:
+        nonlocal left
+        left -= "/proc/sys/net" in str(path) or str(network.data_dir) in str(path) or "dir_fd" in more
+        if left < 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *arguments, **more)
+
+    while True:
+        if command == "DEL":
+            assert network.tune()[0] == 0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", scarce)
+            left = number
+            conf = {**network.tuning, "prevResult": network.result}
+            code, error = network.bed.call(command, conf, network.sandbox)
+            was_short = left < 0
+        if not was_short:
+            break
+        if code:
+            assert error["code"] in (11, 100), error
+        network.delete(main=False)
+        assert (seen(network.sandbox), network.files()) == (before, [])
+        number += 1
+    assert (code, number > 3) == (0, True)

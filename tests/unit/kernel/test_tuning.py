@@ -104,6 +104,13 @@ def test_the_first_of_two_old_values_is_kept() -> None:
     )
 
 
+def test_the_link_is_known_from_either() -> None:
+    link = Backup(LinkSettings(mtu=1500), (), ME, "boot:5", 2)
+    settings = Backup(LinkSettings(), ((("a",), "1"),), ME, "boot:5")
+    for whole in (link.filled_from(settings), settings.filled_from(link)):
+        assert whole == Backup(LinkSettings(mtu=1500), ((("a",), "1"),), ME, "boot:5", 2)
+
+
 def test_names() -> None:
     assert backup_names(ME) == ("c1_eth0.json", f"{ME.tag}.json")
     assert [tag_of_backup(name) for name in backup_names(ME)] == ["c1_eth0", ME.tag]
