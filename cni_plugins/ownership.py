@@ -41,6 +41,10 @@ NO_LINK = "-"  # in the comment of an element that no link of the host goes with
 # Before a macvlan link has its alias it is in a group of its network, above the numbers that people choose.
 _NURSERIES = 1 << 30  # a group is a signed number of 32 bits
 
+# Files of tuning, as the reference names them, and what those are called that are being written.
+BACKUP_SUFFIX, _UNFINISHED = ".json", ".new"
+_LONGEST_FILE_NAME = 255  # bytes: NAME_MAX
+
 _CHAINED = "+"  # before the name of a plugin that changes an interface another plugin made
 
 # The kernel allows these in the names of links. nft(8) ends a comment at a quotation mark, so a saved ruleset
@@ -101,6 +105,29 @@ class Attachment(NamedTuple):
         :param seed: differs between hosts: container ids may be the same on several that share a wire.
         """
         return mac_from("\0".join((*self, end, seed)))
+
+
+def backup_names(attachment: Attachment) -> tuple[str, ...]:
+    """Return the names of files for values that tuning changes, in order of preference.
+
+    The first is the reference's. It may be another attachment's: neither network nor the border between
+    container id and ifname is in it. It may also be too long for a file.
+    """
+    _, container_id, ifname = attachment
+    shared = f"{container_id}_{ifname}{BACKUP_SUFFIX}"
+    own = f"{attachment.tag}{BACKUP_SUFFIX}"
+    return (shared, own) if len(shared.encode(errors="surrogateescape")) <= _LONGEST_FILE_NAME else (own,)
+
+
+def unfinished_backup(attachment: Attachment) -> str:
+    """Return the name under which a backup is written, before it gets its own by rename."""
+    return f".{attachment.tag}{_UNFINISHED}"
+
+
+def tag_of_backup(name: str) -> str:
+    """Return the tag in the name of a file that only we write, empty for any other."""
+    suffix = _UNFINISHED if name.startswith(".") else BACKUP_SUFFIX
+    return name.removeprefix(".").removesuffix(suffix) if name.endswith(suffix) else ""
 
 
 def quoted_ifname(ifname: str) -> str:

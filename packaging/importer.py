@@ -44,7 +44,15 @@ else:
 PACKAGE, EXTENSION, LIBRARY, FILE = "package", "extension", "library ", "file "
 REHEARSED, PATTERNS = "what rehearse.py compiled", "the patterns rehearse.py compiled"
 ROAD = "the road"
-TRAVELLERS = ("bridge", "macvlan", "ptp", "sbr", "vxlan")  # the names of the program that take it
+TRAVELLERS = (
+    "bridge",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "tuning",
+    "vxlan",
+)  # the names of the program that take it
 MFD_NOEXEC_SEAL = 8  # it is mapped and never executed; without it, sysctl vm.memfd_noexec may refuse it
 GENUINE = "genuine "  # in front of a name of which there is a lean module too
 

@@ -352,6 +352,81 @@ MORE_BAD_SBRS: list[Changes] = [
     {"gateways": ["10.86.0.1", "fd00::1", "fd00::2"]},
     {"addSourceHints": 1},
 ]
+# ------------------------------------------------------------------------------------------------ tuning
+
+TUNING: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "tuning",
+    "sysctl": {"net.core.somaxconn": "500"},
+    "mtu": 1400,
+    "prevResult": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "sandbox": "/run/netns/cnie1"}],
+        "ips": [{"address": "fd00:86::2/64", "interface": 0}],
+    },
+}
+WRONG_TYPES_OF_TUNING: list[tuple[str, Any]] = [
+    ("sysctl", ["net.core.somaxconn=500"]),
+    ("sysctl", {"net.core.somaxconn": 500}),
+    ("promisc", "yes"),
+    ("mtu", "1400"),
+    ("allmulti", 1),
+    ("txQLen", 5.5),
+    ("dataDir", 5),
+    ("args", {"cni": {"sysctl": "x"}}),
+]
+MORE_WRONG_TYPES_OF_TUNING: list[tuple[str, Any]] = [
+    ("sysctl", "net.core.somaxconn=500"),
+    ("sysctl", {"net.core.somaxconn": ["500"]}),
+    ("sysctl", {"net.core.somaxconn": True}),
+    ("mac", 5),
+    ("promisc", 1),
+    ("mtu", True),
+    ("mtu", "auto"),
+    ("allmulti", "on"),
+    ("txQLen", "5"),
+    ("mtuBothEnds", 1),
+    ("dataDir", ["/run"]),
+    ("args", "x"),
+    ("args", {"cni": {"promisc": 1}}),
+    ("runtimeConfig", {"mac": 5}),
+]
+BAD_TUNINGS: list[Changes] = [
+    {"sysctl": {"kernel.hostname": "x"}},
+    {"sysctl": {"net/ipv4/../../kernel/hostname": "x"}},
+    {"sysctl": {"/net/core/somaxconn": "1"}},
+    {"sysctl": {"net.core.somaxconn\u0000": "1"}},
+    {"sysctl": {"net.core.somaxconn": "1\u0000"}},
+    {"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}},
+    {"mtu": 67},
+    {"txQLen": -1},
+    {"dataDir": "relative"},
+]
+MORE_BAD_TUNINGS: list[Changes] = [
+    {"sysctl": {"": "x"}},
+    {"sysctl": {"net": "x"}},
+    {"sysctl": {"net.": "x"}},
+    {"sysctl": {"net..core": "x"}},
+    {"sysctl": {"net/./core/somaxconn": "x"}},
+    {"sysctl": {"net.ipv4.conf.\\..x": "x"}},
+    {"args": {"cni": {"sysctl": {"kernel.hostname": "x"}}}},
+    {"mtu": -1},
+    {"mtu": 1 << 31},
+    {"txQLen": 1 << 32},
+    {"dataDir": "/a\u0000b"},
+    {"prevResult": None},
+]
+TUNINGS_NO_KERNEL_TAKES: list[tuple[Changes, Codes]] = [
+    ({"sysctl": {"net.ipv4.no_such_key": "1"}}, KERNEL),
+    ({"sysctl": {"net.core.somaxconn": "many"}}, KERNEL),
+    ({"sysctl": {"net.ipv4.conf": "1"}}, KERNEL),
+    ({"mtu": 1279}, CONFIG),
+    ({"mtu": 1400}, KERNEL),
+    ({"mtuBothEnds": True}, KERNEL),
+    ({"dataDir": "/etc/passwd"}, (IO, KERNEL)),
+]
+"""Only tried on the executables: the sandbox has no link of the name."""
 
 # ------------------------------------------------------------------------------------------- environment
 

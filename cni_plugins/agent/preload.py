@@ -14,6 +14,8 @@ USUAL = (
     "cni_plugins.ipam_static.config",
     "cni_plugins.kernel.capabilities",
     "cni_plugins.kernel.ip.route_lookup",
+    "cni_plugins.tuning.duplicates",
+    "cni_plugins.tuning.regexp",
     "cni_plugins.vxlan.backends.multicast",
     "cni_plugins.vxlan.backends.static",
 )

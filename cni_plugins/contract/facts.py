@@ -33,6 +33,7 @@ class Asks(NamedTuple):
     :param free_tables: how many routing tables of the sandbox without routes and rules to find. Requests that
         ask for any wait for each other until the session ends.
     :param policy_routing: whether this kernel has rules for routing, of each IP version that it has.
+    :param backup_dir: what keeps backups of settings from being written to this directory.
     """
 
     host: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Asks(NamedTuple):
     routes_of: str = ""
     free_tables: int = 0
     policy_routing: bool = False
+    backup_dir: str = ""
 
 
 class LinkFacts(NamedTuple):
@@ -189,4 +191,5 @@ class Facts(NamedTuple):
     routes: tuple[RouteFacts, ...] | None = None
     free_tables: tuple[int, ...] = ()
     without_rules: tuple[int, ...] = ()
+    backup_dir_fault: str = ""
     host_seed: str = ""

@@ -44,6 +44,12 @@ def _sbr() -> Plugin[Any]:
     return PLUGIN
 
 
+def _tuning() -> Plugin[Any]:
+    from cni_plugins.tuning.plugin import PLUGIN
+
+    return PLUGIN
+
+
 def _vxlan() -> Plugin[Any]:
     from cni_plugins.vxlan.plugin import PLUGIN
 
@@ -69,6 +75,7 @@ PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
     "portmap": _portmap,
     "ptp": _ptp,
     "sbr": _sbr,
+    "tuning": _tuning,
     "vxlan": _vxlan,
 }
 IPAM_PLUGINS: Mapping[str, Callable[[], IpamPlugin]] = {

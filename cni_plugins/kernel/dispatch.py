@@ -17,6 +17,7 @@ _FAMILIES = (
     "overlay",
     "policy_routing",
     "port_mappings",
+    "tuning",
 )
 
 _known: Deeds = {}
@@ -100,5 +101,10 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912 (one for each f
             from cni_plugins.kernel.ip import moved_routes, rules
 
             return moved_routes.DEEDS | rules.DEEDS
+        case "tuning":
+            from cni_plugins.kernel.tuning import backup, sysctls
+            from cni_plugins.kernel.tuning import link as tuned_link
+
+            return backup.DEEDS | tuned_link.DEEDS | sysctls.DEEDS
         case _:
             raise LookupError(f"no family of steps is called {name}")

@@ -56,6 +56,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         routes=_routes_of(session, asks.routes_of) if asks.routes_of and sandboxed else None,
         free_tables=_free_tables(session, asks.free_tables) if asks.free_tables else (),
         without_rules=_without_rules(session) if asks.policy_routing else (),
+        backup_dir_fault=_backup_dir_fault(asks.backup_dir) if asks.backup_dir else "",
         host_seed=_host_seed(session),
     )
 
@@ -153,6 +154,12 @@ def _lacks_port_maps(session: Session) -> str:
     from cni_plugins.kernel.firewall import port_maps
 
     return port_maps.lacking(session)
+
+
+def _backup_dir_fault(path: str) -> str:
+    from cni_plugins.kernel.tuning import backup_dir
+
+    return backup_dir.fault_of(path)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

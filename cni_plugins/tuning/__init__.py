@@ -1,1 +1,1 @@
-"""The tuning plugin: changes settings of an interface and of its network namespace."""
+"""The tuning plugin: changes settings of an interface and its network namespace. Never calls the kernel."""

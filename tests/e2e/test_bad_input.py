@@ -18,6 +18,7 @@ from tests.bad_configs import (
     BAD_MACVLANS,
     BAD_PTPS,
     BAD_SBRS,
+    BAD_TUNINGS,
     BAD_VALUES,
     CONFIG,
     DECODING,
@@ -36,11 +37,14 @@ from tests.bad_configs import (
     PTP,
     PTPS_NO_HOST_TAKES,
     SBR,
+    TUNING,
+    TUNINGS_NO_KERNEL_TAKES,
     UNREADABLE,
     VERSION,
     WRONG_TYPES,
     WRONG_TYPES_OF_MACVLAN,
     WRONG_TYPES_OF_PTP,
+    WRONG_TYPES_OF_TUNING,
     Changes,
     Codes,
     all_changed,
@@ -311,3 +315,22 @@ def test_a_ptp_too_narrow_for_ipv6(refused: Refused) -> None:
 def test_a_mac_that_no_link_can_have(refused: Refused, good: Changes, source: str, mac: str) -> None:
     changes, variables = MAC_SOURCES[source](BAD_MACS[mac])
     refused(ADD.but(conf=good | changes, variables=variables), CONFIG)
+
+
+# -------------------------------------------------------------------------------------------------- tuning
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_TUNING, ids=str)
+def test_a_key_of_tuning_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(ADD.but(conf=changed(key, value, TUNING)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_TUNINGS, ids=str)
+def test_a_tuning_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, TUNING)), CONFIG)
+
+
+@pytest.mark.parametrize(("changes", "codes"), TUNINGS_NO_KERNEL_TAKES, ids=str)
+def test_a_tuning_no_kernel_takes(links: Host, refused: Refused, changes: Changes, codes: Codes) -> None:
+    refused(ADD.but(conf=all_changed(changes, TUNING)), codes)
+    assert links.run("sh", "-c", "ls -A /run/cni/tuning 2>/dev/null; true").stdout == ""

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cni_plugins.engine import registry
 from tests import cni
 from tests.e2e.lab.seccomp import refuse_memory_files
 from tests.e2e.lab.tools import REPOSITORY
@@ -68,7 +70,7 @@ def bare_root(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if Path(place, name).exists():
                 (root / place[1:]).mkdir(parents=True, exist_ok=True)
                 shutil.copy(Path(place, name).resolve(), root / place[1:] / name)
-    for name in (*EVERY, "cnictl"):
+    for name in (*registry.NAMES, "cnictl"):
         shutil.copy(dist / name, root / "bin" / name)
     return root
 
@@ -79,14 +81,22 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
     return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
-EVERY = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
-BARE_KEYS = {
+BARE_KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
+    "portmap": {
+        "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "udp"}]},
+        "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/24"}]},
+    },
     "sbr": {
         "prevResult": {
             "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
             "ips": [{"address": "10.1.0.2/24", "interface": 0}],
         }
+    },
+    "tuning": {
+        "sysctl": {"net.core.somaxconn": "500"},
+        "mtu": 1400,
+        "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]},
     },
     "vxlan": {
         "network": "10.9.0.0/16",
@@ -97,7 +107,7 @@ BARE_KEYS = {
 
 
 @pytest.mark.parametrize("library_path", ["", "/nowhere:relative:"], ids=["plain", "rubbish"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_a_node_needs_the_c_library_alone(bare_root: Path, name: str, library_path: str) -> None:
     """Each command of each plugin takes its road to the end, whatever the kernel says there."""
     ipam = {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]}
@@ -239,7 +249,7 @@ def test_all_names_are_one_small_file(dist: Path) -> None:
     assert all(file.st_mode & 0o777 == 0o755 for file in files)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_version_needs_nothing_but_the_command(dist: Path, name: str) -> None:
     answer = run(dist / name, CNI_COMMAND="VERSION")
     assert (answer.returncode, answer.stderr) == (0, "")

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from cni_plugins.engine.registry import NAMES
 from tests import cni
 from tests.cni import Answer
 from tests.e2e.lab.agent import wait_for
@@ -32,7 +33,18 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
+NAMES = (
+    "bridge",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "tuning",
+    "vxlan",
+    "host-local",
+    "static",
+    "loopback",
+)
 NODES = ("busybox", "musl", "glibc-2.31")
 DIRECTORIES = ("bin", "dev", "etc", "lib", "opt/cni/bin", "proc", "run", "sys", "tmp", "var/lib")
 BIN = "/opt/cni/bin"
@@ -47,7 +59,16 @@ NETWORK: dict[str, Any] = {
 }
 KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
+    "portmap": {
+        "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "udp"}]},
+        "prevResult": {"ips": [{"address": "10.1.0.2/24"}]},
+    },
     "sbr": {"prevResult": {"ips": [{"address": "10.1.0.2/24"}]}},
+    "tuning": {
+        "sysctl": {"net.core.somaxconn": "500"},
+        "mtu": 1400,
+        "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]},
+    },
     "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
     "vxlan": {
         "network": "10.9.0.0/16",
@@ -107,7 +128,7 @@ def booted(root: Path, *first: str) -> Iterator[Node]:
 def install(dist: Path, root: Path, kind: str) -> None:
     for directory in DIRECTORIES:
         (root / directory).mkdir(parents=True, exist_ok=True)
-    for name in (*PLUGINS, "cnictl"):
+    for name in (*NAMES, "cnictl"):
         shutil.copy(dist / name, root / BIN[1:] / name)
     if kind != "nothing":
         shutil.copy(program("busybox"), root / "bin/busybox")
@@ -138,7 +159,7 @@ def node(
 
 @pytest.fixture
 def cold() -> dict[str, str]:
-    return {"CNI_PLUGINS_LINGER": "0"}
+    return {"CNI_NAMES_LINGER": "0"}
 
 
 def test_the_node_lacks_what_our_programs_were_linked_with(node: Node) -> None:
@@ -148,7 +169,7 @@ def test_the_node_lacks_what_our_programs_were_linked_with(node: Node) -> None:
     assert all(b"GLIBC_2.35" not in library.read_bytes() for library in found)
 
 
-@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_of_every_plugin_comes_to_its_end(node: Node, cold: dict[str, str], name: str) -> None:
     conf = {**NETWORK, "cniVersion": "1.1.0", "type": name, **KEYS.get(name, {})}
     for command in ("VERSION", "STATUS", "ADD", "CHECK", "DEL", "GC"):
@@ -163,7 +184,7 @@ def test_every_command_of_every_plugin_comes_to_its_end(node: Node, cold: dict[s
 
 @pytest.mark.parametrize("seconds", ["0", "300"])
 def test_a_container_is_attached_checked_and_detached(node: Node, seconds: str) -> None:
-    way = {"CNI_PLUGINS_LINGER": seconds}
+    way = {"CNI_NAMES_LINGER": seconds}
     for _ in range(2):
         answer = node.call("bridge", NETWORK, "ADD", **way).ok()
         assert len(answer.addresses) == 2
@@ -179,7 +200,7 @@ def test_a_container_is_attached_checked_and_detached(node: Node, seconds: str) 
 def test_it_lingers_and_then_nothing_is_left(node: Node) -> None:
     for _ in range(3):
         conf = {**NETWORK, "cniVersion": "1.1.0"}
-        node.call("host-local", conf, "STATUS", CNI_PLUGINS_LINGER="1").ok()
+        node.call("host-local", conf, "STATUS", CNI_NAMES_LINGER="1").ok()
     assert set(node.left().values()) == {"cni-lingering"}
     wait_for("its end", lambda: not node.left())
     assert node.run("/bin/busybox", "ls", "/run/cni-plugins").stdout == ""

@@ -15,7 +15,7 @@ from cni_plugins.kernel.netlink.attributes import attributes
 from cni_plugins.kernel.netlink.rtnetlink import BODY
 from cni_plugins.kernel.netlink.socket import NLM_F_ACK, NLM_F_DUMP, Answer, Refused, is_absent
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.steps.step import HOST, SANDBOX
+from cni_plugins.steps.step import HOST, SANDBOX, Place
 
 _BODY = BODY + 4  # struct rtgenmsg and its padding
 _NONE = -1
@@ -53,8 +53,13 @@ def links_in_sandboxes(session: Session, kind: str) -> list[tuple[int, Link]]:
 
 def own_number(session: Session) -> int | None:
     """Return the host's netns id for itself; without one, no link in another namespace refers to the host."""
-    request = wire.namespace(wire.RTM_GETNSID, 0, wire.number(wire.NETNSA_FD, session.host))
-    number = _number(session.rtnl(HOST).ask(request))
+    return number_of(session, HOST, session.host)
+
+
+def number_of(session: Session, where: Place, fd: int) -> int | None:
+    """Return the netns id that a place has for an open namespace, None if it has none."""
+    request = wire.namespace(wire.RTM_GETNSID, 0, wire.number(wire.NETNSA_FD, fd))
+    number = _number(session.rtnl(where).ask(request))
     return None if number == _NONE else number
 
 

@@ -9,7 +9,7 @@ from cni_plugins.kernel.netlink.rtnetlink import read_number
 from cni_plugins.kernel.netlink.socket import Answer
 from cni_plugins.protocol.fields import IPAddress
 
-IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100  # linux/if.h
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200  # linux/if.h
 _ARPHRD_ETHER = 1  # linux/if_arp.h
 _BR_STATE_DISABLED = 0  # linux/if_bridge.h; in the other states the port forwards or takes part in STP
 OPER_UP = 6  # IF_OPER_UP (RFC 2863), linux/if.h
@@ -61,6 +61,7 @@ class Link(NamedTuple):
     :param data: kind-specific data (IFLA_INFO_DATA), as attributes.
     :param port: data of a bridge port (IFLA_INFO_SLAVE_DATA), as attributes.
     :param properties: its alternative names (IFLA_PROP_LIST), as attributes.
+    :param tx_queue_len: in packets.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Link(NamedTuple):
     data: bytes
     port: bytes
     properties: bytes = b""
+    tx_queue_len: int = 0
 
     @property
     def altnames(self) -> tuple[str, ...]:
@@ -199,4 +201,5 @@ def decoded(answer: Answer) -> Link:
         data=info.get(wire.IFLA_INFO_DATA, b""),
         port=info.get(wire.IFLA_INFO_SLAVE_DATA, b"") if in_bridge else b"",
         properties=found.get(wire.IFLA_PROP_LIST, b""),
+        tx_queue_len=read_number(found.get(wire.IFLA_TXQLEN)),
     )

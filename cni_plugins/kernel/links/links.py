@@ -174,16 +174,16 @@ def _is_removal_of(answer: Answer, index: int) -> bool:
 
 def set_up(session: Session, where: Place, name: str, *, up: bool) -> str:
     """Set a link up or down; return its previous state."""
-    changed = _set_flag(session, where, name, IFF_UP, on=up)
+    changed = set_flag(session, where, name, IFF_UP, on=up)
     return ("down" if up else "up") if changed else UNCHANGED
 
 
 def _set_promisc(session: Session, step: EnsurePromisc) -> str:
-    changed = _set_flag(session, HOST, step.link, IFF_PROMISC, on=step.on)
+    changed = set_flag(session, HOST, step.link, IFF_PROMISC, on=step.on)
     return ("off" if step.on else "on") if changed else UNCHANGED
 
 
-def _set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool) -> bool:
+def set_flag(session: Session, where: Place, name: str, flag: int, *, on: bool) -> bool:
     """Set or clear a flag; say whether it changed. On a link that is gone, every flag is clear."""
     if not on and find(session, where, name) is None:
         return False

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +26,7 @@ _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 17  # bytes; the kernel never fills more than 32 KiB per datagram of a dump
 _DUMP_TRIES = 5
-_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_SO_SNDBUFFORCE, _SO_NETNS_COOKIE = 32, 71  # asm-generic/socket.h
 _ASIDE_TICK = struct.pack("@ll", 0, 100_000)  # struct timeval
 
 
@@ -76,6 +77,14 @@ class Socket:
                 start_new_thread(self._socket.close, ())
                 return
         self._socket.close()
+
+    def namespace_cookie(self) -> int:
+        """Return the network namespace's number, which no other has in this boot; 0 before Linux 5.14."""
+        try:
+            cookie = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+        return int.from_bytes(cookie, sys.byteorder)
 
     def ask(self, message: bytearray) -> Answer:
         """Send a request that has one answer and does not request an acknowledgement as well.

@@ -75,6 +75,14 @@ OVERLAY = {
     "backend": {"type": "static", "peers": PEERS},
 }
 CHAINED = {"cniVersion": "1.1.0", "name": "cnie", "type": "sbr"}
+TUNING = {
+    "cniVersion": "1.1.0",
+    "name": "cnie",
+    "type": "tuning",
+    "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"},
+    "mtu": 1400,
+    "prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "eth4", "sandbox": "/run/netns/cnie1"}]},
+}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -97,6 +105,8 @@ ROADS = {
     "macvlan ADD, everything on": Call("ADD", ROUTER, ifname="eth3"),
     "macvlan DEL": Call("DEL", ROUTER, ifname="eth3"),
     "ptp ADD": Call("ADD", PTP, ifname="eth4"),
+    "tuning ADD": Call("ADD", TUNING, ifname="eth4"),
+    "tuning DEL": Call("DEL", TUNING, ifname="eth4"),
     "ptp DEL": Call("DEL", PTP, ifname="eth4"),
     "vxlan ADD": Call("ADD", OVERLAY, ifname="eth5"),
     "vxlan DEL": Call("DEL", OVERLAY, ifname="eth5"),

@@ -15,6 +15,7 @@ from tests.bad_configs import (
     MACVLAN,
     PTP,
     SBR,
+    TUNING,
     Changes,
     Codes,
     all_changed,
@@ -111,9 +112,21 @@ def test_an_sbr_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, SBR), CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), bad_configs.WRONG_TYPES_OF_TUNING + bad_configs.MORE_WRONG_TYPES_OF_TUNING, ids=str
+)
+def test_a_key_of_tuning_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(changed(key, value, TUNING), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_TUNINGS + bad_configs.MORE_BAD_TUNINGS, ids=str)
+def test_a_tuning_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, TUNING), CONFIG)
+
+
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)
 @pytest.mark.parametrize("source", bad_configs.MAC_SOURCES.values(), ids=bad_configs.MAC_SOURCES)
-@pytest.mark.parametrize("good", [MACVLAN, PTP], ids=["macvlan", "ptp"])
+@pytest.mark.parametrize("good", [MACVLAN, PTP, TUNING], ids=["macvlan", "ptp", "tuning"])
 def test_a_mac_that_no_link_can_have(
     refused: Refused, good: Changes, source: Callable[[str], Any], mac: str
 ) -> None:

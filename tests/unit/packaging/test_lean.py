@@ -29,7 +29,7 @@ from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, pl
 WORLD = LeanWorld()
 REFUSED = "refused"
 Recorded = list[tuple[str, str, Any]]
-ROOMS = ("bridge", "ipam_hostlocal", "ipam_static", "macvlan", "portmap", "ptp", "sbr", "vxlan")
+ROOMS = ("bridge", "ipam_hostlocal", "ipam_static", "macvlan", "portmap", "ptp", "sbr", "tuning", "vxlan")
 RECORDED = [
     *(f"tests/unit/{room}/test_config.py" for room in ROOMS),
     "tests/unit/contract/test_model.py",

@@ -31,6 +31,14 @@ from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
 from cni_plugins.steps.policy_routing import AddMainRoute, DelMainRoute, DelRouteCopy, DelRule
 from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
 from cni_plugins.steps.step import ABSENT, UNCHANGED, Removal, Step, undo
+from cni_plugins.steps.tuning import (
+    ReplaceBackup,
+    SetAllmulti,
+    SetHostEndMtu,
+    SetPromisc,
+    SetTxQueueLen,
+    WriteSysctl,
+)
 
 ATTACHMENT = Attachment("n", "c", "eth0")
 ADDRESS = ip_interface("10.1.0.1/24")
@@ -42,7 +50,12 @@ SAMPLES = {
     Owner: Owner(ATTACHMENT, "bridge"),
     SetMark: SetMark(13),
 }
-BEFORE = {"SetMtu": "1500", "SetMac": "02:00:00:00:00:01"}
+BEFORE = {
+    "SetMtu": "1500",
+    "SetHostEndMtu": "1500",
+    "SetTxQueueLen": "1000",
+    "SetMac": "02:00:00:00:00:01",
+}
 INVERSES = {
     "EnsureBridge": DelIdleBridge,
     "SetVlanFiltering": SetVlanFiltering,
@@ -75,6 +88,12 @@ INVERSES = {
     "EnsurePortMaps": DelPortMaps,
     "EnsureLocalnet": DelPortMaps,
     "EnsureIptablesPorts": DelIptablesPorts,
+    "RecordSettings": ReplaceBackup,
+    "WriteSysctl": WriteSysctl,
+    "SetPromisc": SetPromisc,
+    "SetAllmulti": SetAllmulti,
+    "SetTxQueueLen": SetTxQueueLen,
+    "SetHostEndMtu": SetHostEndMtu,
 }
 HALF_DONE = {
     "EnsurePortMaps",
