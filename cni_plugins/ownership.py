@@ -38,6 +38,14 @@ LOCALNET = "localnet_"  # what the names of sets begin with whose links have rou
 NETWORK_OWNER = "overlay:"  # what comments of elements and rules of overlays begin with, before the tag
 NO_LINK = "-"  # in the comment of an element that no link of the host goes with
 
+# Limits of bandwidth. The reference's qdisc and filter have the handle, priority and class id below.
+IFB_PREFIX, REFERENCE_IFB_PREFIX = "ifb", "bwp"  # followed by 12 hexadecimal digits
+BUCKET_HANDLE, REFERENCE_BUCKET_HANDLE = 0x0C410000, 0x00010000
+REDIRECT_PRIORITY, REFERENCE_REDIRECT_PRIORITY = 0xFFFF, 1  # the last, so that filters of others come first
+# Class ids of the filter: whether the qdisc that it is in was made for it, or was there before.
+REDIRECT_IN_OWN, REDIRECT_IN_ANOTHERS = 0x0C410001, 0x0C410002
+REFERENCE_REDIRECT_CLASS = 0x00010001
+
 # Before a macvlan link has its alias it is in a group of its network, above the numbers that people choose.
 _NURSERIES = 1 << 30  # a group is a signed number of 32 bits
 
@@ -86,6 +94,16 @@ class Attachment(NamedTuple):
     def host_end(self) -> str:
         """Name of the veth end that stays in the host."""
         return HOST_END_PREFIX + digest("\0".join(self), 8)
+
+    @property
+    def ifb(self) -> str:
+        """Name of the ifb link, if `reference_ifb` is that of another interface of the container."""
+        return ifb_of(self.tag)
+
+    @property
+    def reference_ifb(self) -> str:
+        """Name that the reference gives to the one ifb link that a container can have in a network."""
+        return REFERENCE_IFB_PREFIX + digest(self.network + self.container_id, 12)
 
     @property
     def mark(self) -> int:
@@ -150,6 +168,11 @@ def tag_of(alias: str) -> str:
 def owner_of(alias: str) -> str:
     """Return the readable part of an alias of an attachment's link, empty for any other alias."""
     return alias.removeprefix(ALIAS_PREFIX).partition(" ")[2] if alias.startswith(ALIAS_PREFIX) else ""
+
+
+def ifb_of(tag: str) -> str:
+    """Return a name for an ifb link that no other attachment has."""
+    return IFB_PREFIX + digest(tag, 12)
 
 
 def mark_of(tag: str) -> int:

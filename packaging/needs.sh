@@ -21,6 +21,7 @@ table='
     nsenter             test,demo             util-linux                  util-linux      util-linux
     ip                  test,overlay          iproute2                    iproute         iproute2
     bridge              test                  iproute2                    iproute         iproute2
+    tc                  test                  iproute2                    iproute-tc      iproute2-tc
     nft                 test                  nftables                    nftables        nftables
     ping                test                  iputils-ping                iputils         iputils
     iptables-restore    test                  iptables                    iptables-nft    iptables

@@ -44,6 +44,17 @@ MACVLAN: dict[str, Any] = {
     },
 }
 PTP: dict[str, Any] = {key: value for key, value in MACVLAN.items() if key != "master"} | {"type": "ptp"}
+BANDWIDTH: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "bandwidth",
+    "ingressRate": 8000,
+    "ingressBurst": 80000,
+    "prevResult": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": "/nowhere"}],
+    },
+}
 DUAL = {"ipam.ranges": [*MACVLAN["ipam"]["ranges"], [{"subnet": "fd00:86::/64"}]]}
 
 
@@ -427,6 +438,35 @@ TUNINGS_NO_KERNEL_TAKES: list[tuple[Changes, Codes]] = [
     ({"dataDir": "/etc/passwd"}, (IO, KERNEL)),
 ]
 """Only tried on the executables: the sandbox has no link of the name."""
+
+# --------------------------------------------------------------------------------------------- bandwidth
+
+WRONG_TYPES_OF_BANDWIDTH: list[tuple[str, Any]] = [
+    ("ingressRate", "8000"),
+    ("ingressBurst", True),
+    ("runtimeConfig", {"bandwidth": 5}),
+]
+MORE_WRONG_TYPES_OF_BANDWIDTH: list[tuple[str, Any]] = [
+    ("egressRate", 1.5),
+    ("egressBurst", []),
+    ("runtimeConfig", []),
+    ("runtimeConfig", {"bandwidth": {"egressRate": "1M", "egressBurst": 1}}),
+    ("capabilities", {"bandwidth": 1}),
+]
+BAD_BANDWIDTHS: list[Changes] = [
+    {"ingressBurst": 0},
+    {"ingressRate": 0},
+    {"ingressBurst": 34359738360},
+    {"prevResult": None},
+]
+MORE_BAD_BANDWIDTHS: list[Changes] = [
+    {"ingressRate": -1},
+    {"ingressRate": 2**64},
+    {"ingressRate": 7},
+    {"egressRate": 8000},
+    {"egressBurst": 80000},
+    {"runtimeConfig": {"bandwidth": {"ingressBurst": 80000}}},
+]
 
 # ------------------------------------------------------------------------------------------- environment
 

@@ -37,6 +37,7 @@ _SLOW_FIRST = (
     "e2e/test_bad_input.py",
     "integration/engine/test_refused_steps.py",
     "integration/ipam_hostlocal/test_kill.py",
+    "integration/bandwidth/test_traffic.py",
     "integration/cli/test_interrupted.py",
     "integration/agent/test_metrics.py",
 )

@@ -34,6 +34,9 @@ class Asks(NamedTuple):
         ask for any wait for each other until the session ends.
     :param policy_routing: whether this kernel has rules for routing, of each IP version that it has.
     :param backup_dir: what keeps backups of settings from being written to this directory.
+    :param shaping: which module the kernel lacks for limits of bandwidth.
+    :param redirected: one of the links in `sandbox`, of which to tell where the host redirects its packets;
+        its other end is only found if it is certainly in the host.
     """
 
     host: tuple[str, ...] = ()
@@ -59,11 +62,14 @@ class Asks(NamedTuple):
     free_tables: int = 0
     policy_routing: bool = False
     backup_dir: str = ""
+    shaping: bool = False
+    redirected: str = ""
 
 
 class LinkFacts(NamedTuple):
     """One link as found; `peer…` describes a veth's other end, if that is in the host.
 
+    :param peer_index: index of that end, wherever it is.
     :param altnames: other names of the link.
     :param main_addresses: the preferred addresses that are neither secondary nor temporary.
     :param master: name of the bridge or other link that it is a port of.
@@ -82,6 +88,8 @@ class LinkFacts(NamedTuple):
     peer: str = ""
     peer_alias: str = ""
     peer_master: str = ""
+    peer_index: int = 0
+    peer_mtu: int = 0
     addresses: tuple[IPInterface, ...] = ()
     main_addresses: tuple[IPInterface, ...] = ()
     master: str = ""
@@ -166,6 +174,7 @@ class Facts(NamedTuple):
 
     :param routes: None if there is no such link.
     :param without_rules: the IP versions of the kernel for which it has no policy routing.
+    :param redirected_to: the link that packets from the sandbox are redirected to, empty if there is none.
     :param host_seed: text that differs between hosts and boots, to derive unique addresses from.
     """
 
@@ -192,4 +201,6 @@ class Facts(NamedTuple):
     free_tables: tuple[int, ...] = ()
     without_rules: tuple[int, ...] = ()
     backup_dir_fault: str = ""
+    lacks_for_shaping: str = ""
+    redirected_to: str = ""
     host_seed: str = ""

@@ -8,6 +8,12 @@ from cni_plugins.contract.plugin import Plugin
 from cni_plugins.errors import InvalidNetworkConfig
 
 
+def _bandwidth() -> Plugin[Any]:
+    from cni_plugins.bandwidth.plugin import PLUGIN
+
+    return PLUGIN
+
+
 def _bridge() -> Plugin[Any]:
     from cni_plugins.bridge.plugin import PLUGIN
 
@@ -69,6 +75,7 @@ def _static() -> IpamPlugin:
 
 
 PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
+    "bandwidth": _bandwidth,
     "bridge": _bridge,
     "loopback": _loopback,
     "macvlan": _macvlan,

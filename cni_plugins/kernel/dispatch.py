@@ -17,6 +17,7 @@ _FAMILIES = (
     "overlay",
     "policy_routing",
     "port_mappings",
+    "shaping",
     "tuning",
 )
 
@@ -106,5 +107,9 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912 (one for each f
             from cni_plugins.kernel.tuning import link as tuned_link
 
             return backup.DEEDS | tuned_link.DEEDS | sysctls.DEEDS
+        case "shaping":
+            from cni_plugins.kernel.shaping import ifb, redirect, token_bucket
+
+            return ifb.DEEDS | redirect.DEEDS | token_bucket.DEEDS
         case _:
             raise LookupError(f"no family of steps is called {name}")

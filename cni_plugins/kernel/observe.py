@@ -32,10 +32,14 @@ def observe(session: Session, asks: Asks) -> Facts:
     if asks.free_tables:
         session.hold_sandbox()
     host = _found(session, HOST, asks.host)
-    sandbox = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
+    found = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
+    sandbox = {
+        name: _sandbox_facts(session, link, host, is_sure=name == asks.redirected)
+        for name, link in found.items()
+    }
     return Facts(
         host={name: _facts(session, HOST, link) for name, link in host.items()},
-        sandbox={name: _sandbox_facts(session, link, host) for name, link in sandbox.items()},
+        sandbox=sandbox,
         default_route=_default_route_facts(session, asks),
         of_kinds=tuple(_of_kinds(session, asks.kinds)),
         macvlan_users=_macvlan_users(session) if asks.macvlan_users else NO_USERS,
@@ -51,6 +55,8 @@ def observe(session: Session, asks: Asks) -> Facts:
         iptables=not asks.iptables or _has_iptables(),
         nft=not asks.nft or _has_nft(),
         lacks_port_maps=_lacks_port_maps(session) if asks.port_maps else "",
+        lacks_for_shaping=_lacks_for_shaping(session) if asks.shaping else "",
+        redirected_to=_redirected_to(session, sandbox.get(asks.redirected)),
         ipv6_in_sandbox=not asks.ipv6_in_sandbox or sysctl.has_ipv6(session, "lo"),
         rules=_rules(session) if asks.rules and sandboxed else (),
         routes=_routes_of(session, asks.routes_of) if asks.routes_of and sandboxed else None,
@@ -90,16 +96,29 @@ def _facts(
     )
 
 
-def _sandbox_facts(session: Session, link: Link, host: dict[str, Link]) -> LinkFacts:
-    """Return facts about a link in the sandbox; for a veth, about its other end as well."""
+def _sandbox_facts(session: Session, link: Link, host: dict[str, Link], *, is_sure: bool) -> LinkFacts:
+    """Return facts about a link in the sandbox; for a veth, about its other end as well.
+
+    :param is_sure: only if that end is known to be in the host.
+    """
     facts = _facts(session, SANDBOX, link)
     if link.kind != "veth":
         return facts
+    facts = facts._replace(peer_index=link.peer)
     known = next((other for other in host.values() if other.ifindex == link.peer), None)
     peer = known or links.find(session, HOST, index=link.peer)
-    if peer is None:
+    if peer is None or (is_sure and not _is_other_end(session, peer, link)):
         return facts
-    return facts._replace(peer=peer.name, peer_alias=peer.alias, peer_master=_name(peer.master))
+    return facts._replace(
+        peer=peer.name, peer_alias=peer.alias, peer_master=_name(peer.master), peer_mtu=peer.mtu
+    )
+
+
+def _is_other_end(session: Session, peer: Link, link: Link) -> bool:
+    """Say whether a host link is a veth's other end: that may be elsewhere, and have the same index there."""
+    from cni_plugins.kernel.links import in_sandboxes
+
+    return peer.peer == link.ifindex and in_sandboxes.is_host(session, link.peer_netns)
 
 
 def _name(index: int) -> str:
@@ -160,6 +179,20 @@ def _backup_dir_fault(path: str) -> str:
     from cni_plugins.kernel.tuning import backup_dir
 
     return backup_dir.fault_of(path)
+
+
+def _lacks_for_shaping(session: Session) -> str:
+    from cni_plugins.kernel.shaping import support
+
+    return support.lacking(session)
+
+
+def _redirected_to(session: Session, inside: LinkFacts | None) -> str:
+    if inside is None or not inside.peer:
+        return ""
+    from cni_plugins.kernel.shaping import redirect
+
+    return redirect.target_of(session, inside.peer_index)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

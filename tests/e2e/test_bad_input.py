@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.bad_configs import (
+    BAD_BANDWIDTHS,
     BAD_ENVIRONMENTS,
     BAD_MACS,
     BAD_MACVLANS,
@@ -20,6 +21,7 @@ from tests.bad_configs import (
     BAD_SBRS,
     BAD_TUNINGS,
     BAD_VALUES,
+    BANDWIDTH,
     CONFIG,
     DECODING,
     DUAL,
@@ -42,6 +44,7 @@ from tests.bad_configs import (
     UNREADABLE,
     VERSION,
     WRONG_TYPES,
+    WRONG_TYPES_OF_BANDWIDTH,
     WRONG_TYPES_OF_MACVLAN,
     WRONG_TYPES_OF_PTP,
     WRONG_TYPES_OF_TUNING,
@@ -294,6 +297,16 @@ def test_a_ptp_that_cannot_work(refused: Refused, changes: Changes) -> None:
 @pytest.mark.parametrize("changes", BAD_SBRS, ids=str)
 def test_an_sbr_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(ADD.but(conf=all_changed(changes, SBR)), CONFIG)
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_BANDWIDTH, ids=str)
+def test_a_key_of_bandwidth_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(ADD.but(conf=changed(key, value, BANDWIDTH)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_BANDWIDTHS, ids=str)
+def test_a_bandwidth_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, BANDWIDTH)), CONFIG)
 
 
 def test_a_ptp_too_narrow_for_ipv6(refused: Refused) -> None:

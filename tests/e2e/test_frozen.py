@@ -249,7 +249,7 @@ def test_all_names_are_one_small_file(dist: Path) -> None:
     assert all(file.st_mode & 0o777 == 0o755 for file in files)
 
 
-@pytest.mark.parametrize("name", registry.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_version_needs_nothing_but_the_command(dist: Path, name: str) -> None:
     answer = run(dist / name, CNI_COMMAND="VERSION")
     assert (answer.returncode, answer.stderr) == (0, "")

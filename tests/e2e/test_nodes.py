@@ -33,18 +33,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-NAMES = (
-    "bridge",
-    "macvlan",
-    "portmap",
-    "ptp",
-    "sbr",
-    "tuning",
-    "vxlan",
-    "host-local",
-    "static",
-    "loopback",
-)
 NODES = ("busybox", "musl", "glibc-2.31")
 DIRECTORIES = ("bin", "dev", "etc", "lib", "opt/cni/bin", "proc", "run", "sys", "tmp", "var/lib")
 BIN = "/opt/cni/bin"
@@ -159,7 +147,7 @@ def node(
 
 @pytest.fixture
 def cold() -> dict[str, str]:
-    return {"CNI_NAMES_LINGER": "0"}
+    return {"CNI_PLUGINS_LINGER": "0"}
 
 
 def test_the_node_lacks_what_our_programs_were_linked_with(node: Node) -> None:
@@ -184,7 +172,7 @@ def test_every_command_of_every_plugin_comes_to_its_end(node: Node, cold: dict[s
 
 @pytest.mark.parametrize("seconds", ["0", "300"])
 def test_a_container_is_attached_checked_and_detached(node: Node, seconds: str) -> None:
-    way = {"CNI_NAMES_LINGER": seconds}
+    way = {"CNI_PLUGINS_LINGER": seconds}
     for _ in range(2):
         answer = node.call("bridge", NETWORK, "ADD", **way).ok()
         assert len(answer.addresses) == 2
@@ -200,7 +188,7 @@ def test_a_container_is_attached_checked_and_detached(node: Node, seconds: str) 
 def test_it_lingers_and_then_nothing_is_left(node: Node) -> None:
     for _ in range(3):
         conf = {**NETWORK, "cniVersion": "1.1.0"}
-        node.call("host-local", conf, "STATUS", CNI_NAMES_LINGER="1").ok()
+        node.call("host-local", conf, "STATUS", CNI_PLUGINS_LINGER="1").ok()
     assert set(node.left().values()) == {"cni-lingering"}
     wait_for("its end", lambda: not node.left())
     assert node.run("/bin/busybox", "ls", "/run/cni-plugins").stdout == ""

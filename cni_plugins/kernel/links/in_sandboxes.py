@@ -63,6 +63,12 @@ def number_of(session: Session, where: Place, fd: int) -> int | None:
     return None if number == _NONE else number
 
 
+def is_host(session: Session, number: int | None) -> bool:
+    """Say whether a netns id in the sandbox is that of the host; None is the sandbox itself."""
+    request = wire.namespace(wire.RTM_GETNSID, 0, wire.number(wire.NETNSA_FD, session.host))
+    return number is not None and _number(session.rtnl(SANDBOX).ask(request)) == number
+
+
 def delete(session: Session, number: int, index: int) -> None:
     """Remove a link in a sandbox; it may be absent."""
     target = wire.signed(wire.IFLA_TARGET_NETNSID, number)

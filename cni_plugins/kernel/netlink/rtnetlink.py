@@ -1,4 +1,4 @@
-"""Builds rtnetlink messages as bytes: links, addresses, neighbours, routes, rules, namespace ids.
+"""Builds rtnetlink messages: links, addresses, neighbours, routes, rules, namespace ids, traffic control.
 
 Written by hand because pyroute2 takes 0.1 to 0.5 ms to write or read one message, more than the kernel takes
 to process it, and 60 ms to import. The tests compare the messages with those of pyroute2.
@@ -18,6 +18,8 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
 RTA_FLOW, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP = 11, 12, 15, 18, 21, 22
@@ -68,6 +70,7 @@ RTMSG = struct.Struct("=BBBBBBBBI")  # see RouteHead
 RULE = struct.Struct("=BBBBBxxBI")  # family, lengths of destination and source, TOS, table, action, flags
 NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, weight, index
+TCMSG = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 BODY = _HEADER.size
 _NUMBER = struct.Struct("=HHI")
 
@@ -126,6 +129,13 @@ def rule(
 def octet_of_table(table: int) -> int:
     """Return a table's number for the header of a route or rule: larger ones are in an attribute only."""
     return table if table < 1 << 8 else 0
+
+
+def traffic_control(
+    kind: int, asked: int, *attrs: bytes, index: int, handle: int = 0, parent: int = 0, info: int = 0
+) -> bytearray:
+    """Return a message about a qdisc or a filter of a link; the attributes are in traffic_control."""
+    return _message(kind, asked, TCMSG.pack(0, index, handle, parent, info), attrs)
 
 
 def _message(kind: int, asked: int, body: bytes, attrs: tuple[bytes, ...]) -> bytearray:

@@ -199,7 +199,7 @@ def test_programs_of_two_builds_are_not_mixed(places: Places, suite: Suite) -> N
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--from", "/nowhere"), 1, "cnictl: /nowhere/bridge does not exist"),
+        (("--from", "/nowhere"), 1, "cnictl: /nowhere/bandwidth does not exist"),
         (("--bin-dir", "relative"), 2, "absolute path"),
         (("--prefix", "/usr/../etc"), 2, "absolute path"),
         (("--prefix", "/usr local%h"), 2, "absolute path"),

@@ -64,7 +64,8 @@ def test_killed_at_any_moment_every_name_is_whole_and_nothing_is_lost(
         assert there["opt/cni/bin/tuning"] == "somebody's"
         assert there["opt/cni/bin/bridge"] in WHOLE | (set() if upgrade else {"the reference"})
         assert "the reference" in there.values()
-        assert all(there[path] in WHOLE for name in NAMES[1:] if (path := f"opt/cni/bin/{name}") in there)
+        others = [name for name in NAMES if name != "bridge"]
+        assert all(there[path] in WHOLE for name in others if (path := f"opt/cni/bin/{name}") in there)
         if moment % 2:
             install(places, new)
             assert len({(root / "opt/cni/bin" / name).stat().st_ino for name in NAMES}) == 1

@@ -9,6 +9,7 @@ import pytest
 from cni_plugins.engine.program import Program
 from tests import bad_configs, cni
 from tests.bad_configs import (
+    BANDWIDTH,
     CONFIG,
     DECODING,
     ENVIRONMENT,
@@ -122,6 +123,20 @@ def test_a_key_of_tuning_of_the_wrong_type(refused: Refused, key: str, value: An
 @pytest.mark.parametrize("changes", bad_configs.BAD_TUNINGS + bad_configs.MORE_BAD_TUNINGS, ids=str)
 def test_a_tuning_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, TUNING), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    bad_configs.WRONG_TYPES_OF_BANDWIDTH + bad_configs.MORE_WRONG_TYPES_OF_BANDWIDTH,
+    ids=str,
+)
+def test_a_key_of_bandwidth_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(changed(key, value, BANDWIDTH), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_BANDWIDTHS + bad_configs.MORE_BAD_BANDWIDTHS, ids=str)
+def test_a_bandwidth_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, BANDWIDTH), CONFIG)
 
 
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)

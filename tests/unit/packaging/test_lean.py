@@ -23,13 +23,24 @@ from cni_plugins.contract.model import ConfigModel
 from cni_plugins.engine.registry import IPAM_PLUGINS, PLUGINS
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.request import Request
-from tests.bad_configs import DUAL, GOOD, MACVLAN, PTP, all_changed, static
+from tests.bad_configs import BANDWIDTH, DUAL, GOOD, MACVLAN, PTP, all_changed, static
 from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, plain
 
 WORLD = LeanWorld()
 REFUSED = "refused"
 Recorded = list[tuple[str, str, Any]]
-ROOMS = ("bridge", "ipam_hostlocal", "ipam_static", "macvlan", "portmap", "ptp", "sbr", "tuning", "vxlan")
+ROOMS = (
+    "bandwidth",
+    "bridge",
+    "ipam_hostlocal",
+    "ipam_static",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "tuning",
+    "vxlan",
+)
 RECORDED = [
     *(f"tests/unit/{room}/test_config.py" for room in ROOMS),
     "tests/unit/contract/test_model.py",
@@ -113,6 +124,11 @@ EXAMPLES: list[dict[str, Any]] = [
     {**MACVLAN, "mode": "bridge", "linkInContainer": False, "args": {"cni": {"mac": "02:00:00:00:00:01"}}},
     all_changed(DUAL, MACVLAN),
     {**PTP, "ipMasq": True, "mtu": "auto", "hostInterface": "h0"},
+    {
+        **BANDWIDTH,
+        "capabilities": {"bandwidth": True},
+        "runtimeConfig": {"bandwidth": {"egressRate": 800, "egressBurst": 4294967295}},
+    },
     {**GOOD, "ipam": static({"address": "10.0.0.2/24", "gateway": "10.0.0.1"}, routes=[{"dst": "::/0"}])},
     {**GOOD, "ipam": static(), "runtimeConfig": {"ips": ["10.0.0.2/24"]}, "args": {"cni": {"ips": ["::1"]}}},
     {
@@ -214,7 +230,7 @@ def parser(name: str) -> Any:
 @given(conf=confs())
 @settings(max_examples=400, deadline=None)
 def test_whatever_a_config_contains_is_read_alike_or_left_to_the_genuine_one(conf: dict[str, Any]) -> None:
-    for name in ("bridge", "macvlan", "ptp", "vxlan", "host-local", "static"):
+    for name in ("bandwidth", "bridge", "macvlan", "ptp", "vxlan", "host-local", "static"):
         genuine, lean = in_both(name, conf)
         if genuine[0] == "InvalidNetworkConfig" and lean == REFUSED:
             continue

@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[3] / "packaging" / "needs.sh"
-TOOLS = ("cc", "unshare", "nsenter", "ip", "bridge", "nft", "ping", "iptables-restore", "mount", "objdump")
+TOOLS = (
+    "cc",
+    "unshare",
+    "nsenter",
+    "ip",
+    "bridge",
+    "tc",
+    "nft",
+    "ping",
+    "iptables-restore",
+    "mount",
+    "objdump",
+)
 APT_GET = r"""
 echo "$*" >>log
 case $1 in

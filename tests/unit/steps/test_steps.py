@@ -30,6 +30,7 @@ from cni_plugins.steps.neighbours import DelHostRoutes
 from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
 from cni_plugins.steps.policy_routing import AddMainRoute, DelMainRoute, DelRouteCopy, DelRule
 from cni_plugins.steps.port_mappings import DelIptablesPorts, DelPortMaps, SetMark
+from cni_plugins.steps.shaping import Bucket, DelIfb, EnsureIfb, SetBucket, SetRedirect
 from cni_plugins.steps.step import ABSENT, UNCHANGED, Removal, Step, undo
 from cni_plugins.steps.tuning import (
     ReplaceBackup,
@@ -42,19 +43,21 @@ from cni_plugins.steps.tuning import (
 
 ATTACHMENT = Attachment("n", "c", "eth0")
 ADDRESS = ip_interface("10.1.0.1/24")
-SAMPLES = {
+SAMPLES: dict[Any, Any] = {
     str: "x",
     bool: True,
     int: 1,
     Attachment: ATTACHMENT,
     Owner: Owner(ATTACHMENT, "bridge"),
     SetMark: SetMark(13),
+    Bucket | None: Bucket(1000, 2000),
 }
 BEFORE = {
     "SetMtu": "1500",
     "SetHostEndMtu": "1500",
     "SetTxQueueLen": "1000",
     "SetMac": "02:00:00:00:00:01",
+    "DelIfb": "02:00:00:00:00:01 1500",
 }
 INVERSES = {
     "EnsureBridge": DelIdleBridge,
@@ -64,6 +67,10 @@ INVERSES = {
     "SetMtu": SetMtu,
     "EnsurePromisc": EnsurePromisc,
     "AddVeth": DelVeth,
+    "SetBucket": SetBucket,
+    "EnsureIfb": DelIfb,
+    "DelIfb": EnsureIfb,
+    "SetRedirect": SetRedirect,
     "AddMacvlan": DelLink,
     "EnsureVlan": DelIdleVlans,
     "EnsureHostLink": DelHostAccess,
@@ -164,7 +171,7 @@ def test_each_is_carried_out_and_compared(kind: Any) -> None:
     deed = dispatch.find(kind)
     assert callable(deed.carry_out)
     assert not isinstance(deed.differs, Uncompared) or deed.differs.reason
-    removes = issubclass(kind, Removal) or kind.__name__ == "DelAddress"
+    removes = issubclass(kind, Removal) or kind.__name__ in ("DelAddress", "DelIfb")
     assert (deed.differs is REMOVES) == removes
 
 
@@ -180,6 +187,19 @@ def test_old_values_are_restored() -> None:
     assert undo(bridge, "off") == SetVlanFiltering("br0", on=False)
     assert undo(bridge, ABSENT) == DelIdleBridge("br0")
     assert undo(SetMtu("sandbox", "eth0", 1400), "1500") == SetMtu("sandbox", "eth0", 1500)
+
+
+def test_limits_of_bandwidth_are_restored() -> None:
+    bucket = Bucket(rate=1000, burst=2000, buffer=31250000, limit=2025)
+    assert undo(SetBucket("veth0", Bucket(5, 6)), bucket.text) == SetBucket("veth0", bucket)
+    assert undo(SetBucket("veth0", None), bucket.text) == SetBucket("veth0", bucket)
+    assert undo(SetBucket("veth0", bucket), ABSENT) == SetBucket("veth0", None)
+    assert undo(SetRedirect("veth0", "ifb1"), ABSENT) == SetRedirect("veth0", "")
+    assert undo(SetRedirect("veth0", ""), "ifb1") == SetRedirect("veth0", "ifb1")
+    ifb = EnsureIfb("ifb1", "02:00:00:00:00:01", 1500, "alias")
+    assert undo(ifb, ABSENT) == DelIfb("ifb1", "alias")
+    assert undo(ifb, "down") == SetDown("host", "ifb1")
+    assert undo(DelIfb("ifb1", "alias"), "02:00:00:00:00:01 1500") == ifb
 
 
 def test_steps_of_two_kinds_are_never_equal() -> None:
