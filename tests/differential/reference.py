@@ -12,7 +12,10 @@ from pathlib import Path
 
 VERSION = "v1.9.1"
 MODULE = "github.com/containernetworking/plugins"
-PROGRAMS = ("bandwidth", "bridge", "macvlan", "ptp", "host-local", "static", "loopback", "sbr", "tuning")
+PROGRAMS = (
+    *("bridge", "macvlan", "ptp", "host-local", "static", "loopback"),
+    *("bandwidth", "firewall", "portmap", "sbr", "tuning"),
+)
 _PATIENCE = 300.0  # seconds for one plugin, its modules downloaded
 _ROOMS = {
     **dict.fromkeys(("host-local", "static", "dhcp"), "ipam"),

@@ -33,10 +33,14 @@ def published(session: Session, attachment: Attachment) -> bool:
 
 
 def _has_each(contents: list[bytes], one: Publication) -> bool:
-    """Say whether there is a rule for each mapping, by address and port in its expressions."""
+    """Say whether there is a rule for each mapping, by address and ports in its expressions."""
     address = one.target.ip.packed
-    ports = [mapping.container_port.to_bytes(2, "big") for mapping in one.mappings]
-    return all(any(address in content and port in content for content in contents) for port in ports)
+    wanted = [(address, _packed(it.host_port), _packed(it.container_port)) for it in one.mappings]
+    return all(any(all(part in content for part in parts) for content in contents) for parts in wanted)
+
+
+def _packed(port: int) -> bytes:
+    return port.to_bytes(2, "big")
 
 
 def _delete(session: Session, step: DelReferencePorts) -> None:
