@@ -3,6 +3,7 @@
 import json
 import os
 import select
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cni_plugins.agent.protocol import Call
@@ -12,6 +13,7 @@ from cni_plugins.protocol import json_text
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-+@")
 _LINE = 4000  # bytes; a pipe that is ready for writing takes PIPE_BUF, 4096, without waiting
 _LONGEST = 128  # characters of one value: names come from callers
+_LONGEST_TEXT = 2000  # characters of a text of ours
 
 
 class ServedRequest(NamedTuple):
@@ -38,7 +40,16 @@ class ServedRequest(NamedTuple):
             "code": str(self.code),
             "msg": self.text,
         }
-        return " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items() if value)
+        return pairs_line(pairs)
+
+
+def pairs_line(pairs: Mapping[str, str], text: str = "") -> str:
+    """Return one line of key=value pairs, without those that have no value.
+
+    :param text: the value of a last pair, `what`.
+    """
+    words = [f"{key}={_quoted(value[:_LONGEST])}" for key, value in pairs.items() if value]
+    return " ".join([*words, f"what={_quoted(text[:_LONGEST_TEXT])}"] if text else words)
 
 
 def record(call: Call, outcome: Outcome, seconds: float) -> ServedRequest:
@@ -71,7 +82,6 @@ def _text(value: object) -> str:
 
 
 def _quoted(value: str) -> str:
-    value = value[:_LONGEST]
     return value if _PLAIN.issuperset(value) else json.dumps(value)
 
 

@@ -30,7 +30,12 @@ _SELDOM = (
 )
 
 
-def preload(late: Sequence[str] = (*USUAL, *_SELDOM)) -> None:
+ALL = (*USUAL, *_SELDOM)
+# For the process beside the workers that repairs; here, so that it shares their pages.
+FOR_REPAIR = ("cni_plugins.agent.repair.watch",)
+
+
+def preload(late: Sequence[str] = ALL) -> None:
     """Import every plugin, and freeze the heap so that forked workers go on sharing its pages."""
     for name in registry.IPAM_PLUGINS:
         registry.ipam(name)

@@ -116,12 +116,41 @@ class Slot:
         self._set(offset, before + 1)
 
 
+class RepairCounts:
+    """What the agent has repaired: only the process that watches for changes writes to it."""
+
+    def __init__(self, table: mmap.mmap, at: int) -> None:
+        self._table = table
+        self._at = at
+
+    def looked(self, steps: int, failures: int) -> None:
+        """Count a look.
+
+        :param steps: how many differences were repaired; none: this was no repair.
+        :param failures: how many attachments and networks could not be repaired.
+        """
+        for number, count in enumerate((1, int(steps > 0), steps, failures)):
+            self._add(number, count)
+
+    def status(self) -> dict[str, int]:
+        names = ("looks", "repairs", "steps", "failures")
+        return {name: self._get(number) for number, name in enumerate(names)}
+
+    def _get(self, number: int) -> int:
+        (count,) = _COUNT.unpack_from(self._table, self._at + number * _COUNT.size)
+        return int(count)
+
+    def _add(self, number: int, count: int) -> None:
+        _COUNT.pack_into(self._table, self._at + number * _COUNT.size, self._get(number) + count)
+
+
 class Scoreboard:
-    """The slots of all workers, in memory that forked processes share."""
+    """The slots of all workers and the counts of repairs, in memory that forked processes share."""
 
     def __init__(self, workers: int) -> None:
-        memory = mmap.mmap(-1, workers * _SLOT)
+        memory = mmap.mmap(-1, (workers + 1) * _SLOT)
         self.slots = tuple(Slot(memory, number) for number in range(workers))
+        self.repairs = RepairCounts(memory, workers * _SLOT)
         self.started = time.time()
 
     def refusals(self) -> dict[str, int]:
@@ -142,6 +171,7 @@ class Scoreboard:
             "uptime": round(time.time() - self.started, 1),
             "served": sum(worker["served"] for worker in workers),
             "refused": self.refusals(),
+            "repair": self.repairs.status(),
             "workers": workers,
             "errors": [{"time": error.when, "text": error.text} for error in errors[-_ERRORS:]],
         }

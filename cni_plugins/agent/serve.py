@@ -39,13 +39,17 @@ _MOST_LINGERING = 8  # workers
 
 
 class Options(NamedTuple):
-    """Options of `cnictl agent`; times in seconds, `metrics` empty for none."""
+    """Options of `cnictl agent`; times in seconds, `metrics` empty for none, directories for the defaults."""
 
     workers: int
     socket: str = SOCKET
     recycle_after: int = 10_000
     request_timeout: float = 120.0
     metrics: str = ""
+    repair: bool = True
+    cache_dir: tuple[str, ...] = ()
+    plugin_dir: tuple[str, ...] = ()
+    conf_dir: str = ""
 
 
 def default_workers() -> int:
@@ -65,7 +69,7 @@ def serve(options: Options) -> int:
     except CannotListen as err:
         journal.warn(f"agent: {err}")
         return 1
-    preload.preload()
+    preload.preload((*preload.ALL, *(preload.FOR_REPAIR if options.repair else ())))
     _Agent(options, listener, journal, supervisor, program).run()
     return 0
 
@@ -81,7 +85,7 @@ def linger(listening: socket.socket, lock: int, seconds: float) -> None:
     listener = Listener(listening, path, own=False)
     preload.preload(preload.USUAL)
     workers = min(default_workers(), _MOST_LINGERING)
-    agent = _Agent(Options(workers, path), listener, journal, Supervisor({}), _Program())
+    agent = _Agent(Options(workers, path, repair=False), listener, journal, Supervisor({}), _Program())
     agent.stay = _Stay(lock, path, seconds)
     agent.run()
 
@@ -182,6 +186,9 @@ class _Agent:
         if channel:
             export = partial(_export, channel, options.metrics, self._scoreboard, self._lifeline)
             self._waiting.append(_Child(export, None))
+        if options.repair:
+            watch = partial(_watch, options, self._scoreboard, self._lifeline, journal)
+            self._waiting.append(_Child(watch, None))
         self._children: dict[int, _Child] = {}
         self._build_mismatches = 0
         self._served = 0
@@ -336,6 +343,14 @@ def _export(channel: Channel, address: str, scoreboard: Scoreboard, lifeline: in
     from cni_plugins.agent.metrics import exporter
 
     exporter.run(channel, metrics_address.parse(address), scoreboard, lifeline)
+
+
+def _watch(options: Options, scoreboard: Scoreboard, lifeline: int, journal: Journal) -> None:
+    """Watch for changes to the ruleset and repair them; return when the lifeline is closed."""
+    from cni_plugins.agent.repair import watch
+
+    scope = watch.scope(options.cache_dir, options.plugin_dir, options.conf_dir)
+    watch.run(watch.WatchContext(scope, scoreboard, lifeline, journal))
 
 
 def _no_report(_record: ServedRequest, _call: Call) -> None:

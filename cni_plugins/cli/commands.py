@@ -8,6 +8,7 @@ from cni_plugins.cli.agent import command as agent
 from cni_plugins.cli.install import command as install
 from cni_plugins.cli.lab import command as lab
 from cni_plugins.cli.overlay import command as overlay
+from cni_plugins.cli.repair import command as repair
 from cni_plugins.cli.version import VERSION_LINE
 
 # Help is explicit: freezing strips docstrings.
@@ -15,13 +16,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Install the CNI plugins of this node, run their agent, and inspect and repair overlay networks.",
+    help="Install the CNI plugins of this node, run their agent, and inspect and repair networks.",
 )
 app.add_typer(agent.app, name="agent")
 app.add_typer(overlay.app, name="overlay")
 app.add_typer(lab.app, name="lab")
 app.command(help=install.INSTALL_HELP)(install.install)
 app.command(help=install.UNINSTALL_HELP)(install.uninstall)
+app.command(help=repair.HELP)(repair.repair)
 
 
 @app.callback()

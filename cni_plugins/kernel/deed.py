@@ -3,7 +3,7 @@
 The module of an object lists the steps it serves in `DEEDS`; `dispatch` finds them there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from cni_plugins.kernel.session.session import Session
@@ -20,11 +20,14 @@ class Deed(NamedTuple):
     :param differs: returns a sentence if the kernel differs from what the step creates, else an empty string.
     :param is_relied_on: whether other attachments use what a shared step created, so that it must not be
         undone.
+    :param restore: carries out steps of many attachments in few transactions, for repair: all or none, and
+        without replacing anything of another attachment. None: they are carried out one by one.
     """
 
     carry_out: Callable[[Session, Any], str | None]
     differs: Callable[[Session, Any], str]
     is_relied_on: Callable[[Session, Any], bool]
+    restore: Callable[[Session, Sequence[Any]], None] | None = None
 
 
 Deeds = dict[type[Step], Deed]
@@ -52,6 +55,7 @@ def deed(
     carry_out: Callable[[Session, S], str | None],
     differs: Callable[[Session, S], str],
     is_relied_on: Callable[[Session, S], bool] = _never,
+    restore: Callable[[Session, Sequence[S]], None] | None = None,
 ) -> Deeds:
     """Return the table with one step; `a | b` joins tables."""
-    return {step: Deed(carry_out, differs, is_relied_on)}
+    return {step: Deed(carry_out, differs, is_relied_on, restore)}

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from cni_plugins.contract.facts import (
     NO_ROUTES,
@@ -31,14 +32,14 @@ def observe(session: Session, asks: Asks) -> Facts:
     sandboxed = session.sandbox is not None
     if asks.free_tables:
         session.hold_sandbox()
-    host = _found(session, HOST, asks.host)
+    host = _found_in_host(session, asks.host)
     found = _found(session, SANDBOX, asks.sandbox) if sandboxed else {}
     sandbox = {
         name: _sandbox_facts(session, link, host, is_sure=name == asks.redirected)
         for name, link in found.items()
     }
     return Facts(
-        host={name: _facts(session, HOST, link) for name, link in host.items()},
+        host={name: _host_facts(session, link) for name, link in host.items()},
         sandbox=sandbox,
         default_route=_default_route_facts(session, asks),
         of_kinds=tuple(_of_kinds(session, asks.kinds)),
@@ -70,6 +71,17 @@ def observe(session: Session, asks: Asks) -> Facts:
 def _found(session: Session, where: Place, names: tuple[str, ...]) -> dict[str, Link]:
     found = ((name, links.find(session, where, name)) for name in names)
     return {name: link for name, link in found if link is not None}
+
+
+def _found_in_host(session: Session, names: tuple[str, ...]) -> dict[str, Link]:
+    found = (
+        (name, session.remembered(("link", name), partial(links.find, session, HOST, name))) for name in names
+    )
+    return {name: link for name, link in found if link is not None}
+
+
+def _host_facts(session: Session, link: Link) -> LinkFacts:
+    return session.remembered(("facts", link.name), partial(_facts, session, HOST, link))
 
 
 def _facts(
@@ -279,4 +291,5 @@ def _without_rules(session: Session) -> tuple[int, ...]:
 
 def _host_seed(session: Session) -> str:
     """Return boot id and network namespace: unique for this host, and different after every boot."""
-    return f"{sysctl.read_file(_BOOT_ID)}:{netns.identity(session.host)}"
+    boot = session.remembered(_BOOT_ID, partial(sysctl.read_file, _BOOT_ID))
+    return f"{boot}:{netns.identity(session.host)}"

@@ -96,6 +96,27 @@ def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) ->
     network = _network_name(conf)
     version = versions.require_supported(_string(conf, "cniVersion"))
     _check_command_allowed(command, version)
+    # Other plugins refuse the byte order mark.
+    return _request(environment, conf, network, version)._replace(
+        stdin=stdin.removeprefix(json_text.BYTE_ORDER_MARK)
+    )
+
+
+def remembered(environment: Mapping[str, str], conf: Conf) -> Request:
+    """Return what a runtime keeps of an ADD as a CHECK; unlike parse(), for configs of any version.
+
+    :param environment: without CNI_COMMAND.
+    :param conf: the plugin's config with what the runtime adds to it.
+    :raises CniError: as `parse`.
+    """
+    environment = {**environment, "CNI_COMMAND": "CHECK"}
+    _check_environment("CHECK", environment)
+    network = _network_name(conf)
+    return _request(environment, conf, network, versions.require_supported(_string(conf, "cniVersion")))
+
+
+def _request(environment: Mapping[str, str], conf: Conf, network: str, version: str) -> Request:
+    command = environment["CNI_COMMAND"]
     return Request(
         command=cast("Command", command),
         network=network,
@@ -106,7 +127,6 @@ def parse(environment: Mapping[str, str], read_stdin: Callable[[int], bytes]) ->
         path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
         cni_version=version,
         conf=conf,
-        stdin=stdin.removeprefix(json_text.BYTE_ORDER_MARK),  # other plugins refuse it
         prev_result=_prev_result(command, conf, version),
         valid_attachments=_valid_attachments(conf) if command == "GC" else (),
         lists_attachments=any(_has_key(conf, key) for key in _ATTACHMENT_KEYS),

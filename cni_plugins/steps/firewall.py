@@ -21,6 +21,7 @@ class EnsureMasquerade(Step):
     exempts_network: bool = False
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelOwnedRules(self.owner)
@@ -38,6 +39,7 @@ class EnsureIptablesMasquerade(Step):
     random_fully: bool
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelIptablesMasquerade(self.attachment)
@@ -67,6 +69,7 @@ class EnsureSourceGuard(Step):
     recorded_mac: str = ""
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelOwnedRules(self.owner)

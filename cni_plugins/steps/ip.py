@@ -3,7 +3,7 @@
 from typing import Final, Literal
 
 from cni_plugins.protocol.fields import IPAddress, IPInterface
-from cni_plugins.steps.step import HOST, Place, Removal, Step, place
+from cni_plugins.steps.step import HOST, PASSING, REMOVING, Place, Removal, Step, place
 
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254  # of addresses and routes, linux/rtnetlink.h
 
@@ -47,6 +47,8 @@ class DelAddress(Step):
     where: Place
     link: str
     address: IPInterface
+
+    not_repaired_because = REMOVING
 
     def inverse(self, before: str) -> Step:
         return EnsureAddress(self.where, self.link, self.address, skip_dad=True)
@@ -109,6 +111,7 @@ class AwaitAddresses(Step):
     link: str
 
     kept_because = "waiting cannot be undone"
+    not_repaired_because = PASSING
 
     def phrase(self) -> str:
         return f"wait for duplicate address detection on {self.link} {place(self.where)}"
@@ -152,6 +155,7 @@ class EnableForwarding(Step):
     families: tuple[int, ...]
 
     kept_because = "a setting of the whole host that others may rely on by now; every plan has it last"
+    not_repaired_because = ""
 
     def phrase(self) -> str:
         return f"enable forwarding of {' and '.join(f'IPv{family}' for family in self.families)}"

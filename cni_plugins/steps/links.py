@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cni_plugins.steps.step import ABSENT, HOST, Place, Removal, Shared, Step, place
+from cni_plugins.steps.step import ABSENT, HOST, OF_CONTAINER, PASSING, Place, Removal, Shared, Step, place
 
 
 class EnsureBridge(Shared):
@@ -122,6 +122,7 @@ class PinMac(Step):
     bridge: str
 
     kept_because = "the address stays what it was"
+    not_repaired_because = ""
 
     def phrase(self) -> str:
         return f"pin the MAC address of bridge {self.bridge}"
@@ -139,6 +140,8 @@ class AddVeth(Step):
     host_end: str
     host_mac: str
     alias: str
+
+    not_repaired_because = OF_CONTAINER
 
     def inverse(self, before: str) -> Step:
         return DelVeth(self.ifname, self.host_end, self.alias)
@@ -184,6 +187,7 @@ class AttachPort(Step):
     isolated: bool
 
     kept_because = "goes with the link"
+    not_repaired_because = ""
 
     def phrase(self) -> str:
         return f"attach {self.link} to bridge {self.bridge}"
@@ -205,6 +209,7 @@ class SetPortVlans(Step):
     exclusive: bool
 
     kept_because = "goes with the link"
+    not_repaired_because = ""
 
     def phrase(self) -> str:
         return f"set the VLANs of bridge port {self.link}"
@@ -235,6 +240,7 @@ class AwaitUp(Step):
     link: str
 
     kept_because = "waiting cannot be undone"
+    not_repaired_because = PASSING
 
     def phrase(self) -> str:
         return f"wait until {self.link} is up"
@@ -247,6 +253,7 @@ class Announce(Step):
     link: str
 
     kept_because = "an announcement cannot be undone"
+    not_repaired_because = PASSING
 
     def phrase(self) -> str:
         return f"announce the addresses of {self.link} {place(self.where)}"

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from cni_plugins.ownership import Attachment
 from cni_plugins.steps.links import DelLink
-from cni_plugins.steps.step import SANDBOX, Place, Removal, Shared, Step
+from cni_plugins.steps.step import OF_CONTAINER, SANDBOX, Place, Removal, Shared, Step
 
 MacvlanMode = Literal["bridge", "vepa", "private", "passthru", "source"]
 VlanProtocol = Literal["802.1q", "802.1ad"]
@@ -32,6 +32,8 @@ class AddMacvlan(Step):
     bc_queue_len: int = 0
     sources: tuple[str, ...] = ()
     has_alias: bool = True
+
+    not_repaired_because = OF_CONTAINER
 
     def inverse(self, before: str) -> Step:
         return DelLink(SANDBOX, self.ifname)

@@ -1,7 +1,7 @@
 """Defines the steps for neighbours, and for routes of the host to single neighbours."""
 
 from cni_plugins.protocol.fields import IPAddress
-from cni_plugins.steps.step import Place, Removal, Step, place
+from cni_plugins.steps.step import PASSING, Place, Removal, Step, place
 
 
 class EnsureNeighbour(Step):
@@ -35,6 +35,7 @@ class Advertise(Step):
     addresses: tuple[IPAddress, ...]
 
     kept_because = "an announcement cannot be undone"
+    not_repaired_because = PASSING
 
     def phrase(self) -> str:
         return f"advertise {', '.join(map(str, self.addresses))} on {self.link}"
@@ -57,6 +58,7 @@ class EnsureHostRoutes(Step):
     mac: str = ""
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelHostRoutes(self.link, self.mark)

@@ -133,6 +133,8 @@ class EnsureProxied(Step):
     addresses: tuple[IPAddress, ...]
     kept_at: str = ""
 
+    not_repaired_because = ""
+
     def inverse(self, before: str) -> Step:
         return DelProxied(self.link, self.addresses, self.kept_at)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from cni_plugins.ownership import Attachment, Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface
-from cni_plugins.steps.step import Removal, Step
+from cni_plugins.steps.step import PASSING, Removal, Step
 
 
 class PortMapping(NamedTuple):
@@ -58,6 +58,7 @@ class EnsurePortMaps(Step):
     publications: tuple[Publication, ...]
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelPortMaps(self.owner)
@@ -102,6 +103,7 @@ class EnsureLocalnet(Step):
     link: str
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelPortMaps(self.owner)
@@ -116,6 +118,7 @@ class ForgetUdpFlows(Step):
     publications: tuple[Publication, ...]
 
     kept_because = "the next packet makes a new entry"
+    not_repaired_because = PASSING
 
     def phrase(self) -> str:
         return f"forget UDP flows to {_listed(self.publications)}"
@@ -130,6 +133,7 @@ class EnsureIptablesPorts(Step):
     mark: SetMark
 
     may_be_half_done = True
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return DelIptablesPorts(self.attachment)

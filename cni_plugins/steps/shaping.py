@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from cni_plugins.steps.links import SetDown
-from cni_plugins.steps.step import ABSENT, HOST, Step
+from cni_plugins.steps.step import ABSENT, HOST, REMOVING, Step
 
 DOWN = "down"  # what `EnsureIfb` found: a link that was down
 
@@ -38,6 +38,8 @@ class SetBucket(Step):
     link: str
     bucket: Bucket | None
 
+    not_repaired_because = ""
+
     def inverse(self, before: str) -> Step:
         return SetBucket(self.link, parsed(before))
 
@@ -59,6 +61,8 @@ class EnsureIfb(Step):
     mtu: int
     alias: str
 
+    not_repaired_because = ""
+
     def inverse(self, before: str) -> Step:
         return SetDown(HOST, self.name) if before == DOWN else DelIfb(self.name, self.alias)
 
@@ -71,6 +75,8 @@ class DelIfb(Step):
 
     name: str
     alias: str
+
+    not_repaired_because = REMOVING
 
     def inverse(self, before: str) -> Step:
         mac, mtu = before.split()
@@ -85,6 +91,8 @@ class SetRedirect(Step):
 
     link: str
     ifb: str
+
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return SetRedirect(self.link, "" if before == ABSENT else before)

@@ -11,6 +11,12 @@ Place = Literal["host", "sandbox"]
 HOST: Final = "host"
 SANDBOX: Final = "sandbox"
 
+# Why repair leaves a step alone; see Step.not_repaired_because.
+IN_SANDBOX: Final = "it is in the sandbox, so the container must be recreated"
+OF_CONTAINER: Final = "a container gets its interface once, so it must be recreated"
+PASSING: Final = "to wait for it or to announce it repairs nothing"
+REMOVING: Final = "it removes something"
+
 # What `carry_out` returns about the state before it, if that is not an old value.
 ABSENT: Final = ""
 UNCHANGED: Final = "\0unchanged"
@@ -88,6 +94,19 @@ class Step(tuple[Any, ...]):
         """Whether other attachments may rely on what the step made, once they exist too."""
         return False
 
+    @property
+    def not_repaired_because(self) -> str:
+        """Why `cnictl repair` does not carry the step out for a container that runs; empty: it does.
+
+        A step whose effect is in the host comes back without anyone noticing, one in the sandbox might undo
+        what the container itself has done since. A step with a place has its answer here; any other must
+        say.
+        """
+        where = getattr(self, "where", None)
+        if where is None:
+            raise NotImplementedError
+        return IN_SANDBOX if where == SANDBOX else ""
+
     def phrase(self) -> str:
         """The step in words, for an error: an infinitive with its objects."""
         raise NotImplementedError
@@ -102,6 +121,10 @@ class Shared(Step):
     def is_shared(self) -> bool:
         return True
 
+    @property
+    def not_repaired_because(self) -> str:
+        return ""
+
 
 class Removal(Step):
     """A step that only removes something; it succeeds when that is absent already.
@@ -112,6 +135,7 @@ class Removal(Step):
     __slots__ = ()
     ends_use = False
     kept_because = "only in plans that remove things, which are never undone"
+    not_repaired_because = REMOVING
 
 
 Plan = tuple[Step, ...]

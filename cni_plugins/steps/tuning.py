@@ -6,7 +6,7 @@ What they change is recorded first, in a file, because nothing in the kernel rem
 from typing import NamedTuple
 
 from cni_plugins.ownership import Attachment
-from cni_plugins.steps.step import SANDBOX, Removal, Step, place
+from cni_plugins.steps.step import IN_SANDBOX, SANDBOX, Removal, Step, place
 
 Key = tuple[str, ...]  # the path of a setting below /proc/sys/net, in parts: names of links may have dots
 
@@ -43,6 +43,8 @@ class RecordSettings(Step):
     sysctls: tuple[tuple[Key, str], ...]
     link: LinkSettings
 
+    not_repaired_because = "it records what was there before ADD"
+
     def inverse(self, before: str) -> Step:
         return ReplaceBackup(self.data_dir, self.attachment, before)
 
@@ -67,6 +69,8 @@ class WriteSysctl(Step):
     key: Key
     value: str
 
+    not_repaired_because = IN_SANDBOX
+
     def inverse(self, before: str) -> Step:
         return WriteSysctl(self.key, before)
 
@@ -79,6 +83,8 @@ class SetPromisc(Step):
 
     link: str
     on: bool
+
+    not_repaired_because = IN_SANDBOX
 
     def inverse(self, before: str) -> Step:
         return SetPromisc(self.link, on=not self.on)
@@ -93,6 +99,8 @@ class SetAllmulti(Step):
     link: str
     on: bool
 
+    not_repaired_because = IN_SANDBOX
+
     def inverse(self, before: str) -> Step:
         return SetAllmulti(self.link, on=not self.on)
 
@@ -105,6 +113,8 @@ class SetTxQueueLen(Step):
 
     link: str
     length: int
+
+    not_repaired_because = IN_SANDBOX
 
     def inverse(self, before: str) -> Step:
         return SetTxQueueLen(self.link, int(before))
@@ -119,6 +129,8 @@ class SetHostEndMtu(Step):
     link: str
     host_end: str
     mtu: int
+
+    not_repaired_because = ""
 
     def inverse(self, before: str) -> Step:
         return SetHostEndMtu(self.link, self.host_end, int(before))

@@ -42,19 +42,17 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
     lease = in_effect(overlay, host, lease)
     pair = _pair(request, overlay, host, lease, facts)
     of_network, settings = tuple(network_steps(overlay, host, facts)), tuple(host_settings(overlay, host))
-    plan = (
-        veth.add(request, pair),
-        plan_parts.no_router_advertisements(pair.host_end),
-        AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
-        *_sandbox(request, lease),
-        *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
-        AwaitUp(pair.host_end),
-        *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
-    )
+    plan = _of_container(request, overlay, pair, lease)
     result = _result(request, overlay, pair, bridge_mac(overlay, host), lease)
     if overlay.config.keep:
         return Decision(plan, result, lasting=(*of_network, *settings))
     return Decision((*of_network, *plan, *settings), result)
+
+
+def own_plan(request: Request, overlay: Overlay, host: LocalHost, lease: Result, facts: Facts) -> Plan:
+    """Return the steps of CHECK for one container, without those for the network."""
+    lease = in_effect(overlay, host, lease)
+    return _of_container(request, overlay, _pair(request, overlay, host, lease, facts), lease)
 
 
 def _result(request: Request, overlay: Overlay, pair: veth.Pair, mac: str, lease: Result) -> Result:
@@ -81,6 +79,18 @@ def _pair(request: Request, overlay: Overlay, host: LocalHost, lease: Result, fa
 
 
 # ---------------------------------------------------------------------------------------------- one container
+
+
+def _of_container(request: Request, overlay: Overlay, pair: veth.Pair, lease: Result) -> Plan:
+    return (
+        veth.add(request, pair),
+        plan_parts.no_router_advertisements(pair.host_end),
+        AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
+        *_sandbox(request, lease),
+        *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
+        AwaitUp(pair.host_end),
+        *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
+    )
 
 
 def _sandbox(request: Request, lease: Result) -> Iterator[Step]:

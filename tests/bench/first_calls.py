@@ -234,7 +234,9 @@ def main() -> None:
         sys.exit(subprocess.run([*words, "--rounds", str(options.rounds)], check=False).returncode)
     subprocess.run(["sh", "-ec", SETUP], check=True)
     columns = _columns()
-    agent = subprocess.Popen([DIST / "cnictl", "agent", "--socket", SOCKET], stderr=subprocess.DEVNULL)
+    agent = subprocess.Popen(
+        [DIST / "cnictl", "agent", "--socket", SOCKET, "--no-repair"], stderr=subprocess.DEVNULL
+    )
     try:
         while not Path(SOCKET).exists():
             if agent.poll() is not None:

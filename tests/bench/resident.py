@@ -86,7 +86,8 @@ def running(suite: Suite, host: Namespace, workers: int | None = None) -> Iterat
     """An agent in that netns, with as many workers as it takes by itself."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as directory:
         socket, journal = Path(directory, "agent.sock"), Path(directory, "journal")
-        words = [suite.program(PROGRAM), "agent", "--socket", str(socket)]
+        # Not the caches of the machine: it would repair what they remember.
+        words = [suite.program(PROGRAM), "agent", "--socket", str(socket), "--cache-dir", directory]
         if workers:
             words += ["--workers", str(workers)]
         with host.entered(), journal.open("wb") as lines:

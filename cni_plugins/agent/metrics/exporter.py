@@ -140,6 +140,7 @@ class AgentCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield from self._agent()
+        yield from self._repairs()
         yield from self._leases()
 
     def describe(self) -> Iterable[Metric]:
@@ -165,6 +166,17 @@ class AgentCollector(Collector):
         for reason, count in self._scoreboard.refusals().items():
             refusals.add_metric([reason], count)
         yield refusals
+
+    def _repairs(self) -> Iterable[Metric]:
+        count = self._scoreboard.repairs.status()
+        what = "Times that something was repaired which another program had removed."
+        yield CounterMetricFamily("cni_repairs", what, count["repairs"])
+        what = "Times that all attachments were looked at."
+        yield CounterMetricFamily("cni_repair_looks", what, count["looks"])
+        yield CounterMetricFamily("cni_repaired_steps", "Differences that were repaired.", count["steps"])
+        yield CounterMetricFamily(
+            "cni_repair_failures", "Attachments and networks that could not be repaired.", count["failures"]
+        )
 
     def _leases(self) -> Iterable[Metric]:
         used = GaugeMetricFamily("cni_leases_used", "Leased addresses of a network.", labels=["network"])

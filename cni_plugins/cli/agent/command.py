@@ -33,10 +33,24 @@ Metrics = Annotated[
     str | None,
     typer.Option(metavar="unix:PATH|127.0.0.1:PORT", help="Address for Prometheus. Default: no metrics."),
 ]
+Repair = Annotated[
+    bool | None,
+    typer.Option(
+        "--repair/--no-repair",
+        help="Bring back rules that other programs remove, as cnictl repair does. Default: on.",
+    ),
+]
+CacheDir = Annotated[
+    list[str] | None, typer.Option(help="For repairs: as of cnictl repair; may be repeated.")
+]
+PluginDir = Annotated[
+    list[str] | None, typer.Option(help="For repairs: as of cnictl repair; may be repeated.")
+]
+ConfDir = Annotated[str | None, typer.Option(help="For repairs: as of cnictl repair.")]
 
 
 @app.callback(invoke_without_command=True)
-def agent(
+def agent(  # noqa: PLR0913 (one for each option)
     context: typer.Context,
     *,
     workers: Workers = None,
@@ -44,6 +58,10 @@ def agent(
     recycle_after: RecycleAfter = None,
     request_timeout: RequestTimeout = None,
     metrics: Metrics = None,
+    repair: Repair = None,
+    cache_dir: CacheDir = None,
+    plugin_dir: PluginDir = None,
+    conf_dir: ConfDir = None,
 ) -> None:
     given = {
         "workers": workers,
@@ -51,6 +69,10 @@ def agent(
         "recycle_after": recycle_after,
         "request_timeout": request_timeout,
         "metrics": metrics,
+        "repair": repair,
+        "cache_dir": tuple(cache_dir) if cache_dir else None,
+        "plugin_dir": tuple(plugin_dir) if plugin_dir else None,
+        "conf_dir": conf_dir or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if context.invoked_subcommand:

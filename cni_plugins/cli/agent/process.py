@@ -34,7 +34,16 @@ def become(options: Options) -> NoReturn:
 
 
 def arguments(options: Options) -> list[str]:
-    return [f"--{name.replace('_', '-')}={value}" for name, value in options._asdict().items()]
+    """Return the options as words that the option parser understands as well."""
+    named = ((name.replace("_", "-"), value) for name, value in options._asdict().items())
+    return [word for name, value in named for word in _words(name, value)]
+
+
+def _words(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{name}={item}" for item in values]
 
 
 def run(given: list[str]) -> int | None:
@@ -47,17 +56,33 @@ def run(given: list[str]) -> int | None:
 
 
 def parse_arguments(given: list[str]) -> Options | None:
-    pairs = [word.removeprefix("--").partition("=") for word in given]
-    found = {key.replace("-", "_"): value for key, _, value in pairs}
-    if tuple(found) != Options._fields:
+    found: dict[str, list[str]] = {}
+    for word in given:
+        key, _, value = word.removeprefix("--").partition("=")
+        found.setdefault(key.replace("-", "_"), []).append(value)
+    repair = "repair" in found
+    if repair == ("no_repair" in found):  # the words are of another build
+        return None
+    found.pop("repair" if repair else "no_repair")
+    lists = {name: tuple(found.pop(name, ())) for name in ("cache_dir", "plugin_dir")}
+    single = [name for name in Options._fields if name not in (*lists, "repair")]
+    if list(found) != single:
         return None
     try:
-        return Options(
-            workers=int(found["workers"]),
-            socket=found["socket"],
-            recycle_after=int(found["recycle_after"]),
-            request_timeout=float(found["request_timeout"]),
-            metrics=found["metrics"],
-        )
+        return _options({name: found[name][-1] for name in single}, lists, repair=repair)
     except ValueError:
         return None
+
+
+def _options(single: dict[str, str], lists: dict[str, tuple[str, ...]], *, repair: bool) -> Options:
+    """:raises ValueError: for a number that is none"""
+    return Options(
+        workers=int(single["workers"]),
+        socket=single["socket"],
+        recycle_after=int(single["recycle_after"]),
+        request_timeout=float(single["request_timeout"]),
+        metrics=single["metrics"],
+        repair=repair,
+        conf_dir=single["conf_dir"],
+        **lists,
+    )

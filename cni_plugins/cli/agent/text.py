@@ -26,6 +26,7 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     refused = {reason: count for reason, count in document["refused"].items() if count}
     yield f"refused  {sum(refused.values())}"
     yield from (f"         {count} {_REASONS.get(reason, reason)}" for reason, count in refused.items())
+    yield from _repairs(document.get("repair", {}))
     yield ""
     yield from table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, document["workers"]))
     yield ""
@@ -33,6 +34,13 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     for error in document["errors"]:
         when = datetime.fromtimestamp(error["time"]).astimezone()
         yield f"  {when:%Y-%m-%d %H:%M:%S}  {error['text']}"
+
+
+def _repairs(count: dict[str, int]) -> Iterator[str]:
+    """Yield the line about repairs, if there were any; an agent of an older build has no counts."""
+    if count.get("repairs") or count.get("failures"):
+        steps, failures = count.get("steps", 0), count.get("failures", 0)
+        yield f"repaired {count.get('repairs', 0)} times, {steps} differences, {failures} failures"
 
 
 def duration(seconds: float) -> str:

@@ -11,8 +11,8 @@ import typer
 from cni_plugins.cli.failure import Failed
 
 if TYPE_CHECKING:
-    from cni_plugins.cli.overlay.configs import Configured, FoundConfigs
     from cni_plugins.cli.overlay.text import NetworkOutcome
+    from cni_plugins.upkeep.overlay_configs import Configured, FoundConfigs
 
 # Help is explicit: freezing strips docstrings.
 app = typer.Typer(
@@ -31,7 +31,6 @@ CacheDir = Annotated[
     ),
 ]
 _CONF_DIR = Path("/etc/cni/net.d")
-_CACHE_DIRS = (Path("/var/lib/cni"), Path("/var/lib/cni/multus"))
 
 
 @app.command(help="Update the kernel to match config and peers, as the next ADD would; meant for a timer.")
@@ -120,15 +119,17 @@ def probe(
 def _load(
     conf_dir: Path, cache_dirs: list[Path] | None, conf: Path | None, names: list[str] | None
 ) -> "FoundConfigs":
-    from cni_plugins.cli.overlay import configs
+    from cni_plugins.cli.overlay.select import in_directory, select
+    from cni_plugins.upkeep import caches, overlay_configs
 
     if os.geteuid() != 0:
         raise Failed("must be run as root: the kernel shows overlay state to no other user")
     if conf is not None:
-        return configs.select(configs.in_file(conf), names or (), str(conf))
-    remembered = configs.in_caches(cache_dirs or _CACHE_DIRS)
-    found = configs.with_remembered(configs.in_directory(conf_dir), remembered)
-    return configs.select(found, names or (), str(conf_dir))
+        return select(overlay_configs.in_file(conf), names or (), str(conf))
+    cached = caches.read(cache_dirs or caches.DEFAULT).attachments
+    remembered = overlay_configs.of_attachments(cached)
+    found = overlay_configs.with_remembered(in_directory(conf_dir), remembered)
+    return select(found, names or (), str(conf_dir))
 
 
 def _views(found: "FoundConfigs") -> "list[NetworkOutcome]":
@@ -158,7 +159,7 @@ def _outcome(one: "Configured", do: "Callable[[Configured], NetworkOutcome]") ->
 
 def _show(answer: Iterable[Any]) -> None:
     """:param answer: a JSON document, or lines of text"""
-    from cni_plugins.cli.overlay.text import plain
+    from cni_plugins.cli.text import plain
 
     if isinstance(answer, list):
         typer.echo(json.dumps(answer, indent=2))
@@ -169,7 +170,7 @@ def _show(answer: Iterable[Any]) -> None:
 
 def _fail(faults: Iterable[str]) -> None:
     """:raises Failed: with the last of the faults, if there are any; the others are printed before"""
-    from cni_plugins.cli.overlay.text import plain
+    from cni_plugins.cli.text import plain
 
     *others, last = [*map(plain, faults)] or [""]
     for fault in others:

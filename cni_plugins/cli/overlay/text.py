@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from cni_plugins.cli.overlay.configs import Configured
 from cni_plugins.cli.text import table
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.fields import IPAddress, IPNetwork, get
 from cni_plugins.steps.overlay import PeerRoute
 from cni_plugins.upkeep.overlay import Probe, State, View
+from cni_plugins.upkeep.overlay_configs import Configured
 from cni_plugins.vxlan.records import Record
 
 _TUNNEL, _DIRECT = "tunnel", "direct"
@@ -89,11 +89,6 @@ def _error_text(error: CniError) -> str:
     details = error.full_details()
     more = f" ({details})" if details and details not in error.msg else ""
     return f"{error.msg}{more}, code {error.code}"
-
-
-def plain(text: str) -> str:
-    """Replace unprintable characters: names come from files, and must not control the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 # ------------------------------------------------------------------------------------------------ lines

@@ -8,63 +8,47 @@ are removed: rule_removal. Objects of a whole network: network_ruleset.
 
 import errno
 import socket
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from cni_plugins.errors import CniError, NameTaken, TryAgainLater
-from cni_plugins.kernel.firewall import nft_table, owner_index
+from cni_plugins.kernel.firewall import chain_rules, nft_table, owner_index
 from cni_plugins.kernel.firewall import read as look
-from cni_plugins.kernel.firewall.nft_table import Chain, Set
+from cni_plugins.kernel.firewall.chain_rules import Item, Objects, Rule
 from cni_plugins.kernel.firewall.read import Element
 from cni_plugins.kernel.firewall.rule_removal import Going, is_gone, take_owner
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Refused
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.ownership import NFT_TABLE, RULE_MARK, Owner, holder_of, link_of
+from cni_plugins.ownership import NFT_TABLE, Owner, holder_of, link_of
+from cni_plugins.steps.step import Step
+
+__all__ = (
+    "Item",
+    "Objects",
+    "Rule",
+    "Want",
+    "ensure",
+    "missing",
+    "prepare",
+    "rehearse",
+    "restore",
+    "restoring",
+)
+
+S = TypeVar("S", bound=Step)
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 _TRIED_TABLE = "cni_plugtry"  # as long as the name of ours, so that it can take its place in a message
 
 
-class Rule(NamedTuple):
-    """A rule over sets in a chain; its expressions are only built if it has to be created.
+class Want(NamedTuple):
+    """The objects of one attachment in one table, with their owner, as `ensure` takes them."""
 
-    :param words: the rule as nft(8) is told it, if that has to translate it; see port_rules.
-    """
-
-    chain: Chain
-    sets: tuple[Set, ...]
-    expressions: Callable[[], bytes]
-    words: str = ""
-
-    @property
-    def mark(self) -> str:
-        """The rule's comment: names its sets, so that it is found again, and deleted with any of them."""
-        return RULE_MARK + " ".join(item.name for item in self.sets)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.chain.name, self.mark
-
-
-class Item(NamedTuple):
-    """One element: of a set, or of a map with what it has under the key."""
-
-    set_name: str
-    key: bytes
-    data: bytes = b""
-
-
-class Objects(NamedTuple):
-    """The objects of one attachment in one table: rules, and its own elements."""
-
-    family: int
-    rules: tuple[Rule, ...]
-    elements: tuple[Item, ...]
-
-    @property
-    def chains(self) -> tuple[Chain, ...]:
-        return tuple(dict.fromkeys(rule.chain for rule in self.rules))
+    objects: Objects
+    owner: Owner
+    link: str = ""
 
 
 Refusal = Callable[[Item, str], CniError | None]
@@ -84,10 +68,8 @@ def ensure(
     building: list[bytearray] = []
     generation = None
     # Checked first: aborting a refused transaction takes the kernel 10 ms (nf_tables_abort waits for RCU).
-    # Asked for the rules: a set without its rule, which `nft flush` leaves, does nothing.
-    if not _present(session, objects).issuperset(rule.key for rule in objects.rules):
-        generation = look.generation(session)
-        building = _build(session, objects)
+    if chain_rules.fault(objects, chain_rules.states_of(session, objects.family, objects.chains)):
+        generation, building = _build(session, objects)
     if refusal:
         _evict(session, objects, owner, refusal)
     elements = _additions(session, objects, owner, owner.comment(link))
@@ -99,13 +81,12 @@ def ensure(
                 _evict(session, objects, owner, refusal)
                 elements = _additions(session, objects, owner, owner.comment(link))
             elif err.errno == errno.ENOENT or nft_table.has_changed(err):
-                generation = look.generation(session)
-                building = _build(session, objects)
+                generation, building = _build(session, objects)
             else:
                 raise
         else:
             return
-    raise TryAgainLater("the nf_tables ruleset keeps changing", f"table {NFT_TABLE}, {nft_table.TRIES} tries")
+    raise _keeps_changing()
 
 
 def prepare(session: Session, objects: Objects) -> set[tuple[str, str]]:
@@ -130,37 +111,158 @@ def rehearse(session: Session, objects: Objects) -> None:
 
 def missing(session: Session, objects: Objects, owner: Owner) -> str:
     """Say which of the objects are missing, or do not belong to the owner; empty if all are present."""
-    for chain in objects.chains:
-        marks = [text for _, text in look.rules(session, objects.family, chain.name)]
-        wanted = {rule.mark for rule in objects.rules if rule.chain == chain}
-        if not wanted.issubset(marks) or not all(text.startswith(RULE_MARK) for text in marks):
-            return f"the rule in chain {chain.name} of table {NFT_TABLE}, without foreign rules,"
-    for item, found in _elements_of(session, objects):
+    family, chains = objects.family, objects.chains
+    states = session.remembered(
+        ("chains", family, chains), partial(chain_rules.states_of, session, family, chains)
+    )
+    gap = chain_rules.fault(objects, states)
+    if gap:
+        return gap
+    elements = _remembered_elements if session.is_repair else _elements_of
+    for item, found in elements(session, objects):
         if found is None or not owner.owns(found.comment) or found.data != item.data:
             return f"the element of set {item.set_name} of table {NFT_TABLE}"
+    if session.is_repair and not _is_indexed(session, objects, owner):
+        return f"an entry of set {owner_index.INDEX.name} of table {NFT_TABLE}"
     return ""
+
+
+def _remembered_elements(session: Session, objects: Objects) -> list[tuple[Item, Element | None]]:
+    """Return what there is under the key of each element, of whole sets that were read once."""
+    found = {name: _whole(session, objects.family, name) for name in {item[0] for item in objects.elements}}
+    return [(item, found[item.set_name].get(item.key)) for item in objects.elements]
+
+
+def _whole(session: Session, family: int, name: str) -> dict[bytes, Element]:
+    def find() -> dict[bytes, Element]:
+        return {element.key: element for element in look.elements(session, family, name)}
+
+    return session.remembered(("elements", family, name), find)
+
+
+def _is_indexed(session: Session, objects: Objects, owner: Owner) -> bool:
+    """Say whether DEL finds every element: another program may have flushed the index alone."""
+    index = _whole(session, objects.family, owner_index.INDEX.name)
+    known = {(entry.set_name, entry.key) for entry in owner_index.entries_among(index, owner.holder)}
+    return known.issuperset((item.set_name, item.key) for item in objects.elements)
+
+
+def restore(session: Session, wants: Sequence[Want]) -> None:
+    """Add what is missing of the objects of many attachments, in one transaction.
+
+    :raises NameTaken: when an element of another attachment has one of the keys; nothing is changed then.
+    """
+    for _ in range(nft_table.TRIES):
+        generation = look.generation(session)
+        families = dict.fromkeys(want.objects.family for want in wants)
+        messages = [item for family in families for item in _restoring(session, family, wants)]
+        try:
+            if messages:
+                session.nft().transact(wire.batch(messages, generation))
+        except Refused as err:
+            if not nft_table.has_changed(err):
+                raise
+        else:
+            return
+    raise _keeps_changing()
+
+
+def restoring(want: Callable[[S], Want]) -> Callable[[Session, Sequence[S]], None]:
+    """Return the `restore` of a deed whose steps are such objects."""
+    return lambda session, steps: restore(session, [want(step) for step in steps])
+
+
+def _restoring(session: Session, family: int, wants: Sequence[Want]) -> list[bytearray]:
+    """Return the messages for attachments of one table."""
+    chosen = [want for want in wants if want.objects.family == family]
+    rules = {rule.key: rule for want in chosen for rule in want.objects.rules}
+    ordered = any(want.objects.ordered for want in chosen)
+    objects = Objects(family, tuple(rules.values()), (), ordered)
+    states = chain_rules.states_of(session, family, objects.chains)
+    building = _mended(objects, states) if chain_rules.fault(objects, states) else []
+    index = owner_index.whole(session, family)
+    entries = [message for want in chosen for message in _entered(family, want, index)]
+    return [*building, *_absent(session, family, chosen), *entries]
+
+
+def _entered(family: int, want: Want, index: Mapping[bytes, Element]) -> list[bytearray]:
+    """Return the messages that enter the elements in the index, anew if a saved ruleset was loaded."""
+    holder, comment = want.owner.holder, want.owner.comment(want.link)
+    entries = owner_index.entries_among(index, holder)
+    going = [] if all(entry.key for entry in entries) else [entry.own_key for entry in entries]
+    places = [(item.set_name, item.key) for item in want.objects.elements]
+    return [
+        *nft_table.in_parts(wire.DELSETELEM, family, 0, owner_index.INDEX.name, going),
+        *owner_index.additions(family, holder, [] if going else entries, places, comment),
+    ]
+
+
+def _absent(session: Session, family: int, wants: Sequence[Want]) -> list[bytearray]:
+    """Return the messages that add elements which do not exist, or are the owner's and lead elsewhere.
+
+    :raises NameTaken: when one of the keys is another's.
+    """
+    new: dict[str, list[tuple[bytes, bytes, str]]] = {}
+    wrong: dict[str, list[bytes]] = {}
+    present: dict[str, dict[bytes, Element]] = {}
+    for want in wants:
+        for name, key, data in dict.fromkeys(want.objects.elements):
+            if name not in present:
+                present[name] = {one.key: one for one in look.elements(session, family, name)}
+            there = present[name].get(key)
+            if there is not None and not want.owner.owns(there.comment):
+                raise _belongs_to_another(name, there.comment)
+            if there is None or there.data != data:
+                new.setdefault(name, []).append((key, data, want.owner.comment(want.link)))
+            if there is not None and there.data != data:
+                wrong.setdefault(name, []).append(key)
+    return [
+        *(
+            item
+            for name, keys in wrong.items()
+            for item in nft_table.in_parts(wire.DELSETELEM, family, 0, name, keys)
+        ),
+        *(item for name, items in new.items() for item in nft_table.owned_elements(family, name, items)),
+    ]
+
+
+def _belongs_to_another(set_name: str, comment: str) -> NameTaken:
+    return NameTaken(f"the element of set {set_name} belongs to another", f"its owner is {comment}")
+
+
+def _keeps_changing() -> TryAgainLater:
+    tries = f"table {NFT_TABLE}, {nft_table.TRIES} tries"
+    return TryAgainLater("the nf_tables ruleset keeps changing", tries)
 
 
 # ---------------------------------------------------------------------------------------------- adding
 
 
-def _build(session: Session, objects: Objects) -> list[bytearray]:
-    """Return the messages that create table, chains and sets, and those rules that are missing."""
-    family = objects.family
-    present = _present(session, objects)
-    missing_rules = [rule for rule in objects.rules if rule.key not in present]
-    return [
-        *_frame(objects),
-        *(nft_table.new_rule(family, rule.chain, rule.mark, rule.expressions()) for rule in missing_rules),
-    ]
+def _build(session: Session, objects: Objects) -> tuple[int, list[bytearray]]:
+    """Return the generation, and the messages that create what is missing in it and mend what is wrong."""
+    generation = look.generation(session)
+    states = chain_rules.states_of(session, objects.family, objects.chains)
+    return generation, _mended(objects, states)
+
+
+def _mended(objects: Objects, states: chain_rules.States) -> list[bytearray]:
+    table = nft_table.in_table(wire.NEWTABLE, objects.family, NLM_F_CREATE)
+    return [table, *_sets(objects), *chain_rules.mending(objects, states)]
 
 
 def _frame(objects: Objects) -> list[bytearray]:
     family = objects.family
-    sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     return [
         nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
         *(nft_table.new_chain(family, chain) for chain in objects.chains),
+        *_sets(objects),
+    ]
+
+
+def _sets(objects: Objects) -> list[bytearray]:
+    family = objects.family
+    sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
+    return [
         *(nft_table.new_chain(family, owner_index.chain_of(item.name)) for item in sets),
         *(nft_table.new_set(family, item, n) for n, item in enumerate((owner_index.INDEX, *sets), 1)),
     ]
@@ -199,6 +301,8 @@ def _evict(session: Session, objects: Objects, owner: Owner, refusal: Refusal | 
     for item, found in _elements_of(session, objects):
         if found is None:
             continue
+        if session.is_repair and not owner.owns(found.comment):
+            raise _belongs_to_another(item.set_name, found.comment)
         _require_free(item, found, owner, refusal)
         going.take([], [found])
         if not owner.owns(found.comment) and not _is_alive(found.comment):

@@ -32,6 +32,13 @@ class Rule(NamedTuple):
     comment: str
 
 
+class Listing(NamedTuple):
+    """A table: rules by their chains, and all lines of `iptables -S`."""
+
+    chains: dict[str, list[Rule]]
+    lines: frozenset[tuple[str, ...]]
+
+
 def installed(family: int = 4) -> bool:
     return find_program(f"{COMMANDS[family]}-restore") is not None
 
@@ -55,6 +62,15 @@ def rules(family: int, table: str, chain: str = "") -> list[Rule]:
             return []
         raise KernelRefused(f"{COMMANDS[family]} cannot list its {table} table", output.strip()[:500])
     return [rule_of(tuple(shlex.split(line))) for line in output.splitlines()]
+
+
+def listing(family: int, table: str) -> Listing:
+    """List a table, to look up chains and lines in it."""
+    found = rules(family, table)
+    chains: dict[str, list[Rule]] = {}
+    for rule in found:
+        chains.setdefault(rule.chain, []).append(rule)
+    return Listing(chains, frozenset(rule.words for rule in found))
 
 
 def rule_of(words: tuple[str, ...]) -> Rule:

@@ -6,11 +6,13 @@ name their interface, so those of one interface can be removed without the other
 """
 
 import shlex
+from collections.abc import Iterator, Sequence
+from functools import partial
 from ipaddress import ip_interface
 
 from cni_plugins.kernel.deed import REMOVES, deed
 from cni_plugins.kernel.firewall import iptables, read
-from cni_plugins.kernel.firewall.iptables import Rule
+from cni_plugins.kernel.firewall.iptables import Listing, Rule
 from cni_plugins.kernel.firewall.masquerade import exclusions
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import Attachment, digest, quoted_ifname, unquoted_ifname
@@ -26,24 +28,50 @@ def chain_of(attachment: Attachment) -> str:
     return f"{_CHAIN_PREFIX}{digest(attachment.network + attachment.container_id, 24)}"
 
 
-def _ensure(_session: Session, step: EnsureIptablesMasquerade) -> None:
-    for family in sorted({address.version for address in step.addresses}):
-        have = {rule.words for rule in iptables.rules(family, _TABLE)}
-        chains = {words[1] for words in have if words[0] == "-N"}
-        chain = chain_of(step.attachment)
-        lines = [] if chain in chains else [f"-N {chain}"]
-        lines += [
-            iptables.quoted(words) for words in _wanted(step, family) if iptables.listed(words) not in have
-        ]
-        iptables.restore(family, _TABLE, lines)
+def _ensure(session: Session, step: EnsureIptablesMasquerade) -> None:
+    _ensure_all(session, (step,))
 
 
-def _differs(_session: Session, step: EnsureIptablesMasquerade) -> str:
+def _ensure_all(_session: Session, steps: Sequence[EnsureIptablesMasquerade]) -> None:
+    """Add what is missing for all steps, with one restore for each family."""
+    for family in sorted({address.version for step in steps for address in step.addresses}):
+        listing = iptables.listing(family, _TABLE)
+        lines = [line for step in steps for line in _missing_lines(step, family, listing)]
+        iptables.restore(family, _TABLE, list(dict.fromkeys(lines)))
+
+
+def _missing_lines(step: EnsureIptablesMasquerade, family: int, listing: Listing) -> Iterator[str]:
+    wanted = _wanted(step, family)
+    chain = chain_of(step.attachment)
+    if any(address.version == family for address in step.addresses) and ("-N", chain) not in listing.lines:
+        yield f"-N {chain}"
+    is_early = _comes_too_early(step, family, listing)
+    for words in wanted:
+        is_there = iptables.listed(words) in listing.lines
+        if is_there and is_early and words[-1:] == ("ACCEPT",):
+            yield iptables.quoted(("-D", *words[1:]))  # and again at the top
+        elif is_there:
+            continue
+        yield iptables.quoted(words)
+
+
+def _comes_too_early(step: EnsureIptablesMasquerade, family: int, listing: Listing) -> bool:
+    """Say whether the chain masquerades before it has come to what is exempt."""
+    accepting = {iptables.listed(words) for words in _wanted(step, family) if words[-1:] == ("ACCEPT",)}
+    in_chain = listing.chains.get(chain_of(step.attachment), [])
+    first = next((at for at, rule in enumerate(in_chain) if rule.target == "MASQUERADE"), len(in_chain))
+    return any(rule.words in accepting for rule in in_chain[first:])
+
+
+def _differs(session: Session, step: EnsureIptablesMasquerade) -> str:
     for family in sorted({address.version for address in step.addresses}):
-        have = {rule.words for rule in iptables.rules(family, _TABLE)}
-        missing = next((words for words in _wanted(step, family) if iptables.listed(words) not in have), None)
+        listing = session.remembered(("iptables", family), partial(iptables.listing, family, _TABLE))
+        lacks = (words for words in _wanted(step, family) if iptables.listed(words) not in listing.lines)
+        missing = next(lacks, None)
         if missing is not None:
             return f"masquerade: {iptables.COMMANDS[family]} has no rule {shlex.join(missing)}"
+        if _comes_too_early(step, family, listing):
+            return f"masquerade: {iptables.COMMANDS[family]} masquerades before it exempts"
     return ""
 
 
@@ -140,7 +168,7 @@ def _inner_comment(attachment: Attachment) -> str:
 
 
 DEEDS = (
-    deed(EnsureIptablesMasquerade, _ensure, _differs)
+    deed(EnsureIptablesMasquerade, _ensure, _differs, restore=_ensure_all)
     | deed(DelIptablesMasquerade, read.where_there_are_rules(_delete), REMOVES)
     | deed(DelStaleIptables, read.where_there_are_rules(_delete_stale), REMOVES)
 )

@@ -34,7 +34,9 @@ _COMMENT = re.compile(r"route_localnet of (\S+) was (-?\d+)")
 
 def _ensure(session: Session, step: EnsureLocalnet) -> None:
     with locks.locked(LOCALNET):
-        before = sysctl.value(session, HOST, _key(step.out))
+        # What it was before is lost with the set's comment: probably what new links have.
+        link = "default" if session.is_repair else step.out
+        before = sysctl.value(session, HOST, _key(link))
         if before is None:
             raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
         known = dict(_settings(session).values())

@@ -6,7 +6,7 @@ from typing import cast
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule, Want
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
@@ -20,7 +20,11 @@ MULTICAST = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 
 
 def _ensure(session: Session, step: EnsureMasquerade) -> None:
-    attachment_rules.ensure(session, _masquerade(step), step.owner, step.link)
+    attachment_rules.ensure(session, *_wanted(step))
+
+
+def _wanted(step: EnsureMasquerade) -> Want:
+    return Want(_masquerade(step), step.owner, step.link)
 
 
 def _differs(session: Session, step: EnsureMasquerade) -> str:
@@ -73,4 +77,4 @@ def _masquerade_rule(step: EnsureMasquerade, address: IPInterface) -> Rule:
     return Rule(_CHAIN, (addresses,), expressions)
 
 
-DEEDS = deed(EnsureMasquerade, _ensure, _differs)
+DEEDS = deed(EnsureMasquerade, _ensure, _differs, restore=attachment_rules.restoring(_wanted))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cni_plugins.errors import TryAgainLater
 from cni_plugins.kernel.firewall import nft_table
 from cni_plugins.kernel.firewall import read as look
+from cni_plugins.kernel.firewall.chain_rules import is_misplaced
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.firewall.read import Element, FoundRule, Hook
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -84,6 +85,7 @@ class _Found(NamedTuple):
     :param kept: rules in chains of networks that are correct, or belong to another network.
     :param stale: rules in these chains that must be removed.
     :param others: rules in all other chains.
+    :param moving: rules of other networks in chains that are deleted, which the new chains get.
     """
 
     hooks: dict[str, Hook]
@@ -91,6 +93,7 @@ class _Found(NamedTuple):
     kept: list[FoundRule]
     stale: list[FoundRule]
     others: list[FoundRule]
+    moving: list[FoundRule]
 
 
 def bring_in_line(session: Session, whole: Whole) -> None:
@@ -116,7 +119,7 @@ def drifts(session: Session, whole: Whole) -> list[Drift]:
     found = _look(session, whole)
     changes: list[Drift] = []
     idle: list[Drift] = []
-    left = bool(found.kept or whole.rules)
+    left = bool(found.kept or found.moving or whole.rules)
     for holding in whole.holdings:
         present = look.elements(session, wire.INET, holding.item.name) if _is_there(holding, found) else []
         changes += _of_elements(whole, holding, present, is_new=not _is_there(holding, found))
@@ -146,23 +149,24 @@ def _look(session: Session, whole: Whole) -> _Found:
     hooks = {name: hook for name, hook in looked_up if hook}
     names = {chain.name for chain in whole.chains}
     rules = look.all_rules(session, wire.INET)
-    misplaced = {chain.name for chain in whole.chains if _is_misplaced(chain, hooks.get(chain.name))}
+    misplaced = {chain.name for chain in whole.chains if is_misplaced(chain, hooks.get(chain.name))}
     wanted = {(rule.chain.name, whole.mark(rule)) for rule in whole.rules}
     kept: list[FoundRule] = []
     stale: list[FoundRule] = []
+    moving: list[FoundRule] = []
     for rule in rules:
-        if rule.chain not in names or rule.chain in misplaced:
-            continue  # a misplaced chain is removed with its rules
         is_ours = rule.mark.startswith(RULE_MARK + whole.owner)
-        is_kept = rule.key in wanted if is_ours else rule.mark.startswith(RULE_MARK + NETWORK_OWNER)
+        is_of_network = rule.mark.startswith(RULE_MARK + NETWORK_OWNER)
+        if rule.chain not in names:
+            continue
+        if rule.chain in misplaced:  # a misplaced chain is removed with its rules
+            moving += [rule] if is_of_network and not is_ours else []
+            continue
+        is_kept = rule.key in wanted if is_ours else is_of_network
         wanted.discard(rule.key)  # a second identical rule is stale
         (kept if is_kept else stale).append(rule)
     others = [rule for rule in rules if rule.chain not in names]
-    return _Found(hooks, frozenset(look.set_names(session, wire.INET)), kept, stale, others)
-
-
-def _is_misplaced(chain: Chain, hook: Hook | None) -> bool:
-    return hook is not None and hook[:3] != (chain.kind, chain.hook, chain.priority)
+    return _Found(hooks, frozenset(look.set_names(session, wire.INET)), kept, stale, others, moving)
 
 
 def _is_there(holding: Holding, found: _Found) -> bool:
@@ -183,15 +187,20 @@ def _of_chains(whole: Whole, found: _Found) -> Iterable[Drift]:
         new = nft_table.new_chain(wire.INET, chain)
         if hook is None:
             yield Drift(f"chain {chain.name} is missing", [new])
-        elif _is_misplaced(chain, hook):
+        elif is_misplaced(chain, hook):
             gone = nft_table.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, chain.name))
-            yield Drift(f"chain {chain.name} has the wrong type, hook or priority", [gone, new])
+            moved = (
+                nft_table.new_rule(wire.INET, chain, rule.mark, rule.expressions)
+                for rule in found.moving
+                if rule.chain == chain.name
+            )
+            yield Drift(f"chain {chain.name} has the wrong type, hook or priority", [gone, new, *moved])
         elif chain.kind and hook.policy != nft_table.ACCEPT:
             yield Drift(f"the policy of chain {chain.name} is not accept", [new])
 
 
 def _of_idle_chains(whole: Whole, found: _Found) -> Iterable[Drift]:
-    used = {rule.chain.name for rule in whole.rules} | {rule.chain for rule in found.kept}
+    used = {rule.chain.name for rule in whole.rules} | {rule.chain for rule in (*found.kept, *found.moving)}
     for name in found.hooks:
         if name not in used:
             gone = nft_table.in_table(wire.DELCHAIN, wire.INET, 0, attr(3, name))

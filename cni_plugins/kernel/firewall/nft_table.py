@@ -14,6 +14,7 @@ from cni_plugins.ownership import NFT_TABLE
 TRIES = 50  # of a transaction that is refused because the ruleset has changed
 ACCEPT = 1
 _ELEMENTS = 500  # per message; an attribute is limited to 64 KiB
+_COMMENTED = 200  # per message, of elements with comments of up to 129 bytes
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
 _MAP = 0x8  # NFT_SET_MAP
@@ -84,6 +85,18 @@ def del_rule(family: int, rule: FoundRule) -> bytearray:
     return in_table(wire.DELRULE, family, 0, attr(2, rule.chain), attr(3, rule.handle))
 
 
+def owned_elements(family: int, set_name: str, items: Sequence[tuple[bytes, bytes, str]]) -> list[bytearray]:
+    """Return messages that add elements of one set or map, with many elements per message.
+
+    :param items: key, what a map has under it, and comment of each.
+    """
+    entries = [_entry(key, data, comment) for key, data, comment in items]
+    parts = [entries[start : start + _COMMENTED] for start in range(0, len(entries), _COMMENTED)]
+    return [
+        in_table(wire.NEWSETELEM, family, NLM_F_CREATE, attr(2, set_name), attr(3, part)) for part in parts
+    ]
+
+
 def elements_message(
     kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes], comment: str = ""
 ) -> bytearray:
@@ -97,10 +110,13 @@ def element_message(
 ) -> bytearray:
     """Return a message about one element, given by set, key and what a map has under it."""
     set_name, key, data = item
+    return in_table(kind, family, flags, attr(2, set_name), attr(3, [_entry(key, data, comment)]))
+
+
+def _entry(key: bytes, data: bytes, comment: str) -> bytes:
     mapped = [attr(2, [attr(1, data)])] if data else []
     userdata = [attr(6, wire.comment(comment))] if comment else []
-    entry = attr(1, [attr(1, [attr(1, key)]), *mapped, *userdata])
-    return in_table(kind, family, flags, attr(2, set_name), attr(3, [entry]))
+    return attr(1, [attr(1, [attr(1, key)]), *mapped, *userdata])
 
 
 def in_parts(kind: int, family: int, flags: int, set_name: str, keys: Sequence[bytes]) -> list[bytearray]:

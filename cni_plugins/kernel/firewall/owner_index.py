@@ -8,6 +8,9 @@ ignores. A ruleset that was saved and loaded has lost that field, and one that a
 index: then every element is read.
 """
 
+from collections.abc import Mapping
+from itertools import count as count_up
+from itertools import takewhile
 from typing import NamedTuple
 
 from cni_plugins.kernel.firewall import nft_table
@@ -49,6 +52,17 @@ class Entry(NamedTuple):
 def chain_of(set_name: str) -> Chain:
     """Return the chain that stands for a set."""
     return Chain(f"{_CHAIN_PREFIX}{set_name}")
+
+
+def whole(session: Session, family: int) -> dict[bytes, Element]:
+    """Return the whole index by its keys, for many owners."""
+    return {element.key: element for element in look.elements(session, family, INDEX.name)}
+
+
+def entries_among(found: Mapping[bytes, Element], holder: Holder) -> list[Entry]:
+    """Return the entries of an owner in the whole index."""
+    keys = takewhile(found.__contains__, map(holder.index_key, count_up()))
+    return [_entry(key, found[key]) for key in keys]
 
 
 def entries(session: Session, family: int, holder: Holder) -> list[Entry]:

@@ -6,7 +6,7 @@ host are hidden: others of its own subnet, itself included, and the host's 127.0
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_interface, ip_network
 
 from cni_plugins.errors import CniError, NameTaken
@@ -21,7 +21,7 @@ from cni_plugins.kernel.firewall import (
     reference_ports,
     rule_removal,
 )
-from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule, Want
 from cni_plugins.kernel.firewall.conntrack import Flows
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.firewall.read import Element
@@ -64,6 +64,19 @@ def _ensure(session: Session, step: EnsurePortMaps) -> None:
         attachment_rules.ensure(session, objects, step.owner, step.link, refusal)
 
     port_rules.with_worded_rules(session, objects, elements)
+
+
+def _restore(session: Session, steps: Sequence[EnsurePortMaps]) -> None:
+    """Add what is missing of many attachments; where nft(8) must translate rules, of one after the other.
+
+    UDP flows that began meanwhile would go on past the maps.
+    """
+    try:
+        attachment_rules.restore(session, [Want(_objects(step)[0], step.owner, step.link) for step in steps])
+    except port_rules.Worded:
+        for step in steps:
+            _ensure(session, step)
+    conntrack.forget_udp(session, [flows for step in steps for flows in _flows_to(step.publications)])
 
 
 def _differs(session: Session, step: EnsurePortMaps) -> str:
@@ -236,17 +249,20 @@ def _delete_stale(session: Session, step: DelStalePortMaps) -> None:
 
 
 def _forget_before(session: Session, step: ForgetUdpFlows) -> None:
-    flows = [
+    conntrack.forget_udp(session, _flows_to(step.publications))
+
+
+def _flows_to(publications: tuple[Publication, ...]) -> list[Flows]:
+    return [
         Flows(one.target.version, mapping.host_port, mapping.host_ip)
-        for one in step.publications
+        for one in publications
         for mapping in one.mappings
         if mapping.protocol == "udp"
     ]
-    conntrack.forget_udp(session, flows)
 
 
 DEEDS = (
-    deed(EnsurePortMaps, _ensure, _differs)
+    deed(EnsurePortMaps, _ensure, _differs, restore=_restore)
     | deed(DelPortMaps, read.where_there_are_rules(_delete), REMOVES)
     | deed(DelStalePortMaps, read.where_there_are_rules(_delete_stale), REMOVES)
     | deed(

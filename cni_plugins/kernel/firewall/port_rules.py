@@ -21,7 +21,7 @@ _PROTO = {4: "ipv4", 6: "ipv6"}
 _TIMEOUT = 60  # seconds
 
 
-class _Worded(Exception):
+class Worded(Exception):
     """A rule is missing that nft(8) must translate."""
 
 
@@ -38,7 +38,7 @@ def worded(chain: Chain, port_map: Set, version: int, conditions: tuple[str, ...
     key = f"{family} daddr . meta l4proto . th dport" if at else "meta l4proto . th dport"
 
     def expressions() -> bytes:
-        raise _Worded
+        raise Worded
 
     words = (
         f"meta nfproto {_PROTO[version]} {' '.join(conditions)} fib daddr type local "
@@ -52,7 +52,7 @@ def with_worded_rules(session: Session, objects: Objects, ensure: Callable[[], N
     for _ in range(TRIES):
         try:
             ensure()
-        except _Worded:
+        except Worded:
             with locks.locked(f"{NFT_TABLE} worded rules"):
                 _create(session, objects)
         else:

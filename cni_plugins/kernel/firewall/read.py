@@ -9,7 +9,7 @@ from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.attributes import attributes
 from cni_plugins.kernel.netlink.attributes import read_text as text
 from cni_plugins.kernel.netlink.nf_tables import attr, message
-from cni_plugins.kernel.netlink.socket import NLM_F_DUMP, Refused
+from cni_plugins.kernel.netlink.socket import NLM_F_DUMP, Answer, Refused
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import NFT_TABLE
 from cni_plugins.steps.step import UNCHANGED, Step
@@ -29,11 +29,12 @@ class Hook(NamedTuple):
 
 
 class FoundRule(NamedTuple):
-    """A rule, with the comment that identifies it."""
+    """A rule, with the comment that identifies it, and its expressions as the kernel has them."""
 
     chain: str
     handle: bytes
     mark: str
+    expressions: bytes = b""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -153,18 +154,38 @@ def rules_with_content(
 
 def all_rules(session: Session, family: int) -> list[FoundRule]:
     """Return the rules of all chains of our table."""
-    found = [wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, NFT_TABLE))]
-    return [FoundRule(text(item[2]), item[3], wire.comment_text(item.get(7, b""))) for item in found]
+    return _found_rules(session, family)
+
+
+def chain_rules(session: Session, family: int, chain: str) -> list[FoundRule]:
+    """Return the rules of one chain of our table, in their order."""
+    return _found_rules(session, family, attr(2, chain))
+
+
+def _found_rules(session: Session, family: int, *attrs: bytes) -> list[FoundRule]:
+    found = [wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, NFT_TABLE), *attrs)]
+    return [
+        FoundRule(text(item[2]), item[3], wire.comment_text(item.get(7, b"")), item.get(4, b""))
+        for item in found
+    ]
 
 
 def hook(session: Session, family: int, chain: str) -> Hook | None:
     """Return a chain of our table, None if it does not exist; one that is not a base chain has no kind."""
-    try:
-        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
-    except Refused as err:
-        if err.errno == errno.ENOENT:
+    return hooks(session, family, [chain])[0]
+
+
+def hooks(session: Session, family: int, chains: list[str]) -> list[Hook | None]:
+    """Return several chains in the same way."""
+    questions = [message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)) for chain in chains]
+    return [_hook(answer) for answer in session.nft().ask_each(questions)]
+
+
+def _hook(answer: Answer | Refused) -> Hook | None:
+    if isinstance(answer, Refused):
+        if answer.errno == errno.ENOENT:
             return None
-        raise
+        raise answer
     item = wire.fields(answer.data)
     if 4 not in item:  # noqa: PLR2004 (NFTA_CHAIN_HOOK)
         return Hook("", 0, 0, 0)

@@ -2,7 +2,7 @@
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules
-from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule, Want
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
@@ -18,7 +18,11 @@ _ALLOWED = Set("allowed", _PAIR, 24, "link and source address that may enter by 
 
 
 def _ensure(session: Session, step: EnsureSourceGuard) -> None:
-    attachment_rules.ensure(session, _source_guard(step.link, step.mac), step.owner, step.link)
+    attachment_rules.ensure(session, *_wanted(step))
+
+
+def _wanted(step: EnsureSourceGuard) -> Want:
+    return Want(_source_guard(step.link, step.mac), step.owner, step.link)
 
 
 def _differs(session: Session, step: EnsureSourceGuard) -> str:
@@ -41,4 +45,4 @@ def _guarding() -> bytes:
     return wire.enters_by(_GUARDED.name) + wire.port_and_source_not_in(_ALLOWED.name) + wire.drop()
 
 
-DEEDS = deed(EnsureSourceGuard, _ensure, _differs)
+DEEDS = deed(EnsureSourceGuard, _ensure, _differs, restore=attachment_rules.restoring(_wanted))

@@ -66,6 +66,9 @@ class Socket:
         self._sequence = 0
         self._transacted = False
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close the socket without waiting until the kernel has freed the objects a transaction removed.
 
@@ -253,6 +256,17 @@ class Socket:
         """
         return self._dump_once(message, is_past)[0]
 
+    def arrived(self) -> list[Answer]:
+        """Return the notifications of one datagram, without waiting; an empty list if none has arrived.
+
+        :raises OSError: ENOBUFS when some were lost
+        """
+        try:
+            data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return [Answer(kind, message) for kind, _, _, message in _messages(data)]
+
     def _number(self, messages: tuple[bytearray, ...] | list[bytearray]) -> int:
         first = self._sequence + 1
         for number, message in enumerate(messages, first):
@@ -262,12 +276,7 @@ class Socket:
 
     def _receive(self, first: int) -> Iterator[Answer | _Error]:
         """Yield the messages of one datagram that belong to requests from number `first` on."""
-        data = self._socket.recv(_RECEIVE)
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            message = data[offset : offset + length]
-            offset += max(_HEADER.size, (length + 3) & ~3)
+        for kind, flags, sequence, message in _messages(self._socket.recv(_RECEIVE)):
             if sequence < first:
                 continue  # left over from an earlier call that ended in an error
             if kind == _NLMSG_ERROR:
@@ -285,6 +294,15 @@ class Socket:
             pass
         finally:
             self._socket.settimeout(None)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield kind, flags, sequence number and the whole of each message in a datagram."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        yield kind, flags, sequence, data[offset : offset + length]
+        offset += max(_HEADER.size, (length + 3) & ~3)
 
 
 def _require_done(answer: Answer) -> None:

@@ -8,7 +8,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from cni_plugins.errors import TryAgainLater
@@ -28,7 +28,7 @@ def lock_attachment(attachment: Attachment) -> int | None:
     A runtime that kills its plugin in the middle of ADD sends DEL at once; an ADD that continues in an agent
     must not finish after that DEL. After a timeout the request continues without the lock.
     """
-    return lock_name("\0".join(attachment))
+    return lock_name(_name_of(attachment))
 
 
 def lock_name(name: str) -> int | None:
@@ -60,14 +60,11 @@ def _lock_octet(name: str, timeout: float) -> tuple[int | None, bool]:
 
     :returns: a descriptor, None where there are no such locks; and whether the lock was acquired.
     """
-    offset = int(digest(name, 15), 16)
-    lock = struct.pack("hhlli", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
-    try:
-        fd = os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # a kernel without IPv4, or root without permission to write there
+    fd = _open_for_octets()
+    if fd is None:
         return None, False
     try:
-        return fd, _try_until(partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock), timeout)
+        return fd, _try_until(partial(_set_octet, fd, fcntl.F_WRLCK, name), timeout)
     except OSError:  # a kernel without open file description locks
         os.close(fd)
         return None, False
@@ -82,6 +79,50 @@ def locked(name: str) -> Iterator[None]:
     finally:
         if fd is not None:
             os.close(fd)
+
+
+class AttachmentLocks:
+    """The locks of many attachments at once, on one descriptor."""
+
+    def __init__(self) -> None:
+        self._fd = _open_for_octets()
+
+    def take(self, attachment: Attachment, timeout: float) -> bool:
+        """Say whether no request for the attachment is under way, and make others wait until `release`."""
+        if self._fd is None:
+            return True
+        try:
+            return _try_until(partial(_set_octet, self._fd, fcntl.F_WRLCK, _name_of(attachment)), timeout)
+        except OSError:  # a kernel without open file description locks
+            return True
+
+    def release(self, attachment: Attachment) -> None:
+        if self._fd is not None:
+            with suppress(OSError):
+                _set_octet(self._fd, fcntl.F_UNLCK, _name_of(attachment))
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _name_of(attachment: Attachment) -> str:
+    return "\0".join(attachment)
+
+
+def _open_for_octets() -> int | None:
+    try:
+        return os.open(_LOCKED, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # a kernel without IPv4, or root without permission to write there
+        return None
+
+
+def _set_octet(fd: int, kind: int, name: str) -> None:
+    """:raises BlockingIOError: if another holds it."""
+    offset = int(digest(name, 15), 16)
+    lock = struct.pack("hhlli", kind, os.SEEK_SET, offset, 1, 0)  # struct flock, fcntl(2)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
 
 
 class HostLock:

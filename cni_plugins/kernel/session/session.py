@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar, cast
 
 from cni_plugins.errors import InvalidNetns, TryAgainLater
 from cni_plugins.kernel.netlink.socket import Socket
@@ -17,6 +17,8 @@ _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12  # linux/netlink.h
 _MOST_THREADS = 64  # per request: GC may find thousands of links
 _RTMGRP_LINK = 1  # linux/rtnetlink.h
 
+T = TypeVar("T")
+
 
 class Residence(NamedTuple):
     """Resources that a process for many requests provides to each of them.
@@ -24,10 +26,13 @@ class Residence(NamedTuple):
     :param nft: see nft_socket.
     :param is_wanted: whether the caller still waits for the answer. The changes of a caller that was killed
         must be undone here, as no other process does that.
+    :param memory: what was read of the host, if attachment after attachment is compared and repaired; see
+        `Session.remembered`.
     """
 
     nft: Socket
     is_wanted: Callable[[], bool]
+    memory: dict[object, object] | None = None
 
 
 def nft_socket() -> Socket:
@@ -86,6 +91,33 @@ class Session:
     def nft(self) -> Socket:
         """Return the nf_tables socket of the host."""
         return self._residence.nft if self._residence else self._socket(_NETLINK_NETFILTER, HOST)
+
+    def remembered(self, key: object, find: Callable[[], T]) -> T:
+        """Return what `find` returns, or, while many attachments are compared, what it once returned.
+
+        A table is then read once, and not for each of them. Only comparisons may ask: what changes the kernel
+        looks at it as it is.
+        """
+        memory = self._memory
+        if memory is None:
+            return find()
+        if key not in memory:
+            memory[key] = find()
+        return cast("T", memory[key])
+
+    def forget(self) -> None:
+        """Forget what was remembered, as it has changed."""
+        if self._memory is not None:
+            self._memory.clear()
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether attachments are repaired, so that nothing of another attachment may be replaced."""
+        return self._memory is not None
+
+    @property
+    def _memory(self) -> dict[object, object] | None:
+        return self._residence.memory if self._residence else None
 
     def may_leave_threads(self) -> bool:
         """Say whether one more thread may wait for a slow system call while the request continues.

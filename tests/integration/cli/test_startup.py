@@ -29,6 +29,8 @@ def test_the_agents_process_carries_no_parser_of_options() -> None:
         "--recycle-after=1",
         "--request-timeout=1.0",
         "--metrics=",
+        "--repair",
+        "--conf-dir=",
     )
     code, modules = loaded("@agent", *options)
     assert code == 1

@@ -196,6 +196,16 @@ def test_requests_are_counted_by_what_they_are() -> None:
     assert page["cni_agent_reports_lost_total{}"] == 3
 
 
+def test_repairs_are_counted() -> None:
+    table = Scoreboard(1)
+    for steps, failures in ((0, 0), (3, 1)):
+        table.repairs.looked(steps, failures)
+    page = counted(table=table)
+    found = {name: page[f"cni_{name}_total{{}}"] for name in ("repair_looks", "repairs", "repaired_steps")}
+    assert found == {"repair_looks": 2, "repairs": 1, "repaired_steps": 3}
+    assert page["cni_repair_failures_total{}"] == 1
+
+
 def test_the_table_is_looked_at_when_asked() -> None:
     table = Scoreboard(3)
     table.slots[0].busy()

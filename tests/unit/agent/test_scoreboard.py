@@ -97,3 +97,10 @@ def test_any_text_of_an_error_fits_and_stays_within_its_slot(text: str) -> None:
     assert all(len(error["text"].encode()) < 400 for error in errors)
     assert table.refusals() == dict.fromkeys(REASONS, 0)
     assert [slot.pid for slot in table.slots] == [0, 0]
+
+
+def test_looks_and_repairs_are_counted() -> None:
+    table = Scoreboard(1)
+    _as_worker(lambda: (table.repairs.looked(0, 0), table.repairs.looked(3, 1), table.repairs.looked(2, 0)))
+    assert table.status("b", 7)["repair"] == {"looks": 3, "repairs": 2, "steps": 5, "failures": 1}
+    assert table.slots[0].served_count == 0

@@ -7,11 +7,19 @@ import pytest
 from cni_plugins.agent.serve import Options
 from cni_plugins.cli.agent import command, process
 
-OPTIONS = Options(workers=3, socket="/run/a b.sock", recycle_after=5, request_timeout=2.5, metrics="unix:/m")
+OPTIONS = Options(
+    workers=3,
+    socket="/run/a b.sock",
+    recycle_after=5,
+    request_timeout=2.5,
+    metrics="unix:/m",
+    cache_dir=("/a", "/b=c"),
+)
 
 
 def test_words_are_understood_again() -> None:
-    assert process.parse_arguments(process.arguments(OPTIONS)) == OPTIONS
+    for options in (OPTIONS, Options(2), OPTIONS._replace(repair=False, plugin_dir=("/p",), conf_dir="/c")):
+        assert process.parse_arguments(process.arguments(options)) == options
 
 
 def test_words_are_options_of_the_command_so_that_another_build_can_parse_them() -> None:
@@ -21,6 +29,10 @@ def test_words_are_options_of_the_command_so_that_another_build_can_parse_them()
         "--recycle-after=5",
         "--request-timeout=2.5",
         "--metrics=unix:/m",
+        "--repair",
+        "--cache-dir=/a",
+        "--cache-dir=/b=c",
+        "--conf-dir=",
     ]
 
 
@@ -31,6 +43,8 @@ def test_words_are_options_of_the_command_so_that_another_build_can_parse_them()
         ["--workers=3"],
         ["--workers=x", "--socket=/s", "--recycle-after=5", "--request-timeout=2.5", "--metrics="],
         [*process.arguments(OPTIONS), "--new=1"],
+        [*process.arguments(OPTIONS), "--no-repair"],
+        [word for word in process.arguments(OPTIONS) if word != "--repair"],
     ],
 )
 def test_words_of_another_build_are_left_to_the_parser(words: list[str]) -> None:

@@ -63,3 +63,10 @@ def test_an_error_shows_its_day() -> None:
 )
 def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_repairs_are_told_if_there_were_any() -> None:
+    none = {"looks": 1, "repairs": 0, "steps": 0, "failures": 0}
+    assert list(lines({**QUIET, "repair": none})) == list(lines(QUIET))
+    told = list(lines({**QUIET, "repair": {**none, "repairs": 2, "steps": 7}}))
+    assert told[3] == "repaired 2 times, 7 differences, 0 failures"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cni_plugins.cli.failure import Failed
-from cni_plugins.cli.overlay import configs
-from cni_plugins.cli.overlay.configs import FoundConfigs, in_directory, in_file, merge, parse_config, select
+from cni_plugins.cli.overlay.select import in_directory, select
+from cni_plugins.upkeep import caches, overlay_configs
+from cni_plugins.upkeep.overlay_configs import FoundConfigs, in_file, merge, parse_config
 
 OURS: dict[str, Any] = {"type": "vxlan", "network": "10.244.0.0/16"}
 BLUE = {"cniVersion": "1.0.0", "name": "blue", "plugins": [OURS, {"type": "portmap"}]}
@@ -151,43 +152,45 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- libcni's cache
 
 
-def remember(directory: Path, name: str, conf: object, when: int = 1, **more: object) -> None:
+def remember(directory: Path, conf: dict[str, Any], container: str = "c1", when: int = 1) -> None:
     """Write an attachment into the cache as libcni does."""
-    text = base64.b64encode(json.dumps(conf).encode()).decode()
-    entry = {"kind": "cniCacheV1", "containerId": "c", "config": text, "ifName": "eth0", **more}
-    path = directory / "results" / name
+    entry = {
+        "kind": "cniCacheV1",
+        "containerId": container,
+        "config": base64.b64encode(json.dumps(conf).encode()).decode(),
+        "ifName": "eth0",
+        "networkName": conf["name"],
+        "result": {},
+    }
+    path = directory / "results" / f"{conf['name']}-{container}-eth0"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entry))
     os.utime(path, (when, when))
 
 
-def overlay(name: str, **keys: object) -> dict[str, object]:
+def overlay(name: str, **keys: object) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "vxlan", **keys}]}
+
+
+def in_caches(*directories: Path) -> FoundConfigs:
+    return overlay_configs.of_attachments(caches.read(directories).attachments)
 
 
 def test_networks_without_a_file_are_known_by_their_attachments(tmp_path: Path) -> None:
     """The newest config of each; one that is configured in a file is that of the file."""
     multus, own = tmp_path / "multus", tmp_path / "own"
-    remember(multus, "blue-c1-net1", overlay("blue", vni=1), 1)
-    remember(multus, "blue-c2-net1", overlay("blue", vni=2), 9)
-    remember(multus, "blue-c3-net1", overlay("blue", vni=3), 5)
-    remember(own, "red-c1-eth0", overlay("red", vni=4))
-    remember(own, "cbr-c1-eth0", {"cniVersion": "1.0.0", "name": "cbr", "type": "bridge"})
-    found = configs.in_caches([multus, own, tmp_path / "none"])
+    remember(multus, overlay("blue", vni=1), "c1", 1)
+    remember(multus, overlay("blue", vni=2), "c2", 9)
+    remember(multus, overlay("blue", vni=3), "c3", 5)
+    remember(own, overlay("red", vni=4))
+    remember(own, {"cniVersion": "1.0.0", "name": "cbr", "type": "bridge"})
+    found = in_caches(multus, own, tmp_path / "none")
     assert {one.network: one.conf["vni"] for one in found.networks} == {"blue": 2, "red": 4}
-    both = configs.with_remembered(read(overlay("red", vni=7)), found)
+    both = overlay_configs.with_remembered(read(overlay("red", vni=7)), found)
     assert {one.network: one.conf["vni"] for one in both.networks} == {"red": 7, "blue": 2}
 
 
-def test_whatever_else_is_in_a_cache_is_passed_over(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    remember(tmp_path, "fine", overlay("fine"))
-    remember(tmp_path, "old", overlay("old"), kind="other")
-    remember(tmp_path, "coded", overlay("coded"), config="%%%")
-    remember(tmp_path, "number", overlay("number"), config=7)
-    (results / "text").write_text("not JSON")
-    (results / "large").write_bytes(b" " * (1 << 20) + b"{}")
-    (results / "directory").mkdir()
-    (results / "link").symlink_to(results / "fine")
-    os.mkfifo(results / "fifo")
-    assert [one.network for one in configs.in_caches([tmp_path]).networks] == ["fine"]
+def test_a_broken_config_in_a_cache_is_passed_over(tmp_path: Path) -> None:
+    remember(tmp_path, overlay("fine"))
+    remember(tmp_path, {"name": "odd", "plugins": {}})
+    assert [one.network for one in in_caches(tmp_path).networks] == ["fine"]

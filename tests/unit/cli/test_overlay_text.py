@@ -8,12 +8,13 @@ import pytest
 
 from cni_plugins.cli.overlay import document as documents
 from cni_plugins.cli.overlay import text as page
-from cni_plugins.cli.overlay.configs import Configured
 from cni_plugins.cli.overlay.text import NetworkOutcome
+from cni_plugins.cli.text import plain
 from cni_plugins.contract.facts import NextHop
 from cni_plugins.errors import InvalidNetworkConfig, KernelRefused
 from cni_plugins.kernel.overlay.peers import OverlayRoute
 from cni_plugins.upkeep.overlay import Probe, State, View, inner_ends, route_mtus
+from cni_plugins.upkeep.overlay_configs import Configured
 from cni_plugins.vxlan.peer_entries import peer_entries
 from tests.unit.vxlan import hosts
 
@@ -121,7 +122,7 @@ def test_who_writes_where_there_are_no_routes_is_told_why(keys: dict[str, Any], 
 
 
 def test_nothing_that_a_file_says_moves_the_cursor() -> None:
-    assert page.plain("h\x1b[2J\n\ud800ü2") == "h�[2J��ü2"
+    assert plain("h\x1b[2J\n\ud800ü2") == "h�[2J��ü2"
 
 
 # ------------------------------------------------------------------------------------------------ sentences

@@ -102,6 +102,22 @@ INVERSES = {
     "SetTxQueueLen": SetTxQueueLen,
     "SetHostEndMtu": SetHostEndMtu,
 }
+# What only a new container gets, and what has no effect that could be missing.
+NEVER_REPAIRED = {
+    "AddVeth",
+    "AddMacvlan",
+    "AwaitAddresses",
+    "AwaitUp",
+    "Announce",
+    "Advertise",
+    "ForgetUdpFlows",
+    "DelIfb",
+    "RecordSettings",
+    "WriteSysctl",
+    "SetPromisc",
+    "SetAllmulti",
+    "SetTxQueueLen",
+}
 HALF_DONE = {
     "EnsurePortMaps",
     "EnsureLocalnet",
@@ -173,6 +189,30 @@ def test_each_is_carried_out_and_compared(kind: Any) -> None:
     assert not isinstance(deed.differs, Uncompared) or deed.differs.reason
     removes = issubclass(kind, Removal) or kind.__name__ in ("DelAddress", "DelIfb")
     assert (deed.differs is REMOVES) == removes
+
+
+@each
+def test_each_says_whether_it_is_repaired(kind: Any) -> None:
+    """A newcomer without an answer fails here, and not on a node whose rules were flushed."""
+    for where in ("host", "sandbox"):
+        step = sample(kind)
+        placed = step.replace(where=where) if "where" in kind._fields else step
+        reason = placed.not_repaired_because
+        assert bool(reason) == _is_left(kind, where), (kind, reason)
+        assert "\n" not in reason
+
+
+def _is_left(kind: Any, where: str) -> bool:
+    name = kind.__name__
+    if issubclass(kind, Removal) or name == "DelAddress" or name in NEVER_REPAIRED:
+        return True
+    return "where" in kind._fields and where == "sandbox"
+
+
+def test_steps_of_many_attachments_are_restored_together_if_their_effect_is_in_the_host() -> None:
+    restored = [kind for kind in every() if dispatch.find(kind).restore]
+    assert {"EnsureMasquerade", "EnsureSourceGuard"} <= {kind.__name__ for kind in restored}
+    assert not [kind for kind in restored if sample(kind).not_repaired_because or sample(kind).is_shared]
 
 
 @each

@@ -5,21 +5,18 @@ still read. A network may also be known by its attachments alone, as one that mu
 NetworkAttachmentDefinition: libcni keeps the config of each attachment in its cache.
 """
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cni_plugins.cli.failure import Failed
 from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import get, rest, shown
 from cni_plugins.protocol.request import NAME
+from cni_plugins.upkeep.caches import CachedAttachment
 
 PLUGIN = "vxlan"
 _SUFFIXES = (".conf", ".conflist", ".json")
 _LIMIT = 1 << 20  # bytes, as for a plugin's stdin
-# libcni/api.go: where it keeps attachments, and what it calls them.
-_RESULTS, _CACHED = "results", "cniCacheV1"
 
 
 class Configured(NamedTuple):
@@ -46,53 +43,22 @@ class FoundConfigs(NamedTuple):
 def in_directory(directory: Path) -> FoundConfigs:
     """Return the networks configured on a node.
 
-    :raises Failed: when the directory cannot be read.
+    :raises OSError: when the directory cannot be read.
     """
-    try:
-        listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
-        return merge(in_file(path) for path in listed if not path.is_dir())
-    except OSError as err:
-        raise Failed(f"{directory}: {err.strerror}") from err
+    listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
+    return merge(in_file(path) for path in listed if not path.is_dir())
 
 
-def in_caches(directories: Iterable[Path]) -> FoundConfigs:
+def of_attachments(newest_first: Iterable[CachedAttachment]) -> FoundConfigs:
     """Return the networks of the attachments that runtimes remember, with their newest configs.
 
-    A cache that does not exist, and a file that is none of libcni's, hold nothing.
+    Faults of a config that only a cache has are not reported here: a file beside it may have the network.
     """
-    files = [path for directory in directories for path in _files_of(directory / _RESULTS)]
-    newest = sorted(files, key=_modified, reverse=True)
     networks: dict[str, Configured] = {}
-    for path in newest:
-        for one in _remembered(path):
+    for cached in newest_first:
+        for one in parse_config(cached.config, str(cached.file)).networks:
             networks.setdefault(one.network, one)
     return FoundConfigs(tuple(networks.values()))
-
-
-def _files_of(directory: Path) -> list[Path]:
-    try:
-        return [path for path in directory.iterdir() if path.is_file() and not path.is_symlink()]
-    except OSError:
-        return []
-
-
-def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:  # its attachment was deleted meanwhile
-        return 0
-
-
-def _remembered(path: Path) -> tuple[Configured, ...]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LIMIT + 1)
-        entry = json_text.load(content) if len(content) <= _LIMIT else None
-        if not isinstance(entry, dict) or entry.get("kind") != _CACHED:
-            return ()
-        return parse_config(base64.b64decode(entry["config"], validate=True), str(path)).networks
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
 
 
 def with_remembered(configured: FoundConfigs, remembered: FoundConfigs) -> FoundConfigs:
@@ -155,19 +121,3 @@ def merge(parts: Iterable[FoundConfigs]) -> FoundConfigs:
                 also = "twice" if first.file == one.file else f"also in {first.file}, which comes first"
                 faults.append(f"{one.file}: network {one.network} is configured {also}")
     return FoundConfigs(tuple(networks.values()), tuple(faults))
-
-
-def select(found: FoundConfigs, names: Sequence[str], place: str) -> FoundConfigs:
-    """Return the networks with these names, or all of them with the faults of all files.
-
-    :raises Failed: when no network is found, or one of the names is unknown.
-    """
-    known = {one.network: one for one in found.networks}
-    unknown = next((name for name in names if name not in known), None)
-    if not known:
-        why = "; ".join(found.faults) or f"no file there has a plugin of type {PLUGIN}"
-        raise Failed(f"no overlay network in {place}: {why}")
-    if unknown is not None:
-        broken = f" ({'; '.join(found.faults)})" if found.faults else ""
-        raise Failed(f"no overlay network {shown(unknown)} in {place}, only {', '.join(known)}{broken}")
-    return FoundConfigs(tuple(known[name] for name in dict.fromkeys(names))) if names else found

@@ -1,0 +1,1 @@
+"""Repairs rules that other programs remove, in a process of its own beside the workers."""

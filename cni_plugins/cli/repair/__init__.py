@@ -1,0 +1,1 @@
+"""Implements `cnictl repair`."""
