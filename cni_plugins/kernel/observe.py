@@ -8,6 +8,8 @@ from cni_plugins.contract.facts import (
     NO_USERS,
     Asks,
     Facts,
+    ForwardFilter,
+    ForwardFilterAsks,
     LinkFacts,
     LinkUser,
     NextHop,
@@ -56,6 +58,9 @@ def observe(session: Session, asks: Asks) -> Facts:
         routes=_routes_of(session, asks.routes_of) if asks.routes_of and sandboxed else None,
         free_tables=_free_tables(session, asks.free_tables) if asks.free_tables else (),
         without_rules=_without_rules(session) if asks.policy_routing else (),
+        forward_filter=_forward_filter(session, asks.forward_filter)
+        if asks.forward_filter
+        else ForwardFilter(),
         host_seed=_host_seed(session),
     )
 
@@ -153,6 +158,12 @@ def _lacks_port_maps(session: Session) -> str:
     from cni_plugins.kernel.firewall import port_maps
 
     return port_maps.lacking(session)
+
+
+def _forward_filter(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
+    from cni_plugins.kernel.firewall import forward_facts
+
+    return forward_facts.look(session, asks)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 VERSION = "v1.9.1"
 MODULE = "github.com/containernetworking/plugins"
-PROGRAMS = ("bridge", "macvlan", "ptp", "host-local", "static", "loopback", "sbr")
+PROGRAMS = ("bridge", "firewall", "macvlan", "ptp", "host-local", "static", "loopback", "sbr")
 _PATIENCE = 300.0  # seconds for one plugin, its modules downloaded
 _ROOMS = {
     **dict.fromkeys(("host-local", "static", "dhcp"), "ipam"),

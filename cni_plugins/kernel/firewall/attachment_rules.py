@@ -56,11 +56,15 @@ class Item(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """The objects of one attachment in one table: rules, and its own elements."""
+    """The objects of one attachment in one table: rules, and its own elements.
+
+    :param reached: chains that the rules jump to, and in which there are none of ours.
+    """
 
     family: int
     rules: tuple[Rule, ...]
     elements: tuple[Item, ...]
+    reached: tuple[Chain, ...] = ()
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -160,7 +164,7 @@ def _frame(objects: Objects) -> list[bytearray]:
     sets = dict.fromkeys(item for rule in objects.rules for item in rule.sets)
     return [
         nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
-        *(nft_table.new_chain(family, chain) for chain in objects.chains),
+        *(nft_table.new_chain(family, chain) for chain in (*objects.chains, *objects.reached)),
         *(nft_table.new_chain(family, owner_index.chain_of(item.name)) for item in sets),
         *(nft_table.new_set(family, item, n) for n, item in enumerate((owner_index.INDEX, *sets), 1)),
     ]

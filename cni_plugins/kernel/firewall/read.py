@@ -151,16 +151,21 @@ def rules_with_content(
     return [(item[3], wire.comment_text(item.get(7, b"")), item.get(4, b"")) for item in found]
 
 
+def raw_rules(session: Session, family: int, table: str, chain: str) -> list[bytes]:
+    """Return the rules of a chain as the kernel sends them."""
+    return dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+
+
 def all_rules(session: Session, family: int) -> list[FoundRule]:
     """Return the rules of all chains of our table."""
     found = [wire.fields(data) for data in dump(session, wire.GETRULE, family, attr(1, NFT_TABLE))]
     return [FoundRule(text(item[2]), item[3], wire.comment_text(item.get(7, b""))) for item in found]
 
 
-def hook(session: Session, family: int, chain: str) -> Hook | None:
-    """Return a chain of our table, None if it does not exist; one that is not a base chain has no kind."""
+def hook(session: Session, family: int, chain: str, table: str = NFT_TABLE) -> Hook | None:
+    """Return a chain, None if it does not exist; one that is not a base chain has no kind."""
     try:
-        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)))
+        answer = session.nft().ask(message(wire.GETCHAIN, family, 0, attr(1, table), attr(3, chain)))
     except Refused as err:
         if err.errno == errno.ENOENT:
             return None

@@ -12,6 +12,7 @@ from tests.bad_configs import (
     CONFIG,
     DECODING,
     ENVIRONMENT,
+    FIREWALL,
     MACVLAN,
     PTP,
     SBR,
@@ -109,6 +110,20 @@ def test_a_ptp_that_cannot_work(refused: Refused, changes: Changes) -> None:
 @pytest.mark.parametrize("changes", bad_configs.BAD_SBRS + bad_configs.MORE_BAD_SBRS, ids=str)
 def test_an_sbr_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, SBR), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    bad_configs.WRONG_TYPES_OF_FIREWALL + bad_configs.MORE_WRONG_TYPES_OF_FIREWALL,
+    ids=str,
+)
+def test_a_key_of_firewall_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(changed(key, value, FIREWALL), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_FIREWALLS + bad_configs.MORE_BAD_FIREWALLS, ids=str)
+def test_a_firewall_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, FIREWALL), CONFIG)
 
 
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)

@@ -23,13 +23,13 @@ from cni_plugins.contract.model import ConfigModel
 from cni_plugins.engine.registry import IPAM_PLUGINS, PLUGINS
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.request import Request
-from tests.bad_configs import DUAL, GOOD, MACVLAN, PTP, all_changed, static
+from tests.bad_configs import DUAL, FIREWALL, GOOD, MACVLAN, PTP, all_changed, static
 from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, plain
 
 WORLD = LeanWorld()
 REFUSED = "refused"
 Recorded = list[tuple[str, str, Any]]
-ROOMS = ("bridge", "ipam_hostlocal", "ipam_static", "macvlan", "portmap", "ptp", "sbr", "vxlan")
+ROOMS = ("bridge", "firewall", "ipam_hostlocal", "ipam_static", "macvlan", "portmap", "ptp", "sbr", "vxlan")
 RECORDED = [
     *(f"tests/unit/{room}/test_config.py" for room in ROOMS),
     "tests/unit/contract/test_model.py",
@@ -115,6 +115,7 @@ EXAMPLES: list[dict[str, Any]] = [
     {**PTP, "ipMasq": True, "mtu": "auto", "hostInterface": "h0"},
     {**GOOD, "ipam": static({"address": "10.0.0.2/24", "gateway": "10.0.0.1"}, routes=[{"dst": "::/0"}])},
     {**GOOD, "ipam": static(), "runtimeConfig": {"ips": ["10.0.0.2/24"]}, "args": {"cni": {"ips": ["::1"]}}},
+    {**FIREWALL, "backend": "iptables", "iptablesAdminChainName": "SITE", "ingressPolicy": "isolated"},
     {
         "type": "vxlan",
         "name": "n",

@@ -12,6 +12,7 @@ from cni_plugins.kernel import dispatch
 from cni_plugins.kernel.deed import REMOVES, Uncompared
 from cni_plugins.ownership import Attachment, Owner
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules
+from cni_plugins.steps.forwarding_filter import DelForwarding
 from cni_plugins.steps.ip import DelAddress, DelRoute, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import (
     DelIdleBridge,
@@ -75,6 +76,12 @@ INVERSES = {
     "EnsurePortMaps": DelPortMaps,
     "EnsureLocalnet": DelPortMaps,
     "EnsureIptablesPorts": DelIptablesPorts,
+    "EnsureForwarding": DelForwarding,
+    "EnsureIptablesForwarding": DelForwarding,
+    "EnsureFirewalldSources": DelForwarding,
+    "EnsureBridgesApart": DelForwarding,
+    "EnsureIptablesApart": DelForwarding,
+    "EnsurePortIsolated": DelForwarding,
 }
 HALF_DONE = {
     "EnsurePortMaps",
@@ -83,6 +90,12 @@ HALF_DONE = {
     "EnsureMasquerade",
     "EnsureIptablesMasquerade",
     "EnsureSourceGuard",
+    "EnsureForwarding",
+    "EnsureIptablesForwarding",
+    "EnsureFirewalldSources",
+    "EnsureBridgesApart",
+    "EnsureIptablesApart",
+    "EnsurePortIsolated",
     "EnsureHostRoutes",
     "EnsureOverlayRules",
     "EnsurePeers",
