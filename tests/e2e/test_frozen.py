@@ -79,15 +79,15 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
     return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
-EVERY = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
+EVERY = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "firewall", "host-local", "static", "loopback")
+PREV_RESULT = {
+    "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
+    "ips": [{"address": "10.1.0.2/24", "interface": 0}],
+}
 BARE_KEYS = {
     "macvlan": {"master": "lo"},
-    "sbr": {
-        "prevResult": {
-            "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
-            "ips": [{"address": "10.1.0.2/24", "interface": 0}],
-        }
-    },
+    "firewall": {"prevResult": PREV_RESULT},
+    "sbr": {"prevResult": PREV_RESULT},
     "vxlan": {
         "network": "10.9.0.0/16",
         "mtu": 1400,
@@ -117,6 +117,7 @@ def test_a_node_needs_the_c_library_alone(bare_root: Path, name: str, library_pa
             CNI_COMMAND=command,
             CNI_PATH="/bin",
             LD_LIBRARY_PATH=library_path,
+            DBUS_SYSTEM_BUS_ADDRESS="unix:path=/nowhere",  # firewall tries it with its library
             **attachment,
         )
         assert "Traceback" not in done.stderr, done.stderr

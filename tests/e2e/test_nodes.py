@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "host-local", "static", "loopback")
+PLUGINS = ("bridge", "macvlan", "ptp", "vxlan", "sbr", "firewall", "host-local", "static", "loopback")
 NODES = ("busybox", "musl", "glibc-2.31")
 DIRECTORIES = ("bin", "dev", "etc", "lib", "opt/cni/bin", "proc", "run", "sys", "tmp", "var/lib")
 BIN = "/opt/cni/bin"
@@ -48,6 +48,7 @@ NETWORK: dict[str, Any] = {
 KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
     "sbr": {"prevResult": {"ips": [{"address": "10.1.0.2/24"}]}},
+    "firewall": {"prevResult": {"ips": [{"address": "10.1.0.2/24"}]}},
     "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
     "vxlan": {
         "network": "10.9.0.0/16",
