@@ -35,6 +35,9 @@ NFT_TABLE = "cni_plugins"
 RULE_MARK = "cni-plugins "  # what the comments of rules begin with
 OF_NETWORKS = "overlay_"  # what the names of sets and chains of overlays begin with
 LOCALNET = "localnet_"  # what the names of sets begin with whose links have route_localnet, before a digest
+OF_BRIDGES = "apart_"  # what those begin with that keep bridges apart, and belong to no attachment either
+FORWARD_CHAIN = "firewall_forward"  # jumps to
+ADMIN_CHAIN = "firewall_admin"  # the administrator's own; kept while it has rules
 NETWORK_OWNER = "overlay:"  # what comments of elements and rules of overlays begin with, before the tag
 NO_LINK = "-"  # in the comment of an element that no link of the host goes with
 
@@ -327,6 +330,16 @@ def _host_link_prefix(network: str) -> str:
 def nursery(network: str) -> int:
     """Return the number of the group in which macvlan links of a network are created."""
     return _NURSERIES | int(network_tag(network)[:7], 16)
+
+
+def record_set(backend: str, version: int) -> str:
+    """Return the name of the set of addresses that a backend of the firewall plugin lets through."""
+    return f"firewall_{backend}{version}"
+
+
+def member_set(bridge: str, *, isolated: bool = False) -> str:
+    """Return the name of the set of containers for which a bridge is kept apart, or isolated."""
+    return f"firewall_{'isolated' if isolated else 'on'}_{digest(bridge, 8)}"
 
 
 def gateway_port(bridge: str, vlan: int) -> str:

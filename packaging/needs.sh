@@ -42,6 +42,8 @@ table='
     /usr/lib/cni/bridge e2e,bench             containernetworking-plugins -               -
     systemd-analyze     e2e                   systemd                     systemd         -
     vtysh               e2e                   frr                         frr             frr
+    dbus-daemon         e2e                   dbus                        dbus-daemon     dbus
+    firewalld           e2e                   firewalld                   firewalld       firewalld
     qemu-system-x86_64  e2e                   qemu-system-x86             qemu-system-x86 qemu-system-x86_64
     kernel              e2e                   linux-image-cloud-amd64     -               -
 '

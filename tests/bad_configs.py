@@ -468,6 +468,58 @@ MORE_BAD_BANDWIDTHS: list[Changes] = [
     {"runtimeConfig": {"bandwidth": {"ingressBurst": 80000}}},
 ]
 
+# ---------------------------------------------------------------------------------------------- firewall
+
+FIREWALL: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "firewall",
+    "prevResult": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "cniebr0"}, {"name": "veth0"}, {"name": "eth0", "sandbox": "/nowhere"}],
+        "ips": [{"address": "10.86.0.2/24", "interface": 2}],
+    },
+}
+WRONG_TYPES_OF_FIREWALL: list[tuple[str, Any]] = [
+    ("backend", 5),
+    ("iptablesAdminChainName", ["CNI-ADMIN"]),
+    ("firewalldZone", {"zone": "trusted"}),
+    ("ingressPolicy", True),
+]
+MORE_WRONG_TYPES_OF_FIREWALL: list[tuple[str, Any]] = [
+    ("backend", ["nftables"]),
+    ("iptablesAdminChainName", 5),
+    ("firewalldZone", 5),
+    ("ingressPolicy", {}),
+]
+BAD_FIREWALLS: list[Changes] = [
+    {"backend": "ebtables"},
+    {"iptablesAdminChainName": "x" * 29},
+    {"iptablesAdminChainName": "CNI-FORWARD"},
+    {"iptablesAdminChainName": "A\nCOMMIT\n*nat"},
+    {"firewalldZone": "../trusted"},
+    {"ingressPolicy": "closed"},
+    {"prevResult": None},
+]
+MORE_BAD_FIREWALLS: list[Changes] = [
+    {"backend": "IPTABLES"},
+    {"backend": "nft"},
+    {"iptablesAdminChainName": "-A"},
+    {"iptablesAdminChainName": "!A"},
+    {"iptablesAdminChainName": "A B"},
+    {"iptablesAdminChainName": 'A"B'},
+    {"iptablesAdminChainName": "A\0B"},
+    {"iptablesAdminChainName": "\u00c4"},
+    {"iptablesAdminChainName": "DROP"},
+    {"firewalldZone": "a b"},
+    {"firewalldZone": "a.b"},
+    {"firewalldZone": "/a"},
+    {"firewalldZone": "a\0"},
+    {"firewalldZone": "\ud800"},
+    {"firewalldZone": "z" * 65},
+    {"ingressPolicy": "Isolated"},
+]
+
 # ------------------------------------------------------------------------------------------- environment
 
 BAD_ENVIRONMENTS: list[dict[str, str | None]] = [

@@ -4,7 +4,56 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugins.errors import NameTaken
+from cni_plugins.ownership import Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface
+
+
+class ForwardFilterAsks(NamedTuple):
+    """What to look up about the filters that packets of containers pass.
+
+    :param backend: the configured one, empty: to be chosen.
+    :param families: IP versions of the container, in STATUS both.
+    :param owner: look up which backend ADD has chosen for this attachment's addresses.
+    :param apart: whether its bridge is kept apart from others, and `isolated`: whether its port is as well.
+    :param status: look up what STATUS reports.
+    :param bus: address of the D-Bus system bus, empty: the usual one.
+    """
+
+    backend: str
+    families: tuple[int, ...]
+    addresses: tuple[IPAddress, ...] = ()
+    owner: Owner | None = None
+    apart: bool = False
+    isolated: bool = False
+    status: bool = False
+    bus: str = ""
+
+
+class ForwardFilter(NamedTuple):
+    """The filters that packets of containers pass.
+
+    :param firewalld: whether firewalld runs, and `zones`: the names of its zones.
+    :param iptables: the IP versions of which the iptables executables are installed.
+    :param forward_drops: whether chain FORWARD of iptables drops what no rule accepts.
+    :param recorded: the backend that ADD has chosen, empty if nothing is recorded of the attachment.
+    :param in_iptables: whether, then, iptables has the rules that the reference makes for it.
+    :param filters_frames: whether nf_tables can filter frames between ports of bridges.
+    :param br_netfilter: whether IP packets between such ports pass the filters of IP packets.
+    :param apart_in_iptables: the IP versions in which the reference's chains that keep bridges apart exist.
+    :param closed_chain: a chain of nf_tables that drops every packet that is forwarded.
+    """
+
+    nf_tables: bool = True
+    firewalld: bool = False
+    zones: tuple[str, ...] = ()
+    iptables: tuple[int, ...] = (4, 6)
+    forward_drops: bool = False
+    recorded: str = ""
+    in_iptables: bool = False
+    filters_frames: bool = True
+    br_netfilter: bool = False
+    apart_in_iptables: tuple[int, ...] = ()
+    closed_chain: str = ""
 
 
 class Asks(NamedTuple):
@@ -37,6 +86,7 @@ class Asks(NamedTuple):
     :param shaping: which module the kernel lacks for limits of bandwidth.
     :param redirected: one of the links in `sandbox`, of which to tell where the host redirects its packets;
         its other end is only found if it is certainly in the host.
+    :param forward_filter: the filters that packets of containers pass.
     """
 
     host: tuple[str, ...] = ()
@@ -64,6 +114,7 @@ class Asks(NamedTuple):
     backup_dir: str = ""
     shaping: bool = False
     redirected: str = ""
+    forward_filter: ForwardFilterAsks | None = None
 
 
 class LinkFacts(NamedTuple):
@@ -203,4 +254,5 @@ class Facts(NamedTuple):
     backup_dir_fault: str = ""
     lacks_for_shaping: str = ""
     redirected_to: str = ""
+    forward_filter: ForwardFilter = ForwardFilter()
     host_seed: str = ""

@@ -20,6 +20,12 @@ def _bridge() -> Plugin[Any]:
     return PLUGIN
 
 
+def _firewall() -> Plugin[Any]:
+    from cni_plugins.firewall.plugin import PLUGIN
+
+    return PLUGIN
+
+
 def _loopback() -> Plugin[Any]:
     from cni_plugins.loopback.plugin import PLUGIN
 
@@ -77,6 +83,7 @@ def _static() -> IpamPlugin:
 PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
     "bandwidth": _bandwidth,
     "bridge": _bridge,
+    "firewall": _firewall,
     "loopback": _loopback,
     "macvlan": _macvlan,
     "portmap": _portmap,

@@ -10,6 +10,7 @@ from cni_plugins.steps.step import ABSENT, Step
 
 _FAMILIES = (
     "firewall",
+    "forwarding_filter",
     "ip",
     "links",
     "macvlan",
@@ -59,7 +60,7 @@ def find(kind: type[Step]) -> Deed:
     return found
 
 
-def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912 (one for each family)
+def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one for each family)
     """Import one family; imports are spelled out, as strings would hide them from PyInstaller and mypy."""
     match name:
         case "links":
@@ -85,6 +86,20 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912 (one for each f
 
             own = rule_removal.DEEDS | masquerade.DEEDS | source_guard.DEEDS
             return own | iptables_masquerade.DEEDS | reference_cleanup.DEEDS
+        case "forwarding_filter":
+            from cni_plugins.kernel.firewall import (
+                bridges_apart,
+                firewalld,
+                forward_cleanup,
+                forward_rules,
+                iptables_apart,
+                iptables_forward,
+                port_isolation,
+            )
+
+            through = forward_rules.DEEDS | iptables_forward.DEEDS | firewalld.DEEDS
+            apart = bridges_apart.DEEDS | iptables_apart.DEEDS | port_isolation.DEEDS
+            return through | apart | forward_cleanup.DEEDS
         case "macvlan":
             from cni_plugins.kernel.macvlan import host_access, link, vlan
 

@@ -9,6 +9,8 @@ from cni_plugins.contract.facts import (
     NO_USERS,
     Asks,
     Facts,
+    ForwardFilter,
+    ForwardFilterAsks,
     LinkFacts,
     LinkUser,
     NextHop,
@@ -64,6 +66,9 @@ def observe(session: Session, asks: Asks) -> Facts:
         free_tables=_free_tables(session, asks.free_tables) if asks.free_tables else (),
         without_rules=_without_rules(session) if asks.policy_routing else (),
         backup_dir_fault=_backup_dir_fault(asks.backup_dir) if asks.backup_dir else "",
+        forward_filter=_forward_filter(session, asks.forward_filter)
+        if asks.forward_filter
+        else ForwardFilter(),
         host_seed=_host_seed(session),
     )
 
@@ -205,6 +210,12 @@ def _redirected_to(session: Session, inside: LinkFacts | None) -> str:
     from cni_plugins.kernel.shaping import redirect
 
     return redirect.target_of(session, inside.peer_index)
+
+
+def _forward_filter(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
+    from cni_plugins.kernel.firewall import forward_facts
+
+    return forward_facts.look(session, asks)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import pytest
 from tests.bad_configs import (
     BAD_BANDWIDTHS,
     BAD_ENVIRONMENTS,
+    BAD_FIREWALLS,
     BAD_MACS,
     BAD_MACVLANS,
     BAD_PTPS,
@@ -27,6 +28,7 @@ from tests.bad_configs import (
     DUAL,
     ENVIRONMENT,
     EXHAUSTED,
+    FIREWALL,
     GOOD,
     IO,
     KERNEL,
@@ -45,6 +47,7 @@ from tests.bad_configs import (
     VERSION,
     WRONG_TYPES,
     WRONG_TYPES_OF_BANDWIDTH,
+    WRONG_TYPES_OF_FIREWALL,
     WRONG_TYPES_OF_MACVLAN,
     WRONG_TYPES_OF_PTP,
     WRONG_TYPES_OF_TUNING,
@@ -292,6 +295,16 @@ def test_a_key_of_ptp_of_the_wrong_type(refused: Refused, key: str, value: Any) 
 @pytest.mark.parametrize("changes", BAD_PTPS + PTPS_NO_HOST_TAKES, ids=str)
 def test_a_ptp_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(ADD.but(conf=all_changed(changes, PTP)), CONFIG)
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_FIREWALL, ids=str)
+def test_a_key_of_firewall_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(ADD.but(conf=changed(key, value, FIREWALL)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_FIREWALLS, ids=str)
+def test_a_firewall_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, FIREWALL)), CONFIG)
 
 
 @pytest.mark.parametrize("changes", BAD_SBRS, ids=str)

@@ -81,18 +81,18 @@ def alone(root: Path, *command: str, stdin: str = "", **environment: str) -> sub
     return subprocess.run(isolated, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
+PREV_RESULT = {
+    "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
+    "ips": [{"address": "10.1.0.2/24", "interface": 0}],
+}
 BARE_KEYS: dict[str, dict[str, Any]] = {
     "macvlan": {"master": "lo"},
+    "firewall": {"prevResult": PREV_RESULT},
     "portmap": {
         "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "udp"}]},
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/24"}]},
     },
-    "sbr": {
-        "prevResult": {
-            "interfaces": [{"name": "eth0", "sandbox": "/proc/1/ns/net"}],
-            "ips": [{"address": "10.1.0.2/24", "interface": 0}],
-        }
-    },
+    "sbr": {"prevResult": PREV_RESULT},
     "tuning": {
         "sysctl": {"net.core.somaxconn": "500"},
         "mtu": 1400,
@@ -127,6 +127,7 @@ def test_a_node_needs_the_c_library_alone(bare_root: Path, name: str, library_pa
             CNI_COMMAND=command,
             CNI_PATH="/bin",
             LD_LIBRARY_PATH=library_path,
+            DBUS_SYSTEM_BUS_ADDRESS="unix:path=/nowhere",  # firewall tries it with its library
             **attachment,
         )
         assert "Traceback" not in done.stderr, done.stderr

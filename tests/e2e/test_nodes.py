@@ -57,6 +57,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "mtu": 1400,
         "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]},
     },
+    "firewall": {"prevResult": {"ips": [{"address": "10.1.0.2/24"}]}},
     "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
     "vxlan": {
         "network": "10.9.0.0/16",

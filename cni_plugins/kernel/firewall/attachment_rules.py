@@ -254,7 +254,7 @@ def _frame(objects: Objects) -> list[bytearray]:
     family = objects.family
     return [
         nft_table.in_table(wire.NEWTABLE, family, NLM_F_CREATE),
-        *(nft_table.new_chain(family, chain) for chain in objects.chains),
+        *(nft_table.new_chain(family, chain) for chain in (*objects.chains, *objects.reached)),
         *_sets(objects),
     ]
 

@@ -50,12 +50,14 @@ class Objects(NamedTuple):
     """The objects of one attachment in one table: rules, and its own elements.
 
     :param ordered: whether the rules of a chain must be in this order, as the first that matches decides.
+    :param reached: chains that the rules jump to, and in which there are none of ours.
     """
 
     family: int
     rules: tuple[Rule, ...]
     elements: tuple[Item, ...]
     ordered: bool = False
+    reached: tuple[Chain, ...] = ()
 
     @property
     def chains(self) -> tuple[Chain, ...]:

@@ -7,9 +7,10 @@ without chains of ours is recognised without an exec.
 import errno
 import os
 import shlex
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from cni_plugins.errors import KernelRefused
+from cni_plugins.errors import CniError, KernelRefused
 from cni_plugins.kernel.firewall import read
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session.session import Session
@@ -167,3 +168,41 @@ def _run(command: list[str], text: str = "") -> tuple[int, str]:
     except subprocess.TimeoutExpired as err:
         raise KernelRefused(f"{command[0]} did not finish", f"within {_TIMEOUT} s") from err
     return done.returncode, done.stdout
+
+
+# ------------------------------------------------------------------------------- chains that many share
+
+
+def lines(family: int, table: str) -> list[str]:
+    """List a table as `iptables -S` prints it; rules are found in that as text, as parsing takes long."""
+    code, output = _run([COMMANDS[family], "-w", "-t", table, "-S"])
+    if code != 0:
+        raise KernelRefused(f"{COMMANDS[family]} cannot list its {table} table", output.strip()[:500])
+    return output.splitlines()
+
+
+def restore_each(table: str, changes: Mapping[int, list[str]]) -> None:
+    """Apply changes to one table of both families at the same time.
+
+    :raises KernelRefused: for the first family that was refused; the other is changed.
+    """
+    from threading import Thread  # subprocess imports it too
+
+    families = [family for family in COMMANDS if changes.get(family)]
+    failures: list[CniError] = []
+
+    def change(family: int) -> None:
+        try:
+            restore(family, table, changes[family])
+        except CniError as err:
+            failures.append(err)
+
+    aside = [Thread(target=change, args=(family,)) for family in families[1:]]
+    for thread in aside:
+        thread.start()
+    for family in families[:1]:
+        change(family)
+    for thread in aside:
+        thread.join()
+    if failures:
+        raise failures[0]

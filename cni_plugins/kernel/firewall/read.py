@@ -152,6 +152,11 @@ def rules_with_content(
     return [(item[3], wire.comment_text(item.get(7, b"")), item.get(4, b"")) for item in found]
 
 
+def raw_rules(session: Session, family: int, table: str, chain: str) -> list[bytes]:
+    """Return the rules of a chain as the kernel sends them."""
+    return dump(session, wire.GETRULE, family, attr(1, table), attr(2, chain))
+
+
 def all_rules(session: Session, family: int) -> list[FoundRule]:
     """Return the rules of all chains of our table."""
     return _found_rules(session, family)
@@ -170,14 +175,14 @@ def _found_rules(session: Session, family: int, *attrs: bytes) -> list[FoundRule
     ]
 
 
-def hook(session: Session, family: int, chain: str) -> Hook | None:
-    """Return a chain of our table, None if it does not exist; one that is not a base chain has no kind."""
-    return hooks(session, family, [chain])[0]
+def hook(session: Session, family: int, chain: str, table: str = NFT_TABLE) -> Hook | None:
+    """Return a chain, None if it does not exist; one that is not a base chain has no kind."""
+    return hooks(session, family, [chain], table)[0]
 
 
-def hooks(session: Session, family: int, chains: list[str]) -> list[Hook | None]:
+def hooks(session: Session, family: int, chains: list[str], table: str = NFT_TABLE) -> list[Hook | None]:
     """Return several chains in the same way."""
-    questions = [message(wire.GETCHAIN, family, 0, attr(1, NFT_TABLE), attr(3, chain)) for chain in chains]
+    questions = [message(wire.GETCHAIN, family, 0, attr(1, table), attr(3, chain)) for chain in chains]
     return [_hook(answer) for answer in session.nft().ask_each(questions)]
 
 

@@ -4,7 +4,8 @@ The elements of one owner are found by the index (owner_index), those of a whole
 the last element of a set is deleted, its rule is deleted, and with the last set the table. That clean-up is
 guarded by the generation number of the ruleset: if anything has changed since the ruleset was read, the
 kernel refuses the transaction, and the ruleset is read again. Objects of a whole network are ignored here
-(see network_ruleset): their sets and chains have names that begin with OF_NETWORKS.
+(see network_ruleset), as are those that keep bridges apart (see bridges_apart): their sets and chains have
+names that begin with OF_NETWORKS and OF_BRIDGES.
 """
 
 import errno
@@ -24,8 +25,11 @@ from cni_plugins.kernel.netlink.nf_tables import attr
 from cni_plugins.kernel.netlink.socket import Refused
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import (
+    ADMIN_CHAIN,
+    FORWARD_CHAIN,
     NFT_TABLE,
     NO_LINK,
+    OF_BRIDGES,
     OF_NETWORKS,
     RULE_MARK,
     Holder,
@@ -37,6 +41,7 @@ from cni_plugins.ownership import (
 from cni_plugins.steps.firewall import DelOwnedRules, DelStaleRules
 
 _FAMILIES = (wire.INET, wire.BRIDGE)
+_UNOWNED = (OF_NETWORKS, OF_BRIDGES)
 _FEW = 32  # elements of a set, which are read on DEL
 _AT_ONCE = 2000  # elements removed in one transaction
 _SIOCGIFINDEX = 0x8933  # linux/sockios.h
@@ -67,7 +72,7 @@ def _remove_once(
     kept: dict[str, int] = {}
     going: dict[str, list[Element]] = {}
     names = look.set_names(session, family)
-    for set_name in (name for name in names if not name.startswith(OF_NETWORKS)):
+    for set_name in (name for name in names if not name.startswith(_UNOWNED)):
         elements = look.elements(session, family, set_name)
         going[set_name] = [element for element in elements if is_going(element)]
         kept[set_name] = len(elements) - len(going[set_name])
@@ -89,7 +94,9 @@ def _remove_once(
     try:
         session.nft().transact(wire.batch(messages, generation if guarded else None))
     except Refused as err:
-        if err.errno in (errno.ENOENT, errno.EBUSY) or nft_table.has_changed(err):
+        if err.errno == errno.EBUSY and guarded:  # a rule of the administrator's refers to what is unused
+            return _remove_once(session, family, is_going, clean_up=False)
+        if err.errno == errno.ENOENT or nft_table.has_changed(err):
             return False
         raise
     return whole and (guarded or not empty or not clean_up)
@@ -104,13 +111,16 @@ def _with_clean_up(
     idle_sets = [name for name in others if owner_index.count(session, family, name) == 0]
     empty = empty.union(idle_sets)  # their elements were replaced
     others = [name for name in others if name not in empty]
-    if not others:
-        return [nft_table.in_table(wire.DELTABLE, family)]
-    if all(name.startswith(OF_NETWORKS) for name in others):
-        empty = empty | {index}
-    rules = [item for item in look.all_rules(session, family) if not item.chain.startswith(OF_NETWORKS)]
+    rules = [item for item in look.all_rules(session, family) if not item.chain.startswith(_UNOWNED)]
     going = [item for item in rules if empty.intersection(_set_names(item.mark))]
-    idle = {item.chain for item in going} - {item.chain for item in rules if item not in going}
+    staying = {item.chain for item in rules if item not in going}
+    if not others and ADMIN_CHAIN not in staying:
+        return [nft_table.in_table(wire.DELTABLE, family)]
+    if all(name.startswith(_UNOWNED) for name in others):
+        empty = empty | {index}
+    idle = {item.chain for item in going} - staying
+    if FORWARD_CHAIN in idle and ADMIN_CHAIN not in staying:
+        idle.add(ADMIN_CHAIN)
     stands_for = (owner_index.chain_of(name).name for name in empty)
     idle |= {name for name in stands_for if look.has_chain(session, family, NFT_TABLE, name)}
     return [
@@ -197,7 +207,9 @@ def _remove_owned_once(
             messages = _with_clean_up(session, family, messages, empty)
         session.nft().transact(wire.batch(messages, guard))
     except Refused as err:
-        if err.errno in (errno.ENOENT, errno.EBUSY) or nft_table.has_changed(err):
+        if err.errno == errno.EBUSY and clean_up:
+            return _remove_owned_once(session, family, owner, clean_up=False)
+        if err.errno == errno.ENOENT or nft_table.has_changed(err):
             return None
         raise
     return elements

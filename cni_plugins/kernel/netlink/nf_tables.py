@@ -326,3 +326,19 @@ def had_its_destination_changed() -> bytes:
     """Match packets of connections that were sent elsewhere (`ct status dnat`)."""
     loaded = _expression("ct", attr(1, REG_1), attr(2, _CT_STATUS))
     return loaded + _mask(struct.pack("=I", _IPS_DST_NAT)) + _compare(_CMP_NEQ, bytes(4))
+
+
+# ------------------------------------------------------------------------------- for links kept apart
+
+IFNAME_PAIR = IFNAME << CONCATENATION | IFNAME
+
+
+def link_name(name: str) -> bytes:
+    """Return the name of a link as a key."""
+    return name.encode().ljust(IFNAME_LENGTH, b"\0")
+
+
+def enters_and_leaves_by(set_name: str, *, inverted: bool = False) -> bytes:
+    """Match packets by the links that they enter and leave by (`iifname . oifname @set`, `… != @set`)."""
+    leaves = _expression("meta", attr(1, REG_2), attr(2, _META_OIFNAME))
+    return _meta(_META_IIFNAME) + leaves + _lookup(set_name, inverted=inverted)

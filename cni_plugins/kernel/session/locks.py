@@ -31,9 +31,9 @@ def lock_attachment(attachment: Attachment) -> int | None:
     return lock_name(_name_of(attachment))
 
 
-def lock_name(name: str) -> int | None:
+def lock_name(name: str, timeout: float = _ATTACHMENT_TIMEOUT) -> int | None:
     """Make others that lock this name wait, for some seconds, until the returned descriptor is closed."""
-    fd, _ = _lock_octet(name, _ATTACHMENT_TIMEOUT)
+    fd, _ = _lock_octet(name, timeout)
     return fd
 
 
@@ -71,9 +71,9 @@ def _lock_octet(name: str, timeout: float) -> tuple[int | None, bool]:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the lock of a name during the block."""
-    fd = lock_name(name)
+def locked(name: str, timeout: float = _ATTACHMENT_TIMEOUT) -> Iterator[None]:
+    """Hold the lock of a name during the block; after the timeout it begins without."""
+    fd = lock_name(name, timeout)
     try:
         yield
     finally:

@@ -83,6 +83,7 @@ TUNING = {
     "mtu": 1400,
     "prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "eth4", "sandbox": "/run/netns/cnie1"}]},
 }
+FILTERED = {"cniVersion": "1.1.0", "name": "cnie", "type": "firewall", "ingressPolicy": "isolated"}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -98,6 +99,8 @@ ROADS = {
     "sbr ADD": Call("ADD", CHAINED),
     "sbr CHECK": Call("CHECK", CHAINED),
     "sbr DEL": Call("DEL", CHAINED),
+    "firewall ADD": Call("ADD", FILTERED),
+    "firewall DEL": Call("DEL", FILTERED),
     "bridge DEL": Call("DEL", FULL),
     "bridge GC": Call("GC", {**FULL, **STALE}),
     "bridge STATUS": Call("STATUS", FULL),
@@ -121,7 +124,9 @@ def walk(host: Host, home: Path) -> dict[str, list[str]]:
     result: dict[str, Any] = {}
     found = {}
     for name, call in ROADS.items():
-        follows = isinstance(call.conf, dict) and (call.command == "CHECK" or call.conf == CHAINED)
+        follows = isinstance(call.conf, dict) and (
+            call.command == "CHECK" or call.conf in (CHAINED, FILTERED)
+        )
         said, found[name] = _take(
             host, home, call.but(conf={**call.conf, "prevResult": result}) if follows else call
         )

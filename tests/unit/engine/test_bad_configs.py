@@ -13,6 +13,7 @@ from tests.bad_configs import (
     CONFIG,
     DECODING,
     ENVIRONMENT,
+    FIREWALL,
     MACVLAN,
     PTP,
     SBR,
@@ -137,6 +138,20 @@ def test_a_key_of_bandwidth_of_the_wrong_type(refused: Refused, key: str, value:
 @pytest.mark.parametrize("changes", bad_configs.BAD_BANDWIDTHS + bad_configs.MORE_BAD_BANDWIDTHS, ids=str)
 def test_a_bandwidth_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, BANDWIDTH), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    bad_configs.WRONG_TYPES_OF_FIREWALL + bad_configs.MORE_WRONG_TYPES_OF_FIREWALL,
+    ids=str,
+)
+def test_a_key_of_firewall_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(changed(key, value, FIREWALL), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_FIREWALLS + bad_configs.MORE_BAD_FIREWALLS, ids=str)
+def test_a_firewall_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, FIREWALL), CONFIG)
 
 
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)

@@ -23,7 +23,7 @@ from cni_plugins.contract.model import ConfigModel
 from cni_plugins.engine.registry import IPAM_PLUGINS, PLUGINS
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.request import Request
-from tests.bad_configs import BANDWIDTH, DUAL, GOOD, MACVLAN, PTP, all_changed, static
+from tests.bad_configs import BANDWIDTH, DUAL, FIREWALL, GOOD, MACVLAN, PTP, all_changed, static
 from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, plain
 
 WORLD = LeanWorld()
@@ -32,6 +32,7 @@ Recorded = list[tuple[str, str, Any]]
 ROOMS = (
     "bandwidth",
     "bridge",
+    "firewall",
     "ipam_hostlocal",
     "ipam_static",
     "macvlan",
@@ -131,6 +132,7 @@ EXAMPLES: list[dict[str, Any]] = [
     },
     {**GOOD, "ipam": static({"address": "10.0.0.2/24", "gateway": "10.0.0.1"}, routes=[{"dst": "::/0"}])},
     {**GOOD, "ipam": static(), "runtimeConfig": {"ips": ["10.0.0.2/24"]}, "args": {"cni": {"ips": ["::1"]}}},
+    {**FIREWALL, "backend": "iptables", "iptablesAdminChainName": "SITE", "ingressPolicy": "isolated"},
     {
         "type": "vxlan",
         "name": "n",

@@ -12,6 +12,7 @@ from cni_plugins.kernel import dispatch
 from cni_plugins.kernel.deed import REMOVES, Uncompared
 from cni_plugins.ownership import Attachment, Owner
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules
+from cni_plugins.steps.forwarding_filter import DelForwarding
 from cni_plugins.steps.ip import DelAddress, DelRoute, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import (
     DelIdleBridge,
@@ -101,6 +102,12 @@ INVERSES = {
     "SetAllmulti": SetAllmulti,
     "SetTxQueueLen": SetTxQueueLen,
     "SetHostEndMtu": SetHostEndMtu,
+    "EnsureForwarding": DelForwarding,
+    "EnsureIptablesForwarding": DelForwarding,
+    "EnsureFirewalldSources": DelForwarding,
+    "EnsureBridgesApart": DelForwarding,
+    "EnsureIptablesApart": DelForwarding,
+    "EnsurePortIsolated": DelForwarding,
 }
 # What only a new container gets, and what has no effect that could be missing.
 NEVER_REPAIRED = {
@@ -125,6 +132,12 @@ HALF_DONE = {
     "EnsureMasquerade",
     "EnsureIptablesMasquerade",
     "EnsureSourceGuard",
+    "EnsureForwarding",
+    "EnsureIptablesForwarding",
+    "EnsureFirewalldSources",
+    "EnsureBridgesApart",
+    "EnsureIptablesApart",
+    "EnsurePortIsolated",
     "EnsureHostRoutes",
     "EnsureOverlayRules",
     "EnsurePeers",
