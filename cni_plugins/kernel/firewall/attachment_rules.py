@@ -177,7 +177,8 @@ def _restoring(session: Session, family: int, wants: Sequence[Want]) -> list[byt
     chosen = [want for want in wants if want.objects.family == family]
     rules = {rule.key: rule for want in chosen for rule in want.objects.rules}
     ordered = any(want.objects.ordered for want in chosen)
-    objects = Objects(family, tuple(rules.values()), (), ordered)
+    reached = dict.fromkeys(chain for want in chosen for chain in want.objects.reached)
+    objects = Objects(family, tuple(rules.values()), (), ordered, tuple(reached))
     states = chain_rules.states_of(session, family, objects.chains)
     building = _mended(objects, states) if chain_rules.fault(objects, states) else []
     index = owner_index.whole(session, family)
@@ -247,7 +248,8 @@ def _build(session: Session, objects: Objects) -> tuple[int, list[bytearray]]:
 
 def _mended(objects: Objects, states: chain_rules.States) -> list[bytearray]:
     table = nft_table.in_table(wire.NEWTABLE, objects.family, NLM_F_CREATE)
-    return [table, *_sets(objects), *chain_rules.mending(objects, states)]
+    reached = (nft_table.new_chain(objects.family, chain) for chain in objects.reached)
+    return [table, *reached, *_sets(objects), *chain_rules.mending(objects, states)]
 
 
 def _frame(objects: Objects) -> list[bytearray]:

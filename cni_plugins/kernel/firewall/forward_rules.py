@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules, forward_records
-from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Objects, Rule, Want
 from cni_plugins.kernel.firewall.forward_records import NFTABLES
 from cni_plugins.kernel.firewall.nft_table import Chain
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -43,4 +43,8 @@ def _to_admin(version: int) -> Callable[[], bytes]:
     return lambda: wire.is_family(version) + wire.jump(ADMIN_CHAIN)
 
 
-DEEDS = deed(EnsureForwarding, _ensure, _differs)
+def _wanted(step: EnsureForwarding) -> Want:
+    return Want(_forwarding(step), step.owner)
+
+
+DEEDS = deed(EnsureForwarding, _ensure, _differs, restore=attachment_rules.restoring(_wanted))

@@ -84,6 +84,20 @@ TUNING = {
     "prevResult": {"cniVersion": "1.1.0", "interfaces": [{"name": "eth4", "sandbox": "/run/netns/cnie1"}]},
 }
 FILTERED = {"cniVersion": "1.1.0", "name": "cnie", "type": "firewall", "ingressPolicy": "isolated"}
+PORTS = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+PUBLISHED = {
+    "cniVersion": "1.1.0",
+    "name": "cnie",
+    "type": "portmap",
+    "runtimeConfig": {"portMappings": PORTS},
+}
+LIMITED = {
+    "cniVersion": "1.1.0",
+    "name": "cnie",
+    "type": "bandwidth",
+    "ingressRate": 10**6,
+    "ingressBurst": 10**6,
+}
 STALE = {"cni.dev/valid-attachments": []}
 BROKEN = b"{"
 LOOPBACK = {"cniVersion": "1.1.0", "name": "cnie", "type": "loopback"}
@@ -96,6 +110,11 @@ ROADS = {
     "bridge ADD": Call("ADD", BRIDGE, container="plain", ifname="eth1"),
     "bridge ADD, everything on": Call("ADD", FULL),
     "bridge CHECK": Call("CHECK", FULL),
+    "portmap ADD": Call("ADD", PUBLISHED),
+    "portmap CHECK": Call("CHECK", PUBLISHED),
+    "portmap DEL": Call("DEL", PUBLISHED),
+    "bandwidth ADD": Call("ADD", LIMITED),
+    "bandwidth DEL": Call("DEL", LIMITED),
     "sbr ADD": Call("ADD", CHAINED),
     "sbr CHECK": Call("CHECK", CHAINED),
     "sbr DEL": Call("DEL", CHAINED),
@@ -125,7 +144,7 @@ def walk(host: Host, home: Path) -> dict[str, list[str]]:
     found = {}
     for name, call in ROADS.items():
         follows = isinstance(call.conf, dict) and (
-            call.command == "CHECK" or call.conf in (CHAINED, FILTERED)
+            call.command == "CHECK" or call.conf in (CHAINED, FILTERED, LIMITED, PUBLISHED)
         )
         said, found[name] = _take(
             host, home, call.but(conf={**call.conf, "prevResult": result}) if follows else call

@@ -26,6 +26,7 @@ from cni_plugins.protocol.request import Request
 from tests.bad_configs import BANDWIDTH, DUAL, FIREWALL, GOOD, MACVLAN, PTP, all_changed, static
 from tests.unit.packaging.lean_world import PACKAGING, REPOSITORY, LeanWorld, plain
 
+pytestmark = pytest.mark.timeout(300)
 WORLD = LeanWorld()
 REFUSED = "refused"
 Recorded = list[tuple[str, str, Any]]
