@@ -9,6 +9,7 @@ difference answers to.
 from tests.differential.intended_macvlan import MACVLAN
 from tests.differential.intended_ptp import PTP
 from tests.differential.intended_sbr import SBR
+from tests.differential.intended_tuning import TUNING
 from tests.differential.intention import (
     DEBIAN,
     Intended,
@@ -268,4 +269,5 @@ DIFFERENCES: tuple[Intended, ...] = (
     *MACVLAN,
     *PTP,
     *SBR,
+    *TUNING,
 )

@@ -15,7 +15,7 @@ from tests.integration.cli.acts import files, install, uninstall
 from tests.integration.cli.conftest import Suite
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "open"}
-FOREIGN = {"opt/cni/bin/bridge": "the reference", "opt/cni/bin/tuning": "somebody's"}
+FOREIGN = {"opt/cni/bin/bridge": "the reference", "opt/cni/bin/calico": "somebody's"}
 WHOLE = {"plugins @build-id:" + build * 16 for build in "ab"}
 
 
@@ -61,7 +61,7 @@ def test_killed_at_any_moment_every_name_is_whole_and_nothing_is_lost(
         if not killed_at(moment, lambda places=places: install(places, new)):  # type: ignore[misc]
             break
         there = files(root)
-        assert there["opt/cni/bin/tuning"] == "somebody's"
+        assert there["opt/cni/bin/calico"] == "somebody's"
         assert there["opt/cni/bin/bridge"] in WHOLE | (set() if upgrade else {"the reference"})
         assert "the reference" in there.values()
         others = [name for name in NAMES if name != "bridge"]
