@@ -6,6 +6,7 @@ differences an entry can be written from. A difference without entry fails; so d
 difference answers to.
 """
 
+from tests.differential.intended_chain import CHAIN
 from tests.differential.intended_macvlan import MACVLAN
 from tests.differential.intended_ptp import PTP
 from tests.differential.intended_sbr import SBR
@@ -269,5 +270,6 @@ DIFFERENCES: tuple[Intended, ...] = (
     *MACVLAN,
     *PTP,
     *SBR,
+    *CHAIN,
     *TUNING,
 )
