@@ -33,7 +33,7 @@ class ForwardFilter(NamedTuple):
     """The filters that packets of containers pass.
 
     :param firewalld: whether firewalld runs, and `zones`: the names of its zones.
-    :param iptables: the IP versions of which the iptables executables are installed.
+    :param iptables: the IP versions of which the iptables executables are installed, if that matters.
     :param forward_drops: whether chain FORWARD of iptables drops what no rule accepts.
     :param recorded: the backend that ADD has chosen, empty if nothing is recorded of the attachment.
     :param in_iptables: whether, then, iptables has the rules that the reference makes for it.

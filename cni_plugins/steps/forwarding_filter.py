@@ -73,7 +73,7 @@ class EnsureBridgesApart(Step):
     """Nothing is forwarded between these bridges and others that are kept apart.
 
     :param bridges: bridges, or other links through which the host reaches the container.
-    :param member: the host end of the container, whose absence shows that the attachment is gone.
+    :param member: the host end of the container.
     :param isolated: nothing is forwarded back into the bridge that it came from either.
     """
 

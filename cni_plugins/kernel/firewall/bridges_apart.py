@@ -66,7 +66,7 @@ _RULES = (_Dropping("bridges", _between), _Dropping("isolated", _back))
 def _ensure(session: Session, step: EnsureBridgesApart) -> None:
     # Members first: a removal of the bridge that has not seen them is refused, as the ruleset has changed.
     for item in _memberships(step):
-        attachment_rules.ensure(session, item, step.owner, step.member)
+        attachment_rules.ensure(session, item, step.owner)
     for _ in range(nft_table.TRIES):
         generation = read.generation(session)
         messages = list(_missing(session, step))

@@ -47,7 +47,7 @@ def look(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
         nf_tables=nf_tables,
         firewalld=runs,
         zones=firewalld.zones(asks.bus) or () if asks.status and runs else (),
-        iptables=tuple(filter(iptables.installed, asks.families)),
+        iptables=_installed(asks) if drops or asks.status or not nf_tables else asks.families,
         forward_drops=drops,
         recorded=recorded,
         in_iptables=in_iptables,
@@ -56,6 +56,10 @@ def look(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
         apart_in_iptables=iptables_forward.families_with(session, APART) if asks.apart else (),
         closed_chain=_closed_chain(session) if asks.status and nf_tables else "",
     )
+
+
+def _installed(asks: ForwardFilterAsks) -> tuple[int, ...]:
+    return tuple(filter(iptables.installed, asks.families))
 
 
 def _drops(session: Session, family: int, *, nf_tables: bool) -> bool:

@@ -2,7 +2,8 @@
 
 A rule of iptables and a source of firewalld have no room for an owner that the reference's DEL would still
 recognise. So each backend has a set of addresses in our nf_tables table, whose elements name the owner: DEL
-finds its addresses there, also without prevResult, and knows whether an address has a new owner by now. The
+finds its addresses there, also without prevResult, and knows whether an address has a new owner by now. No
+host link is recorded with it: its absence must not make another's DEL remove a record before the rules. The
 rules of these sets are in a chain that nothing jumps to; that of the nftables backend is in forward_rules.
 """
 

@@ -37,8 +37,8 @@ _WILDCARD = "+"
 
 def _ensure(_session: Session, step: EnsureIptablesApart) -> None:
     with locks.locked(*LOCK):
-        for family in step.families:
-            iptables.restore(family, TABLE, list(_missing(step, _listed(family))))
+        lines = {family: list(_missing(step, _listed(family))) for family in step.families}
+        iptables.restore_each(TABLE, lines)
 
 
 def _missing(step: EnsureIptablesApart, present: set[str]) -> Iterator[str]:

@@ -30,7 +30,7 @@ _SENDING, _RECEIVING = (
 
 
 def _ensure(session: Session, step: EnsurePortIsolated) -> None:
-    attachment_rules.ensure(session, _isolation(step.port), step.owner, step.port)
+    attachment_rules.ensure(session, _isolation(step.port), step.owner)
 
 
 def _differs(session: Session, step: EnsurePortIsolated) -> str:

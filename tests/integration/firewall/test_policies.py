@@ -252,6 +252,9 @@ def test_check_finds_what_is_missing_and_an_add_restores_it(host: Host, command:
 def test_a_killed_container_leaves_its_bridge_apart_until_gc(host: Host) -> None:
     one, other = host.container("c1", **ISOLATED).add(), host.container("c2", 2, **ISOLATED).add()
     one.sandbox.run("ip", "link", "delete", "eth0")
+    other.delete()
+    other.add()
+    assert '"br1"' in host.ours()
     conf = {**other.conf, "name": "net1", "cni.dev/valid-attachments": []}
     assert host.call("GC", conf) == (0, None)
     assert "br1" not in host.ours()
@@ -278,4 +281,15 @@ def test_bridges_are_apart_whenever_a_container_is_there(host: Host) -> None:
             os._exit(not come_and_go(container))
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
+    assert host.ours() == ""
+
+
+def test_what_a_killed_container_left_is_found_after_the_del_of_another(host: Host) -> None:
+    """Its rules of iptables have no owner but in the record, which must not go before them."""
+    one, other = (host.container(name, backend="iptables", **ISOLATED).add() for name in ("c1", "c2"))
+    one.sandbox.run("ip", "link", "delete", "eth0")
+    other.delete()
+    assert len(host.chain("CNI-FORWARD")) == 3
+    one.delete(prevResult=None, sandbox=False)
+    assert len(host.chain("CNI-FORWARD")) == 1
     assert host.ours() == ""
