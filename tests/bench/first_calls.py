@@ -11,28 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.bench import node, report, resident, timing
+from tests.bench.node import Column
+from tests.bench.rows import Row
 from tests.differential import suites
 
 INSIDE = "--inside"
-DIST = Path(__file__).parents[2] / "dist"
-SETUP = """
-mount -t sysfs sysfs /sys
-mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/data
-ip link set lo up
-ip link add up0 type veth peer name up1
-ip addr add 192.0.2.1/24 dev up0 && ip link set up0 up && ip link set up1 up
-ip route add default via 192.0.2.2
-"""
 RANGES = [[{"subnet": "10.201.0.0/16"}]]
 DUAL = [*RANGES, [{"subnet": "fd00:201::/64"}]]
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -51,77 +43,6 @@ CONFS = {
     "macvlan": _conf("macvlan", master="up0"),
     "ptp": _conf("ptp"),
 }
-
-
-class Column(NamedTuple):
-    """A directory of plugins and how they are called."""
-
-    label: str
-    directory: Path
-    variables: Mapping[str, str] = {}
-    is_reference: bool = False
-
-
-COLD, LINGERING, AGENT = "first call", "lingering", "agent"
-SOCKET = "/run/bench/agent.sock"
-
-
-def _columns() -> list[Column]:
-    known = (suites.debian(), suites.newest())
-    found = [
-        Column(f"reference {suite.label}", Path(suite.directory), is_reference=True)
-        for suite in known
-        if not suite.absence
-    ]
-    return [
-        *found,
-        Column(COLD, DIST, {"CNI_PLUGINS_LINGER": "0"}),
-        Column(LINGERING, DIST, {"CNI_PLUGINS_LINGER": "600"}),
-        Column(AGENT, DIST, {"CNI_PLUGINS_AGENT": SOCKET}),
-    ]
-
-
-class Running(NamedTuple):
-    pid: int
-    out: int
-
-    def finish(self) -> tuple[bytes, float]:
-        """Return stdout and the CPU seconds of the process and what it waited for."""
-        text = b""
-        while part := os.read(self.out, 1 << 16):
-            text += part
-        os.close(self.out)
-        _, status, used = os.wait4(self.pid, 0)
-        if status:
-            raise RuntimeError(text.decode())
-        return text, used.ru_utime + used.ru_stime
-
-
-def _start(
-    column: Column, command: str, conf: Mapping[str, Any], box: str, plugin: str = "bridge"
-) -> Running:
-    own = dict(conf)
-    if "ipam" in conf:
-        own["ipam"] = {**conf["ipam"], "dataDir": f"/run/data/{column.label}"}
-    program = str(column.directory / conf.get("type", plugin))
-    env = {
-        "PATH": os.environ["PATH"],
-        "CNI_COMMAND": command,
-        "CNI_CONTAINERID": box,
-        "CNI_NETNS": f"/run/netns/{box}",
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(column.directory),
-        **column.variables,
-    }
-    stdin, feed = os.pipe()
-    out, stdout = os.pipe()
-    os.write(feed, json.dumps(own, separators=(",", ":")).encode())  # as libcni does
-    os.close(feed)
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
-    pid = os.posix_spawn(program, [program], env, file_actions=actions)
-    os.close(stdin)
-    os.close(stdout)
-    return Running(pid, out)
 
 
 def _left() -> list[Path]:
@@ -156,15 +77,14 @@ def _memory_of_left() -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def single_calls(columns: list[Column], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Wall-clock milliseconds of single calls, by row and column."""
-    rows: dict[str, dict[str, list[float]]] = {}
+def single_calls(columns: list[Column], rounds: int) -> list[Row]:
+    """Wall-clock times of single calls."""
+    rows: dict[str, Row] = {}
 
-    def call(column: Column, row: str, command: str, conf: Mapping[str, Any]) -> bytes:
-        begun = time.perf_counter()
-        text, _ = _start(column, command, conf, "box").finish()
-        rows.setdefault(row, {}).setdefault(column.label, []).append((time.perf_counter() - begun) * 1e3)
-        return text
+    def call(column: Column, name: str, kind: str, conf: Mapping[str, Any]) -> bytes:
+        done = node.measure(column.call(kind, conf, "box", conf.get("type", "bridge")))
+        rows.setdefault(name, Row(name)).samples[column.label].append(done.wall * 1e3)
+        return done.stdout
 
     for number in range(rounds + 1):
         for column in columns if number % 2 else columns[::-1]:
@@ -177,50 +97,37 @@ def single_calls(columns: list[Column], rounds: int) -> dict[str, dict[str, list
                 subprocess.run(["ip", "netns", "del", "box"], check=True)
         if not number:
             rows.clear()  # the first round makes the bridge, and starts what lingers
-    return rows
+    return list(rows.values())
 
 
 class Burst(NamedTuple):
+    """Seconds, and megabytes that stay."""
+
     wall: float
     cpu: float
     memory: float
 
 
 def burst(column: Column, count: int) -> dict[str, Burst]:
-    """So many ADDs at once where nothing runs, then as many DELs; milliseconds, and megabytes that stay."""
+    """So many ADDs at once where nothing runs, then as many DELs."""
     _end_left()
     boxes = [f"box{number}" for number in range(count)]
     for box in boxes:
         subprocess.run(["ip", "netns", "add", box], check=True)
     found = {}
     for command in ("ADD", "DEL"):
-        before, stayed = resource.getrusage(resource.RUSAGE_CHILDREN), _cpu_of_left()
+        stayed = _cpu_of_left()
+        calls = [column.call(command, BRIDGE, box) for box in boxes]
         begun = time.perf_counter()
-        for running in [_start(column, command, BRIDGE, box) for box in boxes]:
-            running.finish()
+        running = [timing.start(call) for call in calls]
+        done = [node.succeeded(call, one.finish()) for call, one in zip(calls, running, strict=True)]
         wall = time.perf_counter() - begun
         time.sleep(0.3)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        found[command] = Burst(wall * 1e3, (own + _cpu_of_left() - stayed) * 1e3, _memory_of_left())
+        cpu = sum(one.cpu for one in done) + _cpu_of_left() - stayed
+        found[command] = Burst(wall, cpu, _memory_of_left())
     for box in boxes:
         subprocess.run(["ip", "netns", "del", box], check=True)
     return found
-
-
-def _table(columns: list[Column], rows: Mapping[str, Mapping[str, list[float]]], unit: str = "ms") -> str:
-    labels = [column.label for column in columns]
-    mine = [column.label for column in columns if not column.is_reference]
-    theirs = [column.label for column in columns if column.is_reference]
-    heads = ["operation", *labels, *(f"{label} ÷ reference" for label in mine)]
-    lines = [heads, ["---", *["--:"] * (len(heads) - 1)]]
-    for name, samples in rows.items():
-        middle = {label: statistics.median(samples[label]) for label in labels if samples.get(label)}
-        best = min((middle[label] for label in theirs if label in middle), default=0.0)
-        amounts = [f"{middle[label]:.1f} {unit}" if label in middle else "-" for label in labels]
-        ratios = [f"{middle[label] / best:.2f}" if best and label in middle else "-" for label in mine]
-        lines.append([name, *amounts, *ratios])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
@@ -229,40 +136,27 @@ def main() -> None:
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
-        words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        words += ["--propagation", "private", sys.executable, "-m", "tests.bench.first_calls", INSIDE]
-        sys.exit(subprocess.run([*words, "--rounds", str(options.rounds)], check=False).returncode)
-    subprocess.run(["sh", "-ec", SETUP], check=True)
-    columns = _columns()
-    agent = subprocess.Popen(
-        [DIST / "cnictl", "agent", "--socket", SOCKET, "--no-repair"], stderr=subprocess.DEVNULL
-    )
-    try:
-        while not Path(SOCKET).exists():
-            if agent.poll() is not None:
-                raise RuntimeError("the agent does not start")
-            time.sleep(0.05)
-        _report(columns, options.rounds)
-    finally:
-        agent.terminate()
-        agent.wait()
+        words = node.command("tests.bench.first_calls", INSIDE, "--rounds", str(options.rounds))
+        sys.exit(subprocess.run(words, check=False).returncode)
+    node.set_up()
+    with resident.running(suites.ours(), None) as agent:
+        _report([*node.references(), *node.ours(agent.socket)], options.rounds)
 
 
 def _report(columns: list[Column], rounds: int) -> None:
-    print(_table(columns, single_calls(columns, rounds)), end="\n\n")
-    together = [column for column in columns if column.label not in (COLD, AGENT)]
-    rows: dict[str, dict[str, list[float]]] = {}
-    kinds: list[tuple[str, Callable[[Burst], float]]] = [("wall", lambda b: b.wall), ("CPU", lambda b: b.cpu)]
+    print(report.compared(columns, single_calls(columns, rounds)), end="\n\n")
+    together = [column for column in columns if column.label not in (node.COLD, node.AGENT)]
+    rows: dict[str, Row] = {}
     memory = 0.0
     for count in (20, 60):
         for _ in range(max(3, rounds // 4)):
             for column in together:
                 for command, found in burst(column, count).items():
                     memory = max(memory, found.memory)
-                    for kind, value in kinds:
-                        row = rows.setdefault(f"{count} {command} from nothing, {kind}", {})
-                        row.setdefault(column.label, []).append(value(found))
-    print(_table(together, rows), end="\n\n")
+                    for kind, value in (("wall", found.wall), ("CPU", found.cpu)):
+                        name = f"{count} {command} from nothing, {kind}"
+                        rows.setdefault(name, Row(name)).samples[column.label].append(value * 1e3)
+    print(report.compared(together, list(rows.values())), end="\n\n")
     print(f"What lingers after a burst, PSS: {memory:.1f} MB.")
 
 

@@ -4,7 +4,9 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tests.bench import budgets, resident
 from tests.bench.columns import Kind
@@ -34,7 +36,17 @@ def section(kinds: list[Kind], rows: list[Row], missing: list[str]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def compared(kinds: list[Kind], rows: list[Row]) -> str:
+class Head(Protocol):
+    """What a table asks of a column: its label, and whether others are compared with it."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def is_reference(self) -> bool: ...
+
+
+def compared(kinds: Sequence[Head], rows: Sequence[Row]) -> str:
     """Medians per column, then the ratio of each of ours to the faster reference of the row."""
     mine = [kind.label for kind in kinds if not kind.is_reference]
     references = _references(kinds)
@@ -52,7 +64,7 @@ def compared(kinds: list[Kind], rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def plain(rows: list[Row]) -> str:
@@ -64,7 +76,7 @@ def plain(rows: list[Row]) -> str:
         found = {label: _amount(row.median(label), row.unit) for label in row.samples}
         cells.setdefault(row.operation, {}).update(found)
     lines = [[operation, *(found.get(label, "-") for label in labels)] for operation, found in cells.items()]
-    return _table(["", *labels], lines)
+    return table(["", *labels], lines)
 
 
 def judged(kinds: list[Kind], rows: list[Row]) -> str:
@@ -75,7 +87,7 @@ def judged(kinds: list[Kind], rows: list[Row]) -> str:
         for verdict in found
         if verdict
     ]
-    return "### Budgets\n\n" + _table(["quantity", "at most", "measured", "kept"], lines) if lines else ""
+    return "### Budgets\n\n" + table(["quantity", "at most", "measured", "kept"], lines) if lines else ""
 
 
 def machine() -> str:
@@ -123,11 +135,11 @@ def _programs(kind: Kind) -> list[Path]:
     return [kind.suite.program(name) for name in _NAMES]
 
 
-def _references(kinds: list[Kind]) -> list[str]:
+def _references(kinds: Sequence[Head]) -> list[str]:
     return [kind.label for kind in kinds if kind.is_reference]
 
 
-def _table(heads: list[str], lines: list[list[str]]) -> str:
+def table(heads: list[str], lines: list[list[str]]) -> str:
     rule = "|---|" + "--:|" * (len(heads) - 1)
     return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
 

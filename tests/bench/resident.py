@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tests.namespaces import Namespace
 
 PROGRAM = "cnictl"
 VARIABLE = "CNI_PLUGINS_AGENT"  # where the executables look for the socket; empty: no agent
+LINGER = "CNI_PLUGINS_LINGER"  # seconds for which a call leaves something behind, 0: it neither does nor asks
 _START, _STOP, _BOOKS = 20.0, 25.0, 3.0  # seconds: until it answers, until it has ended, until it has counted
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MILLISECONDS = re.compile(r" ms=([\d.]+) ")
@@ -82,17 +83,23 @@ def absence(suite: Suite) -> str | None:
 
 
 @contextlib.contextmanager
-def running(suite: Suite, host: Namespace, workers: int | None = None) -> Iterator[Agent]:
-    """An agent in that netns, with as many workers as it takes by itself."""
+def running(
+    suite: Suite, host: Namespace | None, workers: int | None = None, words: Sequence[str] = ()
+) -> Iterator[Agent]:
+    """An agent in that netns, None: in this one, with as many workers as it takes by itself.
+
+    :param words: further options.
+    """
     with tempfile.TemporaryDirectory(prefix=PREFIX) as directory:
         socket, journal = Path(directory, "agent.sock"), Path(directory, "journal")
         # Not the caches of the machine: it would repair what they remember.
-        words = [suite.program(PROGRAM), "agent", "--socket", str(socket), "--cache-dir", directory]
+        own = ("--socket", str(socket), "--cache-dir", directory)
+        command = [suite.program(PROGRAM), "agent", *own, *words]
         if workers:
-            words += ["--workers", str(workers)]
-        with host.entered(), journal.open("wb") as lines:
+            command += ["--workers", str(workers)]
+        with host.entered() if host else contextlib.nullcontext(), journal.open("wb") as lines:
             process = subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=lines,
