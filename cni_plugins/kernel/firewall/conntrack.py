@@ -2,9 +2,9 @@
 
 Messages: linux/netfilter/nfnetlink_conntrack.h. To find entries the kernel walks its whole table, which takes
 12 ms on a host with 24 GB however few there are. So all of an IP version are looked for at once, and a
-process that stays does it after it has answered: the container is not running yet, or not any more. The
-kernel filters the dump (since 5.8), and each entry is deleted by its own tuple. What it cannot do here, it
-can do without: the entries expire.
+process that stays does it a moment after it has answered, for all requests until then: the containers are
+not running yet, or not any more. The kernel filters the dump (since 5.8), and each entry is deleted by its
+own tuple. What it cannot do here, it can do without: the entries expire.
 """
 
 import socket
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
 from ipaddress import ip_address
+from time import sleep
 from typing import NamedTuple
 
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -31,9 +32,6 @@ _NUMBER, _DST_PORT = 1, 3  # CTA_PROTO_NUM, CTA_PROTO_DST_PORT
 _MATCH_NUMBER, _MATCH_DST_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_…
 _UDP = 17
 
-_aside: list[Socket] = []  # for threads, of which each keeps the lock while it uses it
-_lock = allocate_lock()
-
 
 class Flows(NamedTuple):
     """UDP packets to a port of this host.
@@ -48,6 +46,14 @@ class Flows(NamedTuple):
     answered_by: IPAddress | None = None
 
 
+# A walk is not preempted. One that began with the answer would often delay it: both start on the same CPU.
+_PAUSE = 0.05  # seconds
+_pending: list[Flows] = []  # of requests that were answered
+_pending_lock = allocate_lock()  # held for an instant only
+_aside: list[Socket] = []  # for threads, of which each keeps the lock while it uses it
+_lock = allocate_lock()
+
+
 def address_of(packed_address: bytes) -> IPAddress:
     return ip_address(packed_address)
 
@@ -56,18 +62,42 @@ def forget_udp(session: Session, flows: list[Flows]) -> None:
     """Delete the entries of these flows."""
     if not flows:
         return
-    if session.may_leave_threads():
-        with suppress(RuntimeError):  # no more threads
-            start_new_thread(_forget_aside, (flows,))
-            return
+    if session.may_leave_threads() and _is_forgotten_aside(flows):
+        return
     _forget(session.nft(), flows)
 
 
-def _forget_aside(flows: list[Flows]) -> None:
+def _is_forgotten_aside(flows: list[Flows]) -> bool:
+    """Leave flows to a thread; return False if there cannot be one."""
+    if (
+        not _aside
+    ):  # here, as the request has descriptors that end before it: a low one must be free between calls
+        _aside.append(nft_socket())
+    with _pending_lock:
+        has_thread = bool(_pending)
+        _pending.extend(flows)
+    if has_thread:
+        return True
+    try:
+        start_new_thread(_forget_aside, ())
+    except RuntimeError:  # no more threads
+        _taken()
+        return False
+    return True
+
+
+def _taken() -> list[Flows]:
+    """Return what is pending, and leave nothing."""
+    with _pending_lock:
+        flows = _pending[:]
+        _pending.clear()
+    return flows
+
+
+def _forget_aside() -> None:
+    sleep(_PAUSE)
     with _lock, suppress(OSError):
-        if not _aside:
-            _aside.append(nft_socket())
-        _forget(_aside[0], flows)
+        _forget(_aside[0], _taken())
 
 
 def _forget(netfilter: Socket, flows: list[Flows]) -> None:

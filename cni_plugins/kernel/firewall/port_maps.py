@@ -208,10 +208,10 @@ def _hiding(network: str, version: int, purpose: str, source: bytes) -> Rule:
 
 def _delete(session: Session, step: DelPortMaps) -> None:
     if not owner_index.exists(session, wire.INET):
-        rule_removal.remove_owned(session, step.owner)
+        rule_removal.remove_owned(session, step.owner, (wire.INET,))
         return
     with localnet.given_back(session):
-        removed = rule_removal.remove_owned(session, step.owner)
+        removed = rule_removal.remove_owned(session, step.owner, (wire.INET,))
     _forget(session, removed)
 
 

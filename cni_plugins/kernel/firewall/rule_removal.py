@@ -164,16 +164,17 @@ def _set_names(mark: str) -> list[str]:
 # ------------------------------------------------------------------------------------- the rules of an owner
 
 
-def remove_owned(session: Session, owner: Owner) -> list[Element]:
+def remove_owned(session: Session, owner: Owner, families: tuple[int, ...] = _FAMILIES) -> list[Element]:
     """Remove the owner's elements, without reading those of others.
 
     Where its sets are small, also the elements of the same network and plugin whose link vanished without a
     DEL.
 
+    :param families: where it may have elements.
     :returns: the owner's elements.
     """
     removed: list[Element] = []
-    for family in _FAMILIES:
+    for family in families:
         for attempt in range(nft_table.TRIES):
             found = _remove_owned_once(session, family, owner, clean_up=attempt < nft_table.TRIES - 1)
             if found is not None:

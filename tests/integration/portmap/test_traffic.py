@@ -1,9 +1,14 @@
 """Who reaches a published port, from where, and which source the container sees."""
 
+import time
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from cni_plugins.kernel.firewall import conntrack
+from cni_plugins.kernel.firewall.conntrack import Flows
+from cni_plugins.kernel.session.session import Residence, Session, nft_socket
 from tests.integration.portmap.conftest import HOST, NOBODY, OUTSIDE, Publisher, Site
 
 GATEWAY = {4: "10.1.0.1", 6: "fd01::1"}
@@ -123,6 +128,34 @@ def test_udp_flows_that_are_older_than_the_mapping_follow_it(site: Site, publish
     assert site.ask(site.outside, HOST[4], 8081, "udp", own_port=5000) == f"web {OUTSIDE[4]}"
     assert publisher.call("DEL", web, "8081:81/udp") == (0, None)
     assert site.ask(site.outside, HOST[4], 8081, "udp", own_port=5000).startswith("host ")
+
+
+def test_a_process_that_stays_forgets_the_udp_flows_of_all_requests_a_moment_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known() -> set[int]:
+        listed = site.host.run("conntrack", "-L", "-p", "udp", "--orig-dst", HOST[4])
+        return {port for port in ports if f"dport={port} " in listed}
+
+    ports = (8081, 8082, 8083)
+    # Conntrack is on where a rule needs it.
+    site.host.run("nft", "add table t; add chain t c { type filter hook input priority 0; }")
+    site.host.run("nft", "add rule t c ct state invalid drop")
+    site.serve(site.host, "host", *(f"{port}/udp" for port in ports))
+    for port in ports:
+        assert site.ask(site.outside, HOST[4], port, "udp").startswith("host ")
+    assert known() == set(ports)
+    aside: list[Any] = []
+    monkeypatch.setattr(conntrack, "_aside", aside)
+    with site.host.entered(), closing(nft_socket()) as kept:
+        for port in ports[:2]:
+            with Session(None, residence=Residence(kept, lambda: True)) as session:
+                conntrack.forget_udp(session, [Flows(4, port)])
+    end = time.monotonic() + 10
+    while known() != {8083} and time.monotonic() < end:
+        time.sleep(0.02)
+    assert known() == {8083}
+    aside[0].close()
 
 
 def test_udp_flows_of_others_are_not_forgotten(site: Site, nft: Publisher) -> None:
