@@ -61,7 +61,7 @@ def _bandwidth(_backend: str, _first: int) -> Conf:
 
 
 def _tuning(_backend: str, _first: int) -> Conf:
-    sysctls = {"net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.rp_filter": "2"}
+    sysctls = {"net.core.somaxconn": "500", "net.ipv4.conf.eth0.rp_filter": "2"}
     return {**_COMMON, "type": "tuning", "sysctl": sysctls, "mtu": 1400, "txQLen": 500, "allmulti": True}
 
 
