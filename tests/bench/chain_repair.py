@@ -38,7 +38,7 @@ def table(rounds: int, containers: int) -> str:
         "command": Row("`nft flush ruleset`, then `cnictl repair`: until all rules are there"),
         "agent": Row("`nft flush ruleset` beside the agent: until all rules are there"),
         "look": Row("`cnictl repair` that finds nothing to do"),
-        "start": Row("… of which the start of `cnictl` (`cnictl version`)"),
+        "start": Row("… of which the start of `cnictl` (`cnictl --version`)"),
     }
     with tempfile.TemporaryDirectory(prefix="cnib-chain-") as cache, Node() as there:
         _add(there, Path(cache), containers)
@@ -46,7 +46,7 @@ def table(rounds: int, containers: int) -> str:
         for _ in range(rounds):
             rows["command"].samples[label].append(_restored(there, cnictl, "repair", *where))
             rows["look"].samples[label].append(_taken(there, cnictl, "repair", *where))
-            rows["start"].samples[label].append(_taken(there, cnictl, "version"))
+            rows["start"].samples[label].append(_taken(there, cnictl, "--version"))
         for _ in range(rounds):  # each with an agent of its own: it is slower when rules go again and again
             there.start_agent(*where)
             rows["agent"].samples[label].append(_restored(there))
