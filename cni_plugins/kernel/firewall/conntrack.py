@@ -69,9 +69,8 @@ def forget_udp(session: Session, flows: list[Flows]) -> None:
 
 def _is_forgotten_aside(flows: list[Flows]) -> bool:
     """Leave flows to a thread; return False if there cannot be one."""
-    if (
-        not _aside
-    ):  # here, as the request has descriptors that end before it: a low one must be free between calls
+    # Here, as the request has descriptors that end before it: a low one must be free between calls.
+    if not _aside:
         _aside.append(nft_socket())
     with _pending_lock:
         has_thread = bool(_pending)
