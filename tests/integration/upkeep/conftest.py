@@ -1,5 +1,6 @@
 """A node whose runtime remembers attachments as libcni does, with chains of the suite's plugins."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from cni_plugins.upkeep.repair import RepairOutcome, RepairReport, Scope
 from tests import caches
 from tests.integration.chained.stamp import plugin as stamp
 
-NAMES = ("bridge", "macvlan", "portmap", "ptp", "stamp", "vxlan", "loopback")
+_NUMBER = re.compile(r" \. 0x[0-9a-f]{8}\b|counter packets \d+ bytes \d+ ")
+NAMES = ("bridge", "firewall", "macvlan", "portmap", "ptp", "stamp", "tuning", "vxlan", "loopback")
 
 
 class Attached:
@@ -85,13 +87,17 @@ class Node:
             return upkeep.repair(self.scope._replace(networks=networks), **keywords)
 
     def ruleset(self) -> list[str]:
-        """Return the lines of all rules, sorted: tables are listed in the order in which they were made."""
+        """Return the lines of all rules, sorted: tables are listed in the order in which they were made.
+
+        Without counters, and the numbers by which the index counts an owner's elements as they come.
+        """
         listed = self.bed.host.run("nft", "list", "ruleset")
         saved = [
             self.bed.host.run(f"{name}-save", "-t", "nat", check=False) for name in ("iptables", "ip6tables")
         ]
         lines = [*listed.splitlines(), *(line for text in saved for line in text.splitlines())]
-        return sorted(line.split(" [")[0].split("# handle")[0] for line in lines if not line.startswith("#"))
+        plain = (_NUMBER.sub("", line).strip(" \t,{}").removeprefix("elements = { ") for line in lines)
+        return sorted(line.split(" [")[0].split("# handle")[0] for line in plain if not line.startswith("#"))
 
 
 def only(report: RepairReport, condition: Condition = Condition.REPAIRED) -> RepairOutcome:

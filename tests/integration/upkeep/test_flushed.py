@@ -314,3 +314,28 @@ def test_an_index_that_was_flushed_is_filled_again(node: Node) -> None:
     for one in (first, second):
         node.delete(one)
     assert node.bed.host.run("nft", "list", "ruleset") == ""
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_list_as_podman_writes_it_comes_back(node: Node, needs: Any, backend: str) -> None:
+    needs("iptables-restore")
+    policy = {"type": "firewall", "backend": backend, "ingressPolicy": "same-bridge"}
+    tuning = {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.proxy_arp": "1"}}
+    both = [
+        node.add([{**BRIDGE, **pools(node)}, policy, tuning], network=network, container=container)
+        for network, container in (("net1", "c1"), ("net1", "c2"))
+    ]
+    before = node.ruleset()
+    node.bed.host.run("nft", "flush", "ruleset")
+    report = node.repair()
+    assert {one.condition for one in report.attachments} == {Condition.REPAIRED}
+    assert not [one.remaining for one in report.attachments if one.remaining]
+    assert node.ruleset() == before
+    node.check(*both)
+    assert {one.condition for one in node.repair().attachments} == {Condition.IN_ORDER}
+    node.bed.host.run("iptables", "-F")
+    node.repair()
+    assert node.ruleset() == before
+    node.check(*both)
+    for one in both:
+        node.delete(one)
