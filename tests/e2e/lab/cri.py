@@ -7,7 +7,8 @@ generated code is needed for the dozen fields a pod takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ Fields = list[tuple[int, Any]]
 Message = dict[int, list[Any]]
 
 VARINT, FIXED64, BYTES = 0, 1, 2
+PROTOCOLS = ("tcp", "udp", "sctp")  # enum Protocol
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Pod:
     name: str
     sandbox: str
     addresses: list[str]
+    config: Fields
+    netns: str
+    """As the runtime's own host names it."""
 
 
 class Cri:
@@ -48,19 +53,31 @@ class Cri:
         )
         return answer
 
-    def run_pod(self, name: str) -> Pod:
+    def networks(self) -> list[str]:
+        """Status: the names of the networks that the runtime has loaded; its own loopback is one of them."""
+        info = _texts(self.call("Status", [(1, 1)]), 2)
+        loaded = json.loads(info["cniconfig"])["Networks"] or []
+        return [item["Config"]["Name"] for item in loaded]
+
+    def run_pod(
+        self, name: str, ports: Sequence[Mapping[str, Any]] = (), annotations: Mapping[str, str] | None = None
+    ) -> Pod:
         """RunPodSandbox, and the addresses the network gave it."""
-        sandbox = self.call("RunPodSandbox", [(1, _pod_config(name))])[1][0].decode()
-        status = decode(self.call("PodSandboxStatus", [(1, sandbox)])[1][0])
-        network = decode(status[5][0])
+        config = _pod_config(name, ports, annotations or {})
+        sandbox = self.call("RunPodSandbox", [(1, config)])[1][0].decode()
+        answer = self.call("PodSandboxStatus", [(1, sandbox), (2, 1)])
+        network = decode(decode(answer[1][0])[5][0])
         more = [decode(ip)[1][0].decode() for ip in network.get(2, [])]
-        return Pod(name, sandbox, [network[1][0].decode(), *more])
+        spaces = json.loads(_texts(answer, 2)["info"])["runtimeSpec"]["linux"]["namespaces"]
+        [netns] = [space["path"] for space in spaces if space["type"] == "network"]
+        netns = netns.replace("/var/run/", "/run/")  # a symbolic link, which leads elsewhere from outside
+        return Pod(name, sandbox, [network[1][0].decode(), *more], config, netns)
 
     def run_container(self, pod: Pod, command: list[str]) -> str:
         """CreateContainer and StartContainer in POD."""
         config: Fields = [(1, [(1, "main")]), (2, [(1, image.NAME)]), *((3, word) for word in command)]
         config += [(11, "main.log"), (15, [])]
-        create: Fields = [(1, pod.sandbox), (2, config), (3, _pod_config(pod.name))]
+        create: Fields = [(1, pod.sandbox), (2, config), (3, pod.config)]
         container: str = self.call("CreateContainer", create)[1][0].decode()
         self.call("StartContainer", [(1, container)])
         return container
@@ -80,8 +97,26 @@ class Cri:
         self.call("RemovePodSandbox", [(1, pod.sandbox)])
 
 
-def _pod_config(name: str) -> Fields:
-    return [(1, [(1, name), (2, f"uid-{name}"), (3, "cnie")]), (2, name), (3, f"/var/log/pods/{name}")]
+def _pod_config(name: str, ports: Sequence[Mapping[str, Any]], annotations: Mapping[str, str]) -> Fields:
+    return [
+        (1, [(1, name), (2, f"uid-{name}"), (3, "cnie")]),
+        (2, name),
+        (3, f"/var/log/pods/{name}"),
+        *((5, _port_mapping(port)) for port in ports),
+        *((7, [(1, key), (2, value)]) for key, value in annotations.items()),
+    ]
+
+
+def _port_mapping(port: Mapping[str, Any]) -> Fields:
+    """A mapping as portmap reads it, as a message of the CRI."""
+    fields = [(1, PROTOCOLS.index(port["protocol"])), (2, port["containerPort"]), (3, port["hostPort"])]
+    return [*fields, (4, port.get("hostIP", ""))]
+
+
+def _texts(message: Message, number: int) -> dict[str, str]:
+    """A field that is a map of strings."""
+    entries = (decode(entry) for entry in message.get(number, []))
+    return {entry[1][0].decode(): entry[2][0].decode() for entry in entries}
 
 
 def encode(fields: Fields) -> bytes:

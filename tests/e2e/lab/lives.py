@@ -64,7 +64,7 @@ def under_containerd(dist: Path, archive: Path, log: Path, case: Case, *, warm: 
         before = observe(host)
         with (
             containerd.running(host, archive, log),
-            _agent(host, log.with_name("agent"), warm=warm),
+            agent_if(host, log.with_name("agent"), warm=warm),
             cri_client(host) as cri,
         ):
             with cri_pod(cri, "cnima") as (a, in_a), cri_pod(cri, "cnimb") as (b, in_b):
@@ -79,7 +79,7 @@ def under_containerd(dist: Path, archive: Path, log: Path, case: Case, *, warm: 
 
 def under_podman(dist: Path, archive: Path, log: Path, case: Case, *, warm: bool) -> None:
     """One with address and MAC of its own, and one beside it; networks are set up anew meanwhile."""
-    with raise_host(dist, runtimes=True) as host, _agent(host, log, warm=warm):
+    with raise_host(dist, runtimes=True) as host, agent_if(host, log, warm=warm):
         network.install(host, case.conf)
         network.serve_outside(host)
         name = case.conf["name"]
@@ -166,7 +166,7 @@ def _running(host: Host, *, warm: bool) -> AbstractContextManager[Agent | None]:
 
 
 @contextmanager
-def _agent(host: Host, log: Path, *, warm: bool) -> Iterator[None]:
+def agent_if(host: Host, log: Path, *, warm: bool) -> Iterator[None]:
     """An agent, if it is to be WARM, where the executables look for it; it must have served every call."""
     if not warm:
         yield
