@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab import guest_bridge, guest_macvlan, image, vm
+from tests.e2e.lab import guest_bridge, guest_macvlan, image, killer, vm
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.tools import REPOSITORY, missing
 
@@ -77,6 +77,12 @@ def node(dist: Path) -> Iterator[Host]:
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OCI archive of the busybox image `cnie.local/busybox:1`."""
     return image.write(tmp_path_factory.mktemp("image") / "busybox.tar")
+
+
+@pytest.fixture(scope="session", name="killer")
+def built_killer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A library that ends a process after so many changes of the kernel's state; tests of it need gcc."""
+    return killer.build(tmp_path_factory.mktemp("killer"))
 
 
 @pytest.fixture(scope="session")

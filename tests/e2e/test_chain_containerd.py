@@ -1,8 +1,8 @@
-"""hostPort and bandwidth of pods through the CRI of containerd, with the lists that Kubernetes distributions write."""
+"""hostPort and bandwidth through containerd's CRI, with the lists that Kubernetes distributions write."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Whole lists of plugins, called as nomad, CRI-O and bursts of pods do, beside kube-proxy and the reference."""
+"""Whole lists of plugins, called as nomad, CRI-O and bursts of pods do, beside kube-proxy and reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.e2e.lab.chain import (
 )
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.lives import Cnitool
-from tests.e2e.lab.plugin import BIN, Call, run
+from tests.e2e.lab.plugin import Call, run
 from tests.e2e.lab.ports import NOBODY, Servers, ask, serving
 from tests.e2e.lab.state import State, differences, leases, settled
 
@@ -113,7 +113,7 @@ def test_the_network_of_nomad(host: Host, servers: Servers) -> None:
         cnitool("del", web, CAP_ARGS=json.dumps(asked))
         before = look(host)
         cnitool.add(web, **asked)
-        theirs = cnitool.add(other)["ips"][0]["address"].split("/")[0]
+        theirs = address_of(cnitool.add(other))
         servers.add(host.path(web), "web", "80/tcp", "80/udp", "81/tcp", "81/udp")
         servers.add(host.path(other), "other", "80/tcp")
         for protocol in ("tcp", "udp"):
@@ -139,6 +139,12 @@ def test_the_network_of_nomad(host: Host, servers: Servers) -> None:
         host.remove_netns("web", "other")
         for tables in ("iptables", "ip6tables"):
             host.run(tables, "-P", "FORWARD", "ACCEPT")
+
+
+def address_of(result: Json) -> str:
+    """The first address of eth0, as nomad takes it: the result has those of `lo` too."""
+    [own] = [number for number, item in enumerate(result["interfaces"]) if item["name"] == "eth0"]
+    return next(ip["address"].split("/")[0] for ip in result["ips"] if ip["interface"] == own)
 
 
 # ---------------------------------------------------------------------------------------------------- CRI-O
@@ -230,7 +236,10 @@ BURST: Json = {
 def test_forty_pods_with_three_ports_each_at_once(host: Host, servers: Servers, *, warm: bool) -> None:
     chain = Chain(host, BURST)
     names = [f"pod{number}" for number in range(PODS)]
-    pods = [Attachment(name, path, asked=ports_of(name)) for name, path in zip(names, host.netns(*names))]
+    pods = [
+        Attachment(name, path, asked=ports_of(name))
+        for name, path in zip(names, host.netns(*names), strict=True)
+    ]
     try:
         with running(host, "--workers", "2") if warm else nullcontext():
             before = idle_after(chain, {"portMappings": [published("9:9/tcp")]})
@@ -332,7 +341,9 @@ table ip kube-proxy {{
         ip saddr {POD} jump mark-for-masquerade
         meta l4proto tcp dnat to {POD}:80
     }}
-    chain service-CNIE {{ numgen random mod 1 vmap {{ 0 : goto endpoint-CNIE }} }}
+    chain service-CNIE {{
+        numgen random mod 1 vmap {{ 0 : goto endpoint-CNIE }}
+    }}
     chain external-CNIE {{ jump mark-for-masquerade; goto service-CNIE; }}
     chain services {{
         ip daddr . meta l4proto . th dport vmap @service-ips
@@ -425,7 +436,7 @@ def swapped(version: str) -> Json:
         "cniVersion": version,
         "name": "swapped",
         "plugins": [
-            bridge("swapbr0", "10.84.0.0/24", "fd00:84::/64"),
+            bridge("swapbr0", "10.84.0.0/24", "fd00:84::/64", ipMasqBackend="iptables"),
             {**PORTMAP, "backend": "iptables"},
             {"type": "firewall", "backend": "iptables"},
             {"type": "tuning", "mac": MAC, "mtu": 1400, "capabilities": {"mac": True}},

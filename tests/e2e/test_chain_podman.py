@@ -1,4 +1,4 @@
-"""podman with the networks it writes itself: bridge, portmap, firewall and tuning, and ports published by `-p`."""
+"""podman with the networks that it writes itself, of bridge, portmap, firewall and tuning: `run -p`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ import pytest
 from tests.e2e.lab import network
 from tests.e2e.lab.agent import NO_AGENT, Gate, running
 from tests.e2e.lab.host import Host
+from tests.e2e.lab.killer import killed_after
 from tests.e2e.lab.plugin import BIN, Answer, Call, run, start
 from tests.e2e.lab.state import State, differences, leases, observe, settled
 from tests.namespaces import entered
@@ -264,35 +264,6 @@ def test_a_del_that_is_killed_at_random(node: Host, conf: dict[str, Any], *, war
 
 # ----------------------------------------------------------------------------- after every change
 
-KILLER = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <linux/netlink.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-/* SIGKILL for who has sent as many messages that change something as CNIK_CHANGES says. */
-ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to, socklen_t length)
-{
-    static int changes;
-    ssize_t (*real)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
-    const struct nlmsghdr *head = data;
-    const char *last = getenv("CNIK_CHANGES");
-    ssize_t done;
-
-    *(void **)&real = dlsym(RTLD_NEXT, "sendto");
-    done = real(fd, data, size, flags, to, length);
-    if (!last || !to || to->sa_family != AF_NETLINK || size < sizeof *head)
-        return done;
-    if (head->nlmsg_type < 256 ? head->nlmsg_type % 4 == 2 : head->nlmsg_type >> 8 == 10)
-        return done; /* a question of rtnetlink, or one of nf_tables: its changes begin with a batch */
-    if (++changes == atoi(last))
-        kill(getpid(), SIGKILL);
-    return done;
-}
-"""
 MOST_CHANGES = 40
 WAYS = {
     "del": lambda bed, add: run(bed.host, add.but(command="DEL")).ok(),
@@ -305,17 +276,6 @@ HALVES = {
     "gc": (1, MOST_CHANGES, 1),
 }
 """The changes after which ADD is killed: from, up to, by."""
-
-
-@pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A library that ends a process after so many changes of the kernel's state."""
-    directory = tmp_path_factory.mktemp("killer")
-    source, library = directory / "killer.c", directory / "killer.so"
-    source.write_text(KILLER)
-    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(source)]
-    subprocess.run(command, check=True, timeout=60)
-    return str(library)
 
 
 def _ways() -> list[Any]:
@@ -344,7 +304,7 @@ def test_an_add_that_is_killed_after_each_change(
     """DEL has each second change to clean up after without the netns, where it has the others with it."""
     with _bed(node, conf, warm=False) as bed:
         for changes in range(*numbers):
-            variables = {**NO_AGENT, "LD_PRELOAD": killer, "CNIK_CHANGES": str(changes)}
+            variables = {**NO_AGENT, **killed_after(killer, changes)}
             add = bed.call("ADD", changes % SLOTS, f"k{changes}")
             answer = run(node, add.but(variables=variables))
             clean_up(bed, add)

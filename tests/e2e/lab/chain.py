@@ -128,7 +128,7 @@ def netns_of_host(host: Host) -> Path:
     return Path(f"/proc/{host.anchor}/ns/net")
 
 
-# ------------------------------------------------------------------------------------------------ as published
+# ----------------------------------------------------------------------------------------------- as published
 
 PORTMAP: Json = {"type": "portmap", "capabilities": {"portMappings": True}}
 BANDWIDTH: Json = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
