@@ -520,6 +520,88 @@ MORE_BAD_FIREWALLS: list[Changes] = [
     {"ingressPolicy": "Isolated"},
 ]
 
+
+# ----------------------------------------------------------------------------------------------- portmap
+
+PORT = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+PORTMAP: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "cnienet",
+    "type": "portmap",
+    "runtimeConfig": {"portMappings": [PORT]},
+    "prevResult": {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": "/nowhere"}],
+        "ips": [{"address": "10.86.0.2/24", "interface": 1}],
+    },
+}
+WRONG_TYPES_OF_PORTMAP: list[tuple[str, Any]] = [
+    ("snat", "yes"),
+    ("conditionsV4", "ip saddr 10.0.0.1"),
+    ("runtimeConfig", {"portMappings": {}}),
+    ("runtimeConfig.portMappings.0", "8080:80"),
+    ("runtimeConfig.portMappings.0.hostPort", "80"),
+]
+MORE_WRONG_TYPES_OF_PORTMAP: list[tuple[str, Any]] = [
+    ("backend", 5),
+    ("masqAll", 1),
+    ("markMasqBit", "13"),
+    ("externalSetMarkChain", ["KUBE-MARK-MASQ"]),
+    ("conditionsV6", [5]),
+    ("runtimeConfig", []),
+    ("runtimeConfig.portMappings.0.hostPort", True),
+    ("runtimeConfig.portMappings.0.containerPort", 80.5),
+    ("runtimeConfig.portMappings.0.protocol", 6),
+    ("runtimeConfig.portMappings.0.hostIP", 5),
+]
+BAD_PORTMAPS: list[Changes] = [
+    {"backend": "ipvs"},
+    {"markMasqBit": 32},
+    {"markMasqBit": 1, "externalSetMarkChain": "KUBE-MARK-MASQ"},
+    {"externalSetMarkChain": "A\nCOMMIT\n*raw"},
+    {"backend": "iptables", "conditionsV4": ["ip", "saddr", "10.0.0.1"]},
+    {"conditionsV4": ["ip", "saddr", "10.0.0.1;", "flush", "ruleset"]},
+    {"conditionsV4": ["-s", "10.0.0.0/8", "-j", "ACCEPT"]},
+    {"runtimeConfig.portMappings.0.hostPort": 0},
+    {"runtimeConfig.portMappings.0.containerPort": 70000},
+    {"runtimeConfig.portMappings.0.protocol": "TCP"},
+    {"runtimeConfig.portMappings.0.hostIP": "192.0.2"},
+    {"runtimeConfig.portMappings": [PORT, PORT]},
+    {"prevResult": None},
+]
+MORE_BAD_PORTMAPS: list[Changes] = [
+    {"markMasqBit": -1},
+    {"externalSetMarkChain": "x" * 29},
+    {"externalSetMarkChain": "a\0b"},
+    {"backend": "nftables", "externalSetMarkChain": "KUBE-MARK-MASQ"},
+    {"conditionsV6": ["ip6", "a\nb"]},
+    {"conditionsV4": ["-s", "x\n-F"]},
+    {"runtimeConfig.portMappings.0.hostPort": -1},
+    {"runtimeConfig.portMappings.0.hostPort": 65536},
+    {"runtimeConfig.portMappings.0.hostPort": 2**64},
+    {"runtimeConfig.portMappings.0.protocol": ""},
+    {"runtimeConfig.portMappings.0.protocol": "tcp\0"},
+    {"runtimeConfig.portMappings.0.hostIP": "fe80::1%eth0"},
+    {"runtimeConfig.portMappings.0.hostIP": "224.0.0.1"},
+    {"runtimeConfig.portMappings": [{"hostPort": 8080, "protocol": "tcp"}]},
+]
+PORTMAPS_NO_KERNEL_TAKES: list[Changes] = [
+    {"conditionsV4": ["ip", "saddr", "nonsense"]},
+    {"conditionsV4": ["-s", "999.0.0.0/8"]},
+    {"externalSetMarkChain": "NO-SUCH-CHAIN"},
+]
+
+# --------------------------------------------------------------------------------- of every chained plugin
+
+BAD_PREV_RESULTS: dict[str, tuple[Any, Codes]] = {
+    "missing": (None, CONFIG),
+    "a-number": (5, DECODING),
+    "an-array": ([], DECODING),
+    "addresses-that-are-none": ({"cniVersion": "1.0.0", "ips": "x"}, DECODING),
+    "interfaces-that-are-none": ({"cniVersion": "1.0.0", "interfaces": [5]}, DECODING),
+    "an-address-that-is-none": ({"cniVersion": "1.0.0", "ips": [{"address": "x"}]}, DECODING),
+}
+
 # ------------------------------------------------------------------------------------------- environment
 
 BAD_ENVIRONMENTS: list[dict[str, str | None]] = [

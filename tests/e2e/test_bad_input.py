@@ -18,6 +18,8 @@ from tests.bad_configs import (
     BAD_FIREWALLS,
     BAD_MACS,
     BAD_MACVLANS,
+    BAD_PORTMAPS,
+    BAD_PREV_RESULTS,
     BAD_PTPS,
     BAD_SBRS,
     BAD_TUNINGS,
@@ -38,6 +40,8 @@ from tests.bad_configs import (
     MASTER,
     NETNS,
     OF_THE_DELEGATE,
+    PORTMAP,
+    PORTMAPS_NO_KERNEL_TAKES,
     PTP,
     PTPS_NO_HOST_TAKES,
     SBR,
@@ -49,6 +53,7 @@ from tests.bad_configs import (
     WRONG_TYPES_OF_BANDWIDTH,
     WRONG_TYPES_OF_FIREWALL,
     WRONG_TYPES_OF_MACVLAN,
+    WRONG_TYPES_OF_PORTMAP,
     WRONG_TYPES_OF_PTP,
     WRONG_TYPES_OF_TUNING,
     Changes,
@@ -360,3 +365,62 @@ def test_a_tuning_that_cannot_work(refused: Refused, changes: Changes) -> None:
 def test_a_tuning_no_kernel_takes(links: Host, refused: Refused, changes: Changes, codes: Codes) -> None:
     refused(ADD.but(conf=all_changed(changes, TUNING)), codes)
     assert links.run("sh", "-c", "ls -A /run/cni/tuning 2>/dev/null; true").stdout == ""
+
+
+# ------------------------------------------------------------------------------------------------- portmap
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPES_OF_PORTMAP, ids=str)
+def test_a_key_of_portmap_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(ADD.but(conf=changed(key, value, PORTMAP)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", BAD_PORTMAPS, ids=str)
+def test_a_portmap_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, PORTMAP)), CONFIG)
+
+
+@pytest.mark.parametrize("changes", PORTMAPS_NO_KERNEL_TAKES, ids=str)
+def test_a_portmap_no_kernel_takes(refused: Refused, changes: Changes) -> None:
+    refused(ADD.but(conf=all_changed(changes, PORTMAP)), KERNEL)
+
+
+# ---------------------------------------------------------------------------------- every chained plugin
+
+CHAINED = {str(good["type"]): good for good in (BANDWIDTH, PORTMAP, SBR, TUNING)}
+EACH = pytest.mark.parametrize("good", CHAINED.values(), ids=CHAINED)
+
+
+@EACH
+@pytest.mark.parametrize(("result", "codes"), BAD_PREV_RESULTS.values(), ids=BAD_PREV_RESULTS)
+@pytest.mark.parametrize("command", ["ADD", "CHECK"])
+def test_a_prev_result_that_cannot_be_read(
+    refused: Refused, command: str, good: Changes, result: Any, codes: Codes
+) -> None:
+    refused(ADD.but(command=command, conf=good | {"prevResult": result}), codes)
+
+
+@EACH
+@pytest.mark.parametrize("path", ["/run/netns/nowhere", "/etc/passwd", "/proc/self/ns/net"])
+def test_a_netns_of_a_chained_plugin_that_is_none(refused: Refused, good: Changes, path: str) -> None:
+    refused(ADD.but(conf=good, netns=path), NETNS)
+
+
+@EACH
+@pytest.mark.parametrize("command", ["CHECK", "GC", "STATUS"])
+def test_a_command_younger_than_the_config_of_a_chained_plugin(
+    refused: Refused, good: Changes, command: str
+) -> None:
+    refused(ADD.but(command=command, conf=good | {"cniVersion": "0.3.1"}), VERSION)
+
+
+@EACH
+@pytest.mark.parametrize("netns", ["/run/netns/cnie1", "/run/netns/nowhere", ""])
+def test_del_asks_for_nothing_but_the_attachment(links: Host, good: Changes, netns: str) -> None:
+    """Not for a prevResult that it can read, nor for a config that ADD would take."""
+    before = observe(links)
+    wrong = {key: {"wrong": ["type"]} for key in good if key not in ("cniVersion", "name", "type")}
+    for conf in (good | {"prevResult": None}, good | wrong | {"prevResult": None}):
+        answer = run(links, Call("DEL", conf, netns=netns))
+        assert (answer.code, answer.out, answer.err) == (0, b"", b"")
+    assert differences(before, observe(links)) == []

@@ -15,6 +15,7 @@ from tests.bad_configs import (
     ENVIRONMENT,
     FIREWALL,
     MACVLAN,
+    PORTMAP,
     PTP,
     SBR,
     TUNING,
@@ -152,6 +153,16 @@ def test_a_key_of_firewall_of_the_wrong_type(refused: Refused, key: str, value: 
 @pytest.mark.parametrize("changes", bad_configs.BAD_FIREWALLS + bad_configs.MORE_BAD_FIREWALLS, ids=str)
 def test_a_firewall_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, FIREWALL), CONFIG)
+
+    ("key", "value"), bad_configs.WRONG_TYPES_OF_PORTMAP + bad_configs.MORE_WRONG_TYPES_OF_PORTMAP, ids=str
+)
+def test_a_key_of_portmap_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
+    refused(changed(key, value, PORTMAP), CONFIG)
+
+
+@pytest.mark.parametrize("changes", bad_configs.BAD_PORTMAPS + bad_configs.MORE_BAD_PORTMAPS, ids=str)
+def test_a_portmap_that_cannot_work(refused: Refused, changes: Changes) -> None:
+    refused(all_changed(changes, PORTMAP), CONFIG)
 
 
 @pytest.mark.parametrize("mac", bad_configs.BAD_MACS.values(), ids=bad_configs.BAD_MACS)
