@@ -35,6 +35,7 @@ NFT_TABLE = "cni_plugins"
 RULE_MARK = "cni-plugins "  # what the comments of rules begin with
 OF_NETWORKS = "overlay_"  # what the names of sets and chains of overlays begin with
 LOCALNET = "localnet_"  # what the names of sets begin with whose links have route_localnet, before a digest
+LOCALNET_ON = "217"  # that setting as only we write it: to the kernel, any number but 0 is on
 OF_BRIDGES = "apart_"  # what those begin with that keep bridges apart, and belong to no attachment either
 FORWARD_CHAIN = "firewall_forward"  # jumps to
 ADMIN_CHAIN = "firewall_admin"  # the administrator's own; kept while it has rules

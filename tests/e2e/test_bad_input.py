@@ -387,7 +387,7 @@ def test_a_portmap_no_kernel_takes(refused: Refused, changes: Changes) -> None:
 
 # ---------------------------------------------------------------------------------- every chained plugin
 
-CHAINED = {str(good["type"]): good for good in (BANDWIDTH, PORTMAP, SBR, TUNING)}
+CHAINED = {str(good["type"]): good for good in (BANDWIDTH, FIREWALL, PORTMAP, SBR, TUNING)}
 EACH = pytest.mark.parametrize("good", CHAINED.values(), ids=CHAINED)
 
 

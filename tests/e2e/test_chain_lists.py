@@ -492,6 +492,10 @@ def test_ours_deletes_the_chain_that_the_reference_made(host: Host, servers: Ser
         assert ask(outside(host), HOST, 8081) == f"other {OUTSIDE}"
         servers.remove("other")
         ours.delete(beside, kept)
+        left = settled(lambda: traces(host), [])
+        # Rules of the reference's firewall have no owner: without prevResult they are nobody's.
+        assert [line for line in left if way == "with-everything" or "CNI-FORWARD" not in line] == []
+        ours.delete(gone, result)
         assert settled(lambda: traces(host), []) == []
     finally:
         servers.remove("web", "other")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab import image, network
+from tests.e2e.lab import image
 from tests.e2e.lab.chain import look, netns_of_host
 from tests.e2e.lab.host import Host, raise_host
 from tests.e2e.lab.podman import Podman, install
@@ -44,6 +44,7 @@ CREATED, APART = "cniecreated", "cnieapart"
 GATEWAYS = {"podman": "10.88.0.1", CREATED: "10.77.0.1"}
 MAC = "02:00:00:00:88:77"
 HOST, OUTSIDE, HOST6, OUTSIDE6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
+FLUSH_IPTABLES = "iptables -F; iptables -X; iptables -t nat -F; iptables -t nat -X"
 PORTS = ("8080:80", "8053:53/udp", f"{HOST}:8081:81", "127.0.0.1:8082:82/udp")
 
 
@@ -54,6 +55,7 @@ class Machine:
         self.podman, self.servers, self.host = podman, servers, podman.host
         self.here = netns_of_host(self.host)
         self.outside = self.host.path("/run/netns/outside")
+        servers.add(self.outside, "outside", "7777/tcp")
 
     def netns(self, name: str) -> Path:
         settings = json.loads(self.podman("inspect", name).stdout)[0]["NetworkSettings"]
@@ -92,12 +94,18 @@ class Machine:
         assert len(answers) == 1, answers
         return answers != {NOBODY}
 
+    def reaches_outside(self) -> bool:
+        """Whether `web` does, masqueraded."""
+        answer = ask(self.netns("web"), OUTSIDE, 7777, patience=0.6)
+        assert answer in (f"outside {HOST}", NOBODY)
+        return answer != NOBODY
+
 
 @pytest.fixture(scope="module")
 def machine(dist: Path, busybox: Path) -> Iterator[Machine]:
     with raise_host(dist, runtimes=True) as host, serving() as servers:
         host.write("/etc/cni/net.d/87-podman-bridge.conflist", json.dumps(DEFAULT))
-        network.serve_outside(host)
+        host.outside()
         podman = install(host, busybox, "podman")
         podman("network", "create", "--ipv6", "--subnet", "10.77.0.0/24", "--subnet", "fd00:77::/64", CREATED)
         podman("network", "create", "--subnet", "10.78.0.0/24", "--opt", "isolate=true", APART)
@@ -160,29 +168,46 @@ def test_a_port_of_one_address_is_reached_by_that_alone(machine: Machine, idle: 
     assert_idle(machine, idle)
 
 
-@pytest.mark.parametrize(
-    "flush",
-    ["nft flush ruleset", "iptables -F; iptables -X; iptables -t nat -F; iptables -t nat -X"],
-    ids=["nft", "iptables"],
-)
-@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
-def test_network_reload_brings_back_what_a_flush_took(
-    machine: Machine, idle: State, policy: str, flush: str
+@pytest.mark.parametrize("flush", ["nft flush ruleset", FLUSH_IPTABLES], ids=["nft", "iptables"])
+def test_network_reload_brings_back_ports_that_a_flush_took(
+    machine: Machine, idle: State, flush: str
 ) -> None:
-    """Where iptables drops what is forwarded, firewall uses iptables; the ports are in nf_tables."""
-    machine.host.run("iptables", "-P", "FORWARD", policy)
-    try:
-        with machine.web("podman"):
-            assert machine.is_reached()
-            machine.host.run("sh", "-euc", flush)
-            machine.host.run("iptables", "-P", "FORWARD", policy)
-            assert machine.is_reached() == (policy == "ACCEPT" and "nft" not in flush)
-            machine.podman("network", "reload", "web")
-            assert machine.is_reached()
-            assert ask(machine.here, "127.0.0.1", 8080).startswith("web ")
-    finally:
-        machine.host.run("iptables", "-P", "FORWARD", "ACCEPT")
+    """`iptables -F` takes none: they are in tables of ours."""
+    with machine.web("podman"):
+        assert machine.is_reached()
+        machine.host.run("sh", "-euc", flush)
+        assert machine.is_reached() == (flush == FLUSH_IPTABLES)
+        machine.podman("network", "reload", "web")
+        assert machine.is_reached()
+        assert ask(machine.here, "127.0.0.1", 8080).startswith("web ")
+    assert_idle(machine, idle)
+
+
+@pytest.mark.parametrize("flush", ["nft flush ruleset", FLUSH_IPTABLES], ids=["nft", "iptables"])
+def test_network_reload_brings_back_the_way_through_a_forward_chain_that_drops(
+    machine: Machine, forward_drops: None, flush: str
+) -> None:
+    """There firewall uses iptables, for what containers send. What others send is up to the administrator."""
+    with machine.web("podman"):
+        assert machine.reaches_outside()
+        assert not machine.is_reached()
+        machine.host.run(
+            "iptables", "-A", "CNI-ADMIN", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"
+        )
+        assert machine.is_reached()
+        machine.host.run("sh", "-euc", flush)
+        machine.host.run("iptables", "-P", "FORWARD", "DROP")
+        assert not machine.reaches_outside()
+        machine.podman("network", "reload", "web")
+        assert machine.reaches_outside()
     assert_nothing_of_containers(machine.host)
+
+
+@pytest.fixture
+def forward_drops(machine: Machine) -> Iterator[None]:
+    machine.host.run("iptables", "-P", "FORWARD", "DROP")
+    yield
+    machine.host.run("sh", "-euc", f"iptables -P FORWARD ACCEPT; {FLUSH_IPTABLES}")
 
 
 def assert_nothing_of_containers(host: Host) -> None:

@@ -3,7 +3,8 @@
 The setting makes the kernel accept packets for 127.0.0.0/8 from that link too, so that containers would
 reach what listens on the host's loopback only (CVE-2020-8558). A rule drops those first. Its set contains the
 addresses of the network's containers that need the setting, and says what it was before: with the last of
-them the rule goes, and with the last such rule of the link the setting is what it was.
+them the rule goes, and with the last such rule of the link the setting is what it was. Another program may flush
+the set; the setting's own value says then that it is ours, and that it was off.
 """
 
 import re
@@ -20,7 +21,7 @@ from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session import locks
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.ownership import LOCALNET, digest
+from cni_plugins.ownership import LOCALNET, LOCALNET_ON, digest
 from cni_plugins.protocol.ifnames import ifname_fault
 from cni_plugins.steps.ip import EnsureSysctl
 from cni_plugins.steps.port_mappings import EnsureLocalnet
@@ -28,26 +29,25 @@ from cni_plugins.steps.step import HOST
 
 _CHAIN = Chain("ports_localhost", "filter", 0, -300)  # linux/netfilter_ipv4.h: NF_IP_PRI_RAW
 _LOCALHOST = ip_network("127.0.0.0/8")
-_ON = "1"
+_OFF = "0"
 _COMMENT = re.compile(r"route_localnet of (\S+) was (-?\d+)")
 
 
 def _ensure(session: Session, step: EnsureLocalnet) -> None:
     with locks.locked(LOCALNET):
-        # What it was before is lost with the set's comment: probably what new links have.
-        link = "default" if session.is_repair else step.out
-        before = sysctl.value(session, HOST, _key(link))
-        if before is None:
+        value = sysctl.value(session, HOST, _key(step.out))
+        if value is None:
             raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
+        before = _OFF if value == LOCALNET_ON else value
         known = dict(_settings(session).values())
         attachment_rules.ensure(session, _objects(step, known.get(step.out, before)), step.owner, step.link)
-        sysctl.ensure(session, _setting(step.out, _ON))
+        if value == _OFF:
+            sysctl.ensure(session, _setting(step.out, LOCALNET_ON))
 
 
 def _differs(session: Session, step: EnsureLocalnet) -> str:
-    wrong = sysctl.differs(session, _setting(step.out, _ON))
-    if wrong:
-        return wrong
+    if sysctl.value(session, HOST, _key(step.out)) in (None, _OFF):
+        return sysctl.differs(session, _setting(step.out, LOCALNET_ON))
     gap = attachment_rules.missing(session, _objects(step, ""), step.owner)
     if not gap or reference_ports.published(session, step.owner.attachment):
         return ""
@@ -87,6 +87,15 @@ def given_back(session: Session) -> Iterator[None]:
             for link, value in before.values():
                 if link not in left and sysctl.value(session, HOST, _key(link)) is not None:
                     sysctl.ensure(session, _setting(link, value))
+
+
+def give_back_forgotten(session: Session) -> None:
+    """Give the settings back whose set another program has flushed, of all links of the host."""
+    with locks.locked(LOCALNET):
+        known = dict(_settings(session).values())
+        for link in sysctl.names(session, HOST, ("ipv4", "conf")):
+            if link not in known and sysctl.value(session, HOST, _key(link)) == LOCALNET_ON:
+                sysctl.ensure(session, _setting(link, _OFF))
 
 
 def _settings(session: Session) -> dict[str, tuple[str, str]]:

@@ -245,6 +245,7 @@ def _delete_stale(session: Session, step: DelStalePortMaps) -> None:
 
     with localnet.given_back(session):
         rule_removal.remove(session, lambda: is_going)
+    localnet.give_back_forgotten(session)
     _forget(session, removed)
 
 

@@ -55,6 +55,12 @@ def value(session: Session, where: Place, key: tuple[str, ...]) -> str | None:
         return _read(key, optional=True)
 
 
+def names(session: Session, where: Place, directory: tuple[str, ...]) -> list[str]:
+    """Return the names in a directory of settings, such as those of links."""
+    with session.inside(where):
+        return os.listdir(_path(directory))
+
+
 def _path(key: tuple[str, ...]) -> str:
     return "/proc/sys/net/" + "/".join(key)
 

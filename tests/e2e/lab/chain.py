@@ -22,7 +22,7 @@ ip -6 rule
 echo =
 tc qdisc show | grep -e tbf -e clsact -e ingress
 echo =
-grep -H 1 /proc/sys/net/ipv4/conf/*/route_localnet
+grep -Hvx 0 /proc/sys/net/ipv4/conf/*/route_localnet
 echo =
 find /run/cni -type f 2>/dev/null
 true

@@ -154,6 +154,8 @@ def test_a_key_of_firewall_of_the_wrong_type(refused: Refused, key: str, value: 
 def test_a_firewall_that_cannot_work(refused: Refused, changes: Changes) -> None:
     refused(all_changed(changes, FIREWALL), CONFIG)
 
+
+@pytest.mark.parametrize(
     ("key", "value"), bad_configs.WRONG_TYPES_OF_PORTMAP + bad_configs.MORE_WRONG_TYPES_OF_PORTMAP, ids=str
 )
 def test_a_key_of_portmap_of_the_wrong_type(refused: Refused, key: str, value: Any) -> None:
