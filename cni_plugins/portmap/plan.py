@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.plugin import Decision
-from cni_plugins.contract.prev_result import host_link, reachable_addresses, required
+from cni_plugins.contract.prev_result import host_interfaces, host_link, reachable_addresses, required
 from cni_plugins.portmap.config import IPTABLES, PortmapConfig
 from cni_plugins.protocol.fields import IPInterface
 from cni_plugins.protocol.request import Request
@@ -97,7 +97,7 @@ def _localhost(request: Request, one: Publication, facts: Facts, link: str) -> I
 def delete(request: Request, _config: PortmapConfig | None, _facts: Facts) -> Plan:
     ips = request.prev_result.ips if request.prev_result else ()
     return (
-        DelPortMaps(request.owner),
+        DelPortMaps(request.owner, tuple(host_interfaces(request))),
         DelIptablesPorts(request.attachment),
         DelReferencePorts(request.container_id, tuple(ip.address.ip for ip in ips)),
     )

@@ -68,9 +68,13 @@ class EnsurePortMaps(Step):
 
 
 class DelPortMaps(Removal):
-    """No port is published for the owner in nf_tables; settings that only its ports needed are as before."""
+    """No port is published for the owner in nf_tables; settings that only its ports needed are as before.
+
+    :param links: links of the host on the way to the container, as far as they are known.
+    """
 
     owner: Owner
+    links: tuple[str, ...] = ()
 
     def phrase(self) -> str:
         return f"delete published ports of {self.owner.attachment.ifname}"

@@ -3,12 +3,12 @@
 The setting makes the kernel accept packets for 127.0.0.0/8 from that link too, so that containers would
 reach what listens on the host's loopback only (CVE-2020-8558). A rule drops those first. Its set contains the
 addresses of the network's containers that need the setting, and says what it was before: with the last of
-them the rule goes, and with the last such rule of the link the setting is what it was. Another program may flush
-the set; the setting's own value says then that it is ours, and that it was off.
+them the rule goes, and with the last such rule of the link the setting is what it was. Another program may
+flush the set; the link's `tag`, a setting without effect, says then that it was off.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 
@@ -21,15 +21,15 @@ from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.session import locks
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.ownership import LOCALNET, LOCALNET_ON, digest
+from cni_plugins.ownership import LINK_MARK, LOCALNET, digest
 from cni_plugins.protocol.ifnames import ifname_fault
-from cni_plugins.steps.ip import EnsureSysctl
+from cni_plugins.steps.ip import IF_PRESENT, EnsureSysctl
 from cni_plugins.steps.port_mappings import EnsureLocalnet
 from cni_plugins.steps.step import HOST
 
 _CHAIN = Chain("ports_localhost", "filter", 0, -300)  # linux/netfilter_ipv4.h: NF_IP_PRI_RAW
 _LOCALHOST = ip_network("127.0.0.0/8")
-_OFF = "0"
+_ON, _OFF, _UNMARKED = "1", "0", "0"
 _COMMENT = re.compile(r"route_localnet of (\S+) was (-?\d+)")
 
 
@@ -38,24 +38,42 @@ def _ensure(session: Session, step: EnsureLocalnet) -> None:
         value = sysctl.value(session, HOST, _key(step.out))
         if value is None:
             raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
-        before = _OFF if value == LOCALNET_ON else value
+        before = _OFF if _is_marked(session, step.out) else value
         known = dict(_settings(session).values())
         attachment_rules.ensure(session, _objects(step, known.get(step.out, before)), step.owner, step.link)
         if value == _OFF:
-            sysctl.ensure(session, _setting(step.out, LOCALNET_ON))
+            _mark(session, step.out, _UNMARKED, LINK_MARK)
+            sysctl.ensure(session, _setting(step.out, _ON))
+
+
+def _is_marked(session: Session, link: str) -> bool:
+    return sysctl.value(session, HOST, _key(link, "tag")) == LINK_MARK
+
+
+def _mark(session: Session, link: str, old: str, new: str) -> None:
+    """Change a link's tag, unless somebody else uses it."""
+    if sysctl.value(session, HOST, _key(link, "tag")) == old:
+        sysctl.ensure(session, EnsureSysctl(HOST, _key(link, "tag"), new, IF_PRESENT))
+
+
+def _give_back(session: Session, link: str, value: str) -> None:
+    if sysctl.value(session, HOST, _key(link)) is not None:
+        sysctl.ensure(session, _setting(link, value))
+        _mark(session, link, LINK_MARK, _UNMARKED)
 
 
 def _differs(session: Session, step: EnsureLocalnet) -> str:
-    if sysctl.value(session, HOST, _key(step.out)) in (None, _OFF):
-        return sysctl.differs(session, _setting(step.out, LOCALNET_ON))
+    wrong = sysctl.differs(session, _setting(step.out, _ON))
+    if wrong:
+        return wrong
     gap = attachment_rules.missing(session, _objects(step, ""), step.owner)
     if not gap or reference_ports.published(session, step.owner.attachment):
         return ""
     return f"published ports at 127.0.0.1: {gap} is missing"
 
 
-def _key(link: str) -> tuple[str, ...]:
-    return ("ipv4", "conf", link, "route_localnet")
+def _key(link: str, name: str = "route_localnet") -> tuple[str, ...]:
+    return ("ipv4", "conf", link, name)
 
 
 def _setting(link: str, value: str) -> EnsureSysctl:
@@ -85,17 +103,24 @@ def given_back(session: Session) -> Iterator[None]:
         finally:
             left = dict(_settings(session).values())
             for link, value in before.values():
-                if link not in left and sysctl.value(session, HOST, _key(link)) is not None:
-                    sysctl.ensure(session, _setting(link, value))
+                if link not in left:
+                    _give_back(session, link, value)
 
 
-def give_back_forgotten(session: Session) -> None:
-    """Give the settings back whose set another program has flushed, of all links of the host."""
+def give_back_forgotten(session: Session, links: Iterable[str]) -> None:
+    """Give the settings of these links back whose set another program has flushed."""
+    marked = [link for link in links if not ifname_fault(link) and _is_marked(session, link)]
+    if not marked:
+        return
     with locks.locked(LOCALNET):
         known = dict(_settings(session).values())
-        for link in sysctl.names(session, HOST, ("ipv4", "conf")):
-            if link not in known and sysctl.value(session, HOST, _key(link)) == LOCALNET_ON:
-                sysctl.ensure(session, _setting(link, _OFF))
+        for link in marked:
+            if link not in known:
+                _give_back(session, link, _OFF)
+
+
+def every_link(session: Session) -> list[str]:
+    return sysctl.names(session, HOST, ("ipv4", "conf"))
 
 
 def _settings(session: Session) -> dict[str, tuple[str, str]]:

@@ -207,11 +207,12 @@ def _hiding(network: str, version: int, purpose: str, source: bytes) -> Rule:
 
 
 def _delete(session: Session, step: DelPortMaps) -> None:
-    if not owner_index.exists(session, wire.INET):
-        rule_removal.remove_owned(session, step.owner, (wire.INET,))
-        return
-    with localnet.given_back(session):
+    if owner_index.exists(session, wire.INET):
+        with localnet.given_back(session):
+            removed = rule_removal.remove_owned(session, step.owner, (wire.INET,))
+    else:
         removed = rule_removal.remove_owned(session, step.owner, (wire.INET,))
+    localnet.give_back_forgotten(session, step.links)
     _forget(session, removed)
 
 
@@ -245,7 +246,7 @@ def _delete_stale(session: Session, step: DelStalePortMaps) -> None:
 
     with localnet.given_back(session):
         rule_removal.remove(session, lambda: is_going)
-    localnet.give_back_forgotten(session)
+    localnet.give_back_forgotten(session, localnet.every_link(session))
     _forget(session, removed)
 
 

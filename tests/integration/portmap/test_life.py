@@ -23,10 +23,6 @@ def without_iptables_frame(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "iptables": saved, "nft": nft}
 
 
-ON = "217"
-"""The setting route_localnet as portmap writes it."""
-
-
 def localnet(site: Site, link: str = "br0") -> str:
     return str(site.host.run("cat", f"/proc/sys/net/ipv4/conf/{link}/route_localnet").strip())
 
@@ -36,7 +32,7 @@ def test_a_life_leaves_everything_as_it_was(site: Site, publisher: Publisher) ->
     before = without_iptables_frame(site.bed.state())
     result = publisher.publish(web, *PORTS)
     assert result == publisher.results["c1"]
-    assert localnet(site) == ON
+    assert localnet(site) == "1"
     assert publisher.call("CHECK", web, *PORTS) == (0, None)
     for _ in range(2):
         assert publisher.call("DEL", web, *PORTS) == (0, None)
@@ -176,7 +172,7 @@ def test_a_collection_keeps_the_valid_ones(site: Site, publisher: Publisher) -> 
     assert publisher.call("CHECK", kept, "8080:80") == (0, None)
     assert publisher.call("CHECK", stale, "8081:80", container="c2")[0] == 1
     assert publisher.call("CHECK", other, "8082:80", container="c3", name="net2") == (0, None)
-    assert localnet(site) == ON
+    assert localnet(site) == "1"
     assert publisher.call("GC", "", **{"cni.dev/valid-attachments": []}) == (0, None)
     assert publisher.call("GC", "", name="net2", **{"cni.dev/valid-attachments": []}) == (0, None)
     assert localnet(site) == "0"
@@ -221,7 +217,7 @@ def test_the_setting_stays_until_the_last_port_goes(site: Site, nft: Publisher) 
     nft.publish(one, "8080:80")
     nft.publish(two, "8081:80", container="c2")
     assert nft.call("DEL", one) == (0, None)
-    assert localnet(site) == ON
+    assert localnet(site) == "1"
     assert nft.call("DEL", two, container="c2") == (0, None)
     assert localnet(site) == "0"
 

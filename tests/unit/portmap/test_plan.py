@@ -140,7 +140,7 @@ def test_a_removal_covers_both_backends_and_the_reference() -> None:
     made = request(command="DEL")
     every = tuple(ip_address(text) for text in ("10.9.0.9", "10.1.0.5", "10.1.0.6", "fd01::5"))
     assert delete(made, None, Facts()) == (
-        DelPortMaps(made.owner),
+        DelPortMaps(made.owner, ("br0", "veth1")),
         DelIptablesPorts(made.attachment),
         DelReferencePorts("c", every),
     )
