@@ -8,14 +8,14 @@ flush the set; the link's `tag`, a setting without effect, says then that it was
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
 
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel.deed import deed
 from cni_plugins.kernel.firewall import attachment_rules, read, reference_ports
-from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule
+from cni_plugins.kernel.firewall.attachment_rules import Item, Objects, Rule, Want
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.netlink import nf_tables as wire
@@ -35,15 +35,39 @@ _COMMENT = re.compile(r"route_localnet of (\S+) was (-?\d+)")
 
 def _ensure(session: Session, step: EnsureLocalnet) -> None:
     with locks.locked(LOCALNET):
-        value = sysctl.value(session, HOST, _key(step.out))
-        if value is None:
-            raise KernelRefused(f"link {step.out} has no setting route_localnet", f"out is {step.out}")
-        before = _OFF if _is_marked(session, step.out) else value
+        want = _wanted(session, step, dict(_settings(session).values()))
+        attachment_rules.ensure(session, *want)
+        _switch_on(session, step.out)
+
+
+def _restore(session: Session, steps: Sequence[EnsureLocalnet]) -> None:
+    with locks.locked(LOCALNET):
         known = dict(_settings(session).values())
-        attachment_rules.ensure(session, _objects(step, known.get(step.out, before)), step.owner, step.link)
-        if value == _OFF:
-            _mark(session, step.out, _UNMARKED, LINK_MARK)
-            sysctl.ensure(session, _setting(step.out, _ON))
+        attachment_rules.restore(session, [_wanted(session, step, known) for step in steps])
+        for link in dict.fromkeys(step.out for step in steps):
+            _switch_on(session, link)
+
+
+def _wanted(session: Session, step: EnsureLocalnet, known: Mapping[str, str]) -> Want:
+    """Return the objects, with their owner.
+
+    :param known: what the setting of each link was before, as the sets have it.
+    """
+    before = _before(session, step.out)
+    return Want(_objects(step, known.get(step.out, before)), step.owner, step.link)
+
+
+def _before(session: Session, link: str) -> str:
+    value = sysctl.value(session, HOST, _key(link))
+    if value is None:
+        raise KernelRefused(f"link {link} has no setting route_localnet", f"out is {link}")
+    return _OFF if _is_marked(session, link) else value
+
+
+def _switch_on(session: Session, link: str) -> None:
+    if sysctl.value(session, HOST, _key(link)) == _OFF:
+        _mark(session, link, _UNMARKED, LINK_MARK)
+        sysctl.ensure(session, _setting(link, _ON))
 
 
 def _is_marked(session: Session, link: str) -> bool:
@@ -133,4 +157,4 @@ def _settings(session: Session) -> dict[str, tuple[str, str]]:
     return found
 
 
-DEEDS = deed(EnsureLocalnet, _ensure, _differs)
+DEEDS = deed(EnsureLocalnet, _ensure, _differs, restore=_restore)
