@@ -225,7 +225,9 @@ def test_what_cannot_be_repaired_is_told_once(node: Node, start: Callable[..., A
 def test_a_killed_watcher_is_replaced(node: Node, start: Callable[..., Agent]) -> None:
     one = node.add([bridge(node)])
     agent = start()
+    wait_for(lambda: _watcher(agent) != 0)  # 0 would be the process group of the tests
     watcher = _watcher(agent)
+    assert watcher > 0
     os.kill(watcher, signal.SIGKILL)
     wait_for(lambda: _watcher(agent) not in (0, watcher))
     before = node.ruleset()
