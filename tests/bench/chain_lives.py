@@ -192,9 +192,9 @@ def callers() -> Iterator[list[Caller]]:
     with contextlib.ExitStack() as stack:
         for column in node.references():
             found.append(Caller(column, stack.enter_context(Node()), IPTABLES, Counter()))
-        if found:
-            newest = found[-1].column._replace(label=f"{found[-1].label}, nftables")
-            found.append(Caller(newest, stack.enter_context(Node()), NFTABLES, Counter()))
+            if column.label == node.NEWEST:
+                other = column._replace(label=f"{column.label}, {NFTABLES}")
+                found.append(Caller(other, stack.enter_context(Node()), NFTABLES, Counter()))
         for backend in (NFTABLES, IPTABLES):
             there = stack.enter_context(Node())
             made: Counter[str] = Counter()

@@ -109,7 +109,7 @@ def table(rounds: int, most: int) -> str:
 
 
 def _publishers(stack: contextlib.ExitStack) -> list[Publisher]:
-    newest = node.references()[-1:]
+    newest = [one for one in node.references() if one.label == node.NEWEST]
     ours = Column("ours", suites.ours(), {resident.LINGER: "600"})
     return [
         Publisher(

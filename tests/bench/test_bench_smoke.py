@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import columns, memory
+from tests.bench import columns, memory, node
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+needs_reference = pytest.mark.skipif(
+    len(node.references()) < 2, reason="a table of ratios needs both references"
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
@@ -62,3 +65,59 @@ def test_a_second_run_rewrites_only_what_stands_between_the_markers(tmp_path: Pa
     assert text.startswith("# Mine\n")
     assert text.endswith("\nkept\n")
     assert "yesterday" not in text
+
+
+def chain(*words: str) -> list[dict[str, str]]:
+    """Return the rows of all tables that a short run prints, by their heads."""
+    command = (sys.executable, "-m", "tests.bench.chain", "--rounds", "1", *words)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, str]] = []
+    for table in done.stdout.strip().split("\n\n"):
+        heads, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        rows += [dict(zip(heads, line, strict=True)) for line in lines]
+    return rows
+
+
+def ratios(row: dict[str, str]) -> list[float]:
+    return [float(cell) for head, cell in row.items() if "÷" in head]
+
+
+@needs_root
+@needs_reference
+@pytest.mark.timeout(180)
+def test_chained_plugins_are_measured_beside_the_reference() -> None:
+    rows = {row.pop("operation"): row for row in chain("--containers", "0", "--only", "portmap", "sbr")}
+    assert set(rows) == {
+        *(
+            f"portmap{backend} {command}"
+            for backend in ("", ", iptables")
+            for command in ("ADD", "CHECK", "DEL")
+        ),
+        *(f"sbr {command}" for command in ("ADD", "CHECK", "DEL")),
+    }
+    for row in rows.values():
+        assert len(ratios(row)) == 3
+        assert all(ratio > 0 for ratio in ratios(row))
+
+
+@needs_root
+@pytest.mark.timeout(180)
+def test_calls_beside_other_containers_have_rows_of_their_own() -> None:
+    rows = chain("--containers", "1", "--only", "firewall")
+    assert {"firewall ADD", "firewall ADD, beside 1 others"} <= {row.get("operation") for row in rows}
+    growth = [row for row in rows if "operation" not in row]
+    assert len(growth) == 6
+    assert all(float(row["agent"]) > 0 for row in growth)
+
+
+@needs_root
+@needs_reference
+@pytest.mark.timeout(180)
+def test_packets_and_repairs_are_measured() -> None:
+    packets = chain("--ports", "2", "--only", "packets")
+    assert [row["operation"].split()[0] for row in packets] == ["1", "2", "past"]
+    assert all(ratio > 0 for row in packets for ratio in ratios(row))
+    repairs = chain("--containers", "2", "--only", "repair")
+    assert len(repairs) == 4
+    assert all(float(row["2 containers"].removesuffix(" ms")) > 0 for row in repairs)
