@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import columns, memory, node
+from tests.bench import chain_lives, columns, memory, node
+from tests.differential import reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-needs_reference = pytest.mark.skipif(
-    len(node.references()) < 2, reason="a table of ratios needs both references"
-)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
@@ -83,9 +81,16 @@ def ratios(row: dict[str, str]) -> list[float]:
     return [float(cell) for head, cell in row.items() if "÷" in head]
 
 
+@pytest.fixture(scope="module")
+def references() -> None:
+    reason = reference.fetch((*reference.PROGRAMS, *chain_lives.CHAINED))
+    if len(node.references()) < 2:
+        pytest.skip(reason or "both references are needed")
+
+
 @needs_root
-@needs_reference
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("references")
 def test_chained_plugins_are_measured_beside_the_reference() -> None:
     rows = {row.pop("operation"): row for row in chain("--containers", "0", "--only", "portmap", "sbr")}
     assert set(rows) == {
@@ -112,8 +117,8 @@ def test_calls_beside_other_containers_have_rows_of_their_own() -> None:
 
 
 @needs_root
-@needs_reference
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("references")
 def test_packets_and_repairs_are_measured() -> None:
     packets = chain("--ports", "2", "--only", "packets")
     assert [row["operation"].split()[0] for row in packets] == ["1", "2", "past"]
