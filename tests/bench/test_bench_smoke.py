@@ -121,7 +121,7 @@ def test_calls_beside_other_containers_have_rows_of_their_own() -> None:
 @pytest.mark.usefixtures("references")
 def test_packets_and_repairs_are_measured() -> None:
     packets = chain("--ports", "2", "--only", "packets")
-    assert [row["operation"].split()[0] for row in packets] == ["1", "2", "past"]
+    assert [row["operation"].split()[0] for row in packets] == ["no", "1", "2", "past"]
     assert all(ratio > 0 for row in packets for ratio in ratios(row))
     repairs = chain("--containers", "2", "--only", "repair")
     assert len(repairs) == 4
