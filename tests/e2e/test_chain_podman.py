@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.lab import image
+from tests.e2e.lab.agent import PROGRAM, wait_for
 from tests.e2e.lab.chain import look, netns_of_host
 from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.lives import agent_if
 from tests.e2e.lab.podman import Podman, install
 from tests.e2e.lab.ports import NOBODY, Servers, ask, serving
 from tests.e2e.lab.state import State, differences, settled
@@ -180,6 +182,27 @@ def test_network_reload_brings_back_ports_that_a_flush_took(
         machine.podman("network", "reload", "web")
         assert machine.is_reached()
         assert ask(machine.here, "127.0.0.1", 8080).startswith("web ")
+    assert_idle(machine, idle)
+
+
+@pytest.mark.parametrize("by_itself", [False, True], ids=["command", "agent"])
+def test_repair_brings_them_back_without_touching_the_container(
+    machine: Machine, idle: State, tmp_path: Path, *, by_itself: bool
+) -> None:
+    with agent_if(machine.host, tmp_path / "log", warm=by_itself), machine.web("podman") as web:
+        links = machine.podman.execute("web", "ip", "addr")
+        machine.host.run("nft", "flush", "ruleset")
+        if by_itself:
+            wait_for("the ports", lambda: ask(machine.outside, HOST, 8080, patience=0.3) != NOBODY)
+        else:
+            assert not machine.is_reached()
+            assert "1 repaired" in machine.host.run(PROGRAM, "repair").stdout
+        assert machine.is_reached()
+        assert machine.reaches_outside()
+        for address in ("127.0.0.1", HOST):
+            assert ask(machine.here, address, 8080).startswith("web ")
+        assert ask(web, HOST, 8053, "udp").startswith("web ")
+        assert machine.podman.execute("web", "ip", "addr") == links
     assert_idle(machine, idle)
 
 
