@@ -24,7 +24,7 @@ from tests.e2e.lab.chain import (
     netns_of_host,
     published,
 )
-from tests.e2e.lab.host import Host, raise_host
+from tests.e2e.lab.host import Host
 from tests.e2e.lab.lives import Cnitool
 from tests.e2e.lab.plugin import Call, run
 from tests.e2e.lab.ports import NOBODY, Servers, ask, serving
@@ -50,12 +50,11 @@ def bridge(name: str, *subnets: str, **more: Any) -> Json:
     }
 
 
-@pytest.fixture(scope="module")
-def host(dist: Path) -> Iterator[Host]:
-    """One host for all of them, as each leaves it as it was."""
-    with raise_host(dist) as host:
-        host.outside()
-        yield host
+@pytest.fixture
+def host(node: Host) -> Host:
+    """A host with an outside."""
+    node.outside()
+    return node
 
 
 @pytest.fixture
@@ -86,59 +85,69 @@ def assert_as(host: Host, before: State) -> None:
 # ---------------------------------------------------------------------------------------------------- nomad
 
 
+NOMAD_ASKED: Json = {
+    "portMappings": [
+        {"hostPort": port, "containerPort": to, "protocol": protocol, "hostIP": address}
+        for port, to, address in ((25001, 80, ""), (25002, 81, HOST))
+        for protocol in ("tcp", "udp")
+    ]
+}
+"""nomad asks for both protocols of every port."""
+NOMADS_RULE = "NOMAD-ADMIN -d 172.26.64.0/20 -o nomad -j ACCEPT"
+NOMAD_STARTS = f"""
+for tables in iptables ip6tables; do $tables -N NOMAD-ADMIN; $tables -P FORWARD DROP; done
+iptables -A {NOMADS_RULE}
+ip6tables -A NOMAD-ADMIN -o nomad -d fd00:a110:c8::/112 -j ACCEPT
+"""
+
+
 def test_the_network_of_nomad(host: Host, servers: Servers) -> None:
     """
-    nomad asks for both protocols of every port, and makes the chain NOMAD-ADMIN itself.
+    nomad makes the chain NOMAD-ADMIN itself, with a rule.
 
     That is for hosts whose chain FORWARD drops, as docker's does: there the rule is what lets callers in.
     """
-    asked = {
-        "portMappings": [
-            {"hostPort": port, "containerPort": to, "protocol": protocol, "hostIP": address}
-            for port, to, address in ((25001, 80, ""), (25002, 81, HOST))
-            for protocol in ("tcp", "udp")
-        ]
-    }
     Chain(host, NOMAD).install()
-    cnitool = Cnitool(host, "nomad")
-    prepare = """
-    for tables in iptables ip6tables; do $tables -N NOMAD-ADMIN; $tables -P FORWARD DROP; done
-    iptables -A NOMAD-ADMIN -o nomad -d 172.26.64.0/20 -j ACCEPT
-    ip6tables -A NOMAD-ADMIN -o nomad -d fd00:a110:c8::/112 -j ACCEPT
-    """
-    host.run("sh", "-euc", prepare)
+    cnitool, wanted = Cnitool(host, "nomad"), json.dumps(NOMAD_ASKED)
+    host.run("sh", "-euc", NOMAD_STARTS)
     web, other = host.netns("web", "other")
-    try:
-        cnitool.add(web, **asked)
-        cnitool("del", web, CAP_ARGS=json.dumps(asked))
-        before = look(host)
-        cnitool.add(web, **asked)
-        theirs = address_of(cnitool.add(other))
-        servers.add(host.path(web), "web", "80/tcp", "80/udp", "81/tcp", "81/udp")
-        servers.add(host.path(other), "other", "80/tcp")
-        for protocol in ("tcp", "udp"):
-            assert ask(outside(host), HOST, 25001, protocol) == f"web {OUTSIDE}"
-            assert ask(outside(host), HOST6, 25001, protocol) == f"web {OUTSIDE6}"
-            assert ask(outside(host), HOST, 25002, protocol) == f"web {OUTSIDE}"
-            assert ask(netns_of_host(host), "127.0.0.1", 25001, protocol).startswith("web ")
-            assert ask(host.path(web), HOST, 25001, protocol).startswith("web ")
-            assert ask(host.path(other), HOST, 25001, protocol).startswith("web ")
-        assert ask(outside(host), HOST6, 25002, patience=0.5) == NOBODY
-        assert ask(host.path(web), theirs, 80).startswith("other ")
-        assert host.run("ip", "netns", "exec", "web", "ping", "-c1", "-W3", OUTSIDE).returncode == 0
-        cnitool("check", web, CAP_ARGS=json.dumps(asked))
-        host.run("iptables", "-F", "NOMAD-ADMIN")
-        assert ask(outside(host), HOST, 25001, patience=0.5) == NOBODY
-        host.run("iptables", "-A", "NOMAD-ADMIN", "-o", "nomad", "-d", "172.26.64.0/20", "-j", "ACCEPT")
-        servers.remove("web", "other")
-        cnitool("del", web, CAP_ARGS=json.dumps(asked))
-        cnitool("del", other)
-        assert_as(host, before)
-        assert "-o nomad" in host.run("iptables", "-S", "NOMAD-ADMIN").stdout
-    finally:
-        host.remove_netns("web", "other")
-        for tables in ("iptables", "ip6tables"):
-            host.run(tables, "-P", "FORWARD", "ACCEPT")
+    cnitool.add(web, **NOMAD_ASKED)
+    cnitool("del", web, CAP_ARGS=wanted)
+    before = look(host)
+    cnitool.add(web, **NOMAD_ASKED)
+    theirs = address_of(cnitool.add(other))
+    servers.add(host.path(web), "web", "80/tcp", "80/udp", "81/tcp", "81/udp")
+    servers.add(host.path(other), "other", "80/tcp")
+    servers.add(outside(host), "outside", "80/tcp")
+    assert_nomads_ports_are_reached(host)
+    assert ask(host.path(web), theirs, 80).startswith("other ")
+    assert ask(host.path(web), OUTSIDE, 80) == f"outside {HOST}"
+    cnitool("check", web, CAP_ARGS=wanted)
+    host.run("iptables", "-F", "NOMAD-ADMIN")
+    assert ask(outside(host), HOST, 25001, patience=0.5) == NOBODY
+    host.run("iptables", "-A", *NOMADS_RULE.split())
+    servers.remove("web", "other")
+    cnitool("del", web, CAP_ARGS=wanted)
+    cnitool("del", other)
+    assert_as(host, before)
+    assert NOMADS_RULE in host.run("iptables", "-S", "NOMAD-ADMIN").stdout
+
+
+def assert_nomads_ports_are_reached(host: Host) -> None:
+    for protocol in ("tcp", "udp"):
+        for port, address, source in (
+            (25001, HOST, OUTSIDE),
+            (25001, HOST6, OUTSIDE6),
+            (25002, HOST, OUTSIDE),
+        ):
+            assert ask(outside(host), address, port, protocol) == f"web {source}"
+        for place, address in (
+            (netns_of_host(host), "127.0.0.1"),
+            (host.path("/run/netns/web"), HOST),
+            (host.path("/run/netns/other"), HOST),
+        ):
+            assert ask(place, address, 25001, protocol).startswith("web ")
+    assert ask(outside(host), HOST6, 25002, patience=0.5) == NOBODY
 
 
 def address_of(result: Json) -> str:
@@ -177,35 +186,32 @@ def test_calls_in_the_shape_of_cri_o(host: Host) -> None:
         name: {"portMappings": [published(f"{port}:80/tcp")], "bandwidth": RATES}
         for port, name in enumerate(names, 7001)
     }
-    try:
-        cnitool("status", paths[0])
-        cnitool.add(paths[0], mac=MAC, **asked["pod1"])
-        cnitool("del", paths[0], CAP_ARGS=json.dumps(asked["pod1"]))
-        before = look(host)
-        for name, netns in zip(names[:2], paths[:2], strict=True):
-            given = {"mac": MAC, **asked[name]} if name == "pod1" else asked[name]
-            result = cnitool.add(netns, **given)
-            cnitool("check", netns, CAP_ARGS=json.dumps(given))
-            [own] = [item for item in result["interfaces"] if item.get("sandbox")]
-            assert own["mtu"] == 1400
-            assert (own["mac"] == MAC) == (name == "pod1")
-        both = look(host)
+    cnitool("status", paths[0])
+    cnitool.add(paths[0], mac=MAC, **asked["pod1"])
+    cnitool("del", paths[0], CAP_ARGS=json.dumps(asked["pod1"]))
+    before = look(host)
+    for name, netns in zip(names[:2], paths[:2], strict=True):
+        given = {"mac": MAC, **asked[name]} if name == "pod1" else asked[name]
+        result = cnitool.add(netns, **given)
+        cnitool("check", netns, CAP_ARGS=json.dumps(given))
+        [own] = [item for item in result["interfaces"] if item.get("sandbox")]
+        assert own["mtu"] == 1400
+        assert (own["mac"] == MAC) == (name == "pod1")
+    both = look(host)
 
-        lost = Attachment("lost", paths[2], asked=asked["lost"])
-        chain.add(lost)
-        host.remove_netns("lost")
-        chain.collect([Attachment(cnitool_id(host, netns), netns) for netns in paths[:2]])
-        assert_as(host, both)
+    lost = Attachment("lost", paths[2], asked=asked["lost"])
+    chain.add(lost)
+    host.remove_netns("lost")
+    chain.collect([Attachment(cnitool_id(host, netns), netns) for netns in paths[:2]])
+    assert_as(host, both)
 
-        for name, netns in zip(names[:2], paths[:2], strict=True):
-            cnitool("check", netns, CAP_ARGS=json.dumps(asked[name]))
-            cnitool("del", netns, CAP_ARGS=json.dumps(asked[name]))
-            cnitool("del", netns, CAP_ARGS=json.dumps(asked[name]))
-        assert_as(host, before)
-        cnitool("gc", paths[0])
-        assert leases(host) == []
-    finally:
-        host.run("sh", "-c", "ip netns del pod1; ip netns del pod2; ip netns del lost; true")
+    for name, netns in zip(names[:2], paths[:2], strict=True):
+        cnitool("check", netns, CAP_ARGS=json.dumps(asked[name]))
+        cnitool("del", netns, CAP_ARGS=json.dumps(asked[name]))
+        cnitool("del", netns, CAP_ARGS=json.dumps(asked[name]))
+    assert_as(host, before)
+    cnitool("gc", paths[0])
+    assert leases(host) == []
 
 
 def cnitool_id(host: Host, netns: str) -> str:
@@ -240,25 +246,21 @@ def test_forty_pods_with_three_ports_each_at_once(host: Host, servers: Servers, 
         Attachment(name, path, asked=ports_of(name))
         for name, path in zip(names, host.netns(*names), strict=True)
     ]
-    try:
-        with running(host, "--workers", "2") if warm else nullcontext():
-            before = idle_after(chain, {"portMappings": [published("9:9/tcp")]})
-            with ThreadPoolExecutor(PODS) as pool:
-                results = list(pool.map(chain.add, pods))
-                for pod in pods:
-                    servers.add(host.path(pod.netns), pod.container, "80/tcp", "81/udp", "82/tcp")
-                wrong = [
-                    answer for answers in pool.map(wrong_answers, [host] * PODS, names) for answer in answers
-                ]
-                assert wrong == []
-                for pod, result in zip(pods[:3], results, strict=False):
-                    chain.check(pod, result)
-                servers.remove(*names)
-                list(pool.map(chain.delete, pods, results))
-            assert_as(host, before)
-    finally:
-        servers.remove(*names)
-        host.remove_netns(*names)
+    with running(host, "--workers", "2") if warm else nullcontext():
+        before = idle_after(chain, {"portMappings": [published("9:9/tcp")]})
+        with ThreadPoolExecutor(PODS) as pool:
+            results = list(pool.map(chain.add, pods))
+            for pod in pods:
+                servers.add(host.path(pod.netns), pod.container, "80/tcp", "81/udp", "82/tcp")
+            wrong = [
+                answer for answers in pool.map(wrong_answers, [host] * PODS, names) for answer in answers
+            ]
+            assert wrong == []
+            for pod, result in zip(pods[:3], results, strict=False):
+                chain.check(pod, result)
+            servers.remove(*names)
+            list(pool.map(chain.delete, pods, results))
+        assert_as(host, before)
 
 
 def ports_of(name: str) -> Json:
@@ -370,59 +372,46 @@ def tables_of(host: Host, proxy: str) -> list[str]:
     return [line for line in saved if "KUBE" in line and not line.startswith(("#", "-A CNI"))]
 
 
-@pytest.fixture
-def kube_proxy(host: Host, request: pytest.FixtureRequest) -> Iterator[str]:
-    proxy: str = request.param
-    tool = ("nft", "-f", "-") if proxy == "nftables" else ("iptables-restore", "--noflush")
-    host.run(*tool, input=PROXIES[proxy])
-    yield proxy
-    clear = "iptables -t nat -F; iptables -t nat -X; iptables -F; iptables -X"
-    host.run("sh", "-euc", "nft delete table ip kube-proxy" if proxy == "nftables" else clear)
-
-
 @pytest.mark.parametrize(
-    ("kube_proxy", "mapper"),
+    ("proxy", "mapper"),
     [
         (proxy, mapper)
         for proxy in PROXIES
         for mapper in MAPPERS
         if (proxy, mapper) != ("nftables", "mark-of-kube-proxy")
     ],
-    indirect=["kube_proxy"],
 )
-def test_ports_beside_kube_proxy(host: Host, servers: Servers, kube_proxy: str, mapper: str) -> None:
+def test_ports_beside_kube_proxy(host: Host, servers: Servers, proxy: str, mapper: str) -> None:
     """Services go on working, and not a rule of kube-proxy is changed, nor its place."""
+    tool = ("nft", "-f", "-") if proxy == "nftables" else ("iptables-restore", "--noflush")
+    host.run(*tool, input=PROXIES[proxy])
     main = bridge("kubebr0", "10.83.0.0/24", capabilities={"ips": True})
     plugins = [main, {**PORTMAP, **MAPPERS[mapper]}, {"type": "firewall"}]
     chain = Chain(host, {"cniVersion": "1.0.0", "name": "kubenet", "plugins": plugins})
-    theirs = tables_of(host, kube_proxy)
+    theirs = tables_of(host, proxy)
     assert len(theirs) > 10
     web, other = host.netns("web", "other")
-    try:
-        before = idle_after(chain, {"portMappings": [published("9:9/tcp")]})
-        ports = [published("8080:80/tcp"), published("8053:53/udp")]
-        pod = Attachment("web", web, asked={"portMappings": ports, "ips": [POD]})
-        result, beside = chain.add(pod), chain.add(Attachment("other", other))
-        servers.add(host.path(web), "web", "80/tcp", "53/udp")
-        places = (outside(host), netns_of_host(host), host.path(other), host.path(web))
-        for place in places:
-            assert ask(place, HOST, 8080).startswith("web ")
-            assert ask(place, HOST, 8053, "udp").startswith("web ")
-            assert ask(place, HOST, NODE_PORT).startswith("web ")
-        for place in places[1:]:
-            assert ask(place, SERVICE, 80).startswith("web ")
-        assert ask(outside(host), HOST, 8080) == f"web {OUTSIDE}"
-        assert ask(netns_of_host(host), "127.0.0.1", 8080).startswith("web ")
-        chain.check(pod, result)
-        assert tables_of(host, kube_proxy) == theirs
-        servers.remove("web")
-        chain.delete(pod, result)
-        chain.delete(Attachment("other", other), beside)
-        assert_as(host, before)
-        assert tables_of(host, kube_proxy) == theirs
-    finally:
-        servers.remove("web")
-        host.remove_netns("web", "other")
+    before = idle_after(chain, {"portMappings": [published("9:9/tcp")]})
+    ports = [published("8080:80/tcp"), published("8053:53/udp")]
+    pod = Attachment("web", web, asked={"portMappings": ports, "ips": [POD]})
+    result, beside = chain.add(pod), chain.add(Attachment("other", other))
+    servers.add(host.path(web), "web", "80/tcp", "53/udp")
+    places = (outside(host), netns_of_host(host), host.path(other), host.path(web))
+    for place in places:
+        assert ask(place, HOST, 8080).startswith("web ")
+        assert ask(place, HOST, 8053, "udp").startswith("web ")
+        assert ask(place, HOST, NODE_PORT).startswith("web ")
+    for place in places[1:]:
+        assert ask(place, SERVICE, 80).startswith("web ")
+    assert ask(outside(host), HOST, 8080) == f"web {OUTSIDE}"
+    assert ask(netns_of_host(host), "127.0.0.1", 8080).startswith("web ")
+    chain.check(pod, result)
+    assert tables_of(host, proxy) == theirs
+    servers.remove("web")
+    chain.delete(pod, result)
+    chain.delete(Attachment("other", other), beside)
+    assert_as(host, before)
+    assert tables_of(host, proxy) == theirs
 
 
 # -------------------------------------------------------------------------------------- beside the reference
@@ -473,33 +462,29 @@ def test_ours_deletes_the_chain_that_the_reference_made(host: Host, servers: Ser
     conf = swapped("1.0.0")
     theirs, ours = Chain(host, conf, REFERENCE), Chain(host, conf)
     web, other = host.netns("web", "other")
-    try:
-        pod = Attachment("web", web, asked=SWAPPED_ASKED)
-        result = theirs.add(pod)
-        servers.add(host.path(web), "web", "80/tcp", "53/udp")
-        beside = Attachment("other", other, asked={"portMappings": [published("8081:80/tcp")]})
-        kept = ours.add(beside)
-        servers.add(host.path(other), "other", "80/tcp")
-        for port, name in ((8080, "web"), (8081, "other")):
-            assert ask(outside(host), HOST, port) == f"{name} {OUTSIDE}"
-        ours.check(pod, result)
-        servers.remove("web")
-        if way == "without-netns":
-            host.remove_netns("web")
-        gone = Attachment("web", "" if way == "without-netns" else web, asked=SWAPPED_ASKED)
-        ours.delete(gone, None if way == "without-prevResult" else result)
-        assert ask(outside(host), HOST, 8080, patience=0.5) == NOBODY
-        assert ask(outside(host), HOST, 8081) == f"other {OUTSIDE}"
-        servers.remove("other")
-        ours.delete(beside, kept)
-        left = settled(lambda: traces(host), [])
-        # Rules of the reference's firewall have no owner: without prevResult they are nobody's.
-        assert [line for line in left if way == "with-everything" or "CNI-FORWARD" not in line] == []
-        ours.delete(gone, result)
-        assert settled(lambda: traces(host), []) == []
-    finally:
-        servers.remove("web", "other")
-        host.run("sh", "-c", "ip netns del web; ip netns del other; true")
+    pod = Attachment("web", web, asked=SWAPPED_ASKED)
+    result = theirs.add(pod)
+    servers.add(host.path(web), "web", "80/tcp", "53/udp")
+    beside = Attachment("other", other, asked={"portMappings": [published("8081:80/tcp")]})
+    kept = ours.add(beside)
+    servers.add(host.path(other), "other", "80/tcp")
+    for port, name in ((8080, "web"), (8081, "other")):
+        assert ask(outside(host), HOST, port) == f"{name} {OUTSIDE}"
+    ours.check(pod, result)
+    servers.remove("web")
+    if way == "without-netns":
+        host.remove_netns("web")
+    gone = Attachment("web", "" if way == "without-netns" else web, asked=SWAPPED_ASKED)
+    ours.delete(gone, None if way == "without-prevResult" else result)
+    assert ask(outside(host), HOST, 8080, patience=0.5) == NOBODY
+    assert ask(outside(host), HOST, 8081) == f"other {OUTSIDE}"
+    servers.remove("other")
+    ours.delete(beside, kept)
+    left = settled(lambda: traces(host), [])
+    # Rules of the reference's firewall have no owner: without prevResult they are nobody's.
+    assert [line for line in left if way != "without-prevResult" or "CNI-FORWARD" not in line] == []
+    ours.delete(gone, result)
+    assert settled(lambda: traces(host), []) == []
 
 
 @pytest.mark.needs("/usr/lib/cni/portmap")
@@ -509,17 +494,13 @@ def test_the_reference_deletes_the_chain_that_ours_made(host: Host, servers: Ser
     theirs, ours = Chain(host, conf, REFERENCE), Chain(host, conf)
     before = idle_after(ours, SWAPPED_ASKED)
     [web] = host.netns("web")
-    try:
-        pod = Attachment("web", web, asked=SWAPPED_ASKED)
-        result = ours.add(pod)
-        servers.add(host.path(web), "web", "80/tcp", "53/udp")
-        assert ask(outside(host), HOST, 8080) == f"web {OUTSIDE}"
-        servers.remove("web")
-        theirs.delete(pod, result)
-        assert ask(outside(host), HOST, 8080, patience=0.5) == NOBODY
-        Chain(host, swapped("1.1.0")).collect([])
-        assert settled(lambda: traces(host), []) == []
-        assert_as(host, before)
-    finally:
-        servers.remove("web")
-        host.remove_netns("web")
+    pod = Attachment("web", web, asked=SWAPPED_ASKED)
+    result = ours.add(pod)
+    servers.add(host.path(web), "web", "80/tcp", "53/udp")
+    assert ask(outside(host), HOST, 8080) == f"web {OUTSIDE}"
+    servers.remove("web")
+    theirs.delete(pod, result)
+    assert ask(outside(host), HOST, 8080, patience=0.5) == NOBODY
+    Chain(host, swapped("1.1.0")).collect([])
+    assert settled(lambda: traces(host), []) == []
+    assert_as(host, before)

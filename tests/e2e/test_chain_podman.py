@@ -236,7 +236,7 @@ def forward_drops(machine: Machine) -> Iterator[None]:
 def assert_nothing_of_containers(host: Host) -> None:
     """A flush takes what stays between containers too, so the state before is no measure."""
     state = look(host)
-    assert state["leases"] == state["results"] == state["route_localnet"] == state["files"] == []
+    assert state["leases"] == state["results"] == state["settings"] == state["files"] == []
     assert not [line for line in state["links"] if line.startswith("veth")]
     assert not [line for line in state["nft"] if "10.88.0." in line or "id: " in line or "element" in line]
 

@@ -22,7 +22,7 @@ ip -6 rule
 echo =
 tc qdisc show | grep -e tbf -e clsact -e ingress
 echo =
-grep -Hvx 0 /proc/sys/net/ipv4/conf/*/route_localnet
+cd /proc/sys/net/ipv4/conf; grep -Hvx 0 */route_localnet */tag
 echo =
 find /run/cni -type f 2>/dev/null
 true
@@ -32,7 +32,7 @@ true
 def look(host: Host) -> State:
     """What `observe` sees, and qdiscs, rules of IPv6, settings and files of chained plugins."""
     answers = host.run("sh", "-c", MORE).stdout.split("=\n")
-    names = ("more rules", "qdiscs", "route_localnet", "files")
+    names = ("more rules", "qdiscs", "settings", "files")
     more = {name: sorted(answer.splitlines()) for name, answer in zip(names, answers, strict=True)}
     return observe(host) | more
 
