@@ -8,6 +8,7 @@ plugin and backend: one after each change, and the rest at random.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -85,6 +86,7 @@ class Bed:
     quiet: State = field(default_factory=dict)
     plain: list[str] = field(default_factory=list)
     """What is in a sandbox that the main plugin has attached."""
+    before: tuple[State, list[str]] = field(default_factory=lambda: ({}, []))
     soiled: bool = False
     """Whether a kill has been seen to leave something, which is then cleaned up."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -100,12 +102,16 @@ class Bed:
         return Attachment(name, netns, asked=asked(next(self.numbers)))
 
     @contextmanager
-    def victim(self) -> Iterator[tuple[Attachment, Json]]:
-        """A container that the main plugin has attached, with that result; its namespace may not stay."""
+    def victim(self, command: str) -> Iterator[tuple[Attachment, Json, Call]]:
+        """A container that the main plugin has attached, with that result, and a call of the chained one."""
         at = self.container(f"k{next(self.numbers)}")
         main, _ = self.chain.confs(at.asked)
         try:
-            yield at, self.chain.call("ADD", main, at).ok().document
+            result = self.chain.call("ADD", main, at).ok().document
+            self.before = self.state(at)
+            if command == "DEL":
+                run(self.host, self.call("ADD", at, result)).ok()
+            yield at, result, self.call(command, at, result)
         finally:
             self.host.run("ip", "netns", "del", at.container, check=False)
 
@@ -114,9 +120,22 @@ class Bed:
         _, conf = self.chain.confs(at.asked)
         return Call(command, conf | {"prevResult": result}, at.container, at.netns)
 
-    def killed_after(self, changes: int, call: Call) -> Answer:
-        variables = {**NO_AGENT, **killed_after(self.killer, changes, BACKUPS)}
-        return run(self.host, call.but(variables=variables))
+    def killed_after(self, changes: int, call: Call, program: str) -> Answer:
+        variables = killed_after(self.killer, changes, BACKUPS, program)
+        return run(self.host, call.but(variables={**NO_AGENT, **variables}))
+
+    def kills(self, command: str) -> Iterator[tuple[Attachment, Json, Answer]]:
+        """After each change of the plugin; then after each of the plugin or a tool of it; then at random."""
+        for program in (str(self.chained["type"]), *(("",) if "iptables" in self.chained.values() else ())):
+            for changes in itertools.count(1):
+                with self.victim(command) as (at, result, call):
+                    answer = self.killed_after(changes, call, program)
+                    yield at, result, answer
+                if answer.code == 0:
+                    break
+        for number in itertools.count():
+            with self.victim(command) as (at, result, call):
+                yield at, result, self.killed_at_random(random.Random(number), call)
 
     def killed_at_random(self, chance: random.Random, call: Call) -> Answer:
         """Every second one has an agent. After one that was too late, the next ones are earlier."""
@@ -164,7 +183,7 @@ class Bed:
 
     def time(self) -> None:
         for _ in range(2):
-            with self.victim() as (at, result):
+            with self.victim("ADD") as (at, result, _):
                 self.plain = self.inside(at)
                 for command in ("ADD", "DEL"):
                     begun = time.monotonic()
@@ -191,21 +210,13 @@ def bed(request: pytest.FixtureRequest, node: Host, killer: str) -> Iterator[Bed
 
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_a_call_that_is_killed_leaves_nothing(bed: Bed, command: str) -> None:
-    killed, number, is_over = 0, 0, False
-    while killed < KILLS:
-        number += 1
-        with bed.victim() as (at, result):
-            call, before = bed.call(command, at, result), bed.state(at)
-            if command == "DEL":
-                run(bed.host, bed.call("ADD", at, result)).ok()
-            if is_over:
-                answer = bed.killed_at_random(random.Random(number), call)
-            else:
-                answer = bed.killed_after(number, call)
-                is_over = answer.code == 0
-            assert answer.code in (0, -signal.SIGKILL) or answer.document["code"] == TOOL_DIED, answer
-            killed += answer.code == -signal.SIGKILL
-            bed.soiled = bed.soiled or (answer.code != 0 and bed.state(at) != before)
-            bed.clean_up(WAYS[number % len(WAYS)], at, result)
+    killed = 0
+    for number, (at, result, answer) in enumerate(bed.kills(command)):
+        assert answer.code in (0, -signal.SIGKILL) or answer.document["code"] == TOOL_DIED, answer
+        killed += answer.code == -signal.SIGKILL
+        bed.soiled = bed.soiled or (answer.code != 0 and bed.state(at) != bed.before)
+        bed.clean_up(WAYS[number % len(WAYS)], at, result)
         assert number < 5 * KILLS, f"{killed} calls were killed of {number}"
+        if killed == KILLS:
+            break
     assert bed.soiled

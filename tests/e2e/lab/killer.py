@@ -8,6 +8,7 @@ from pathlib import Path
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <signal.h>
@@ -17,12 +18,14 @@ SOURCE = r"""
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* SIGKILL for who has changed something as often as CNIK_CHANGES says. */
+/* SIGKILL for who has changed something as often as CNIK_CHANGES says, if that is CNIK_PROGRAM. */
 static void changed(void)
 {
     static int changes;
-    const char *last = getenv("CNIK_CHANGES");
+    const char *last = getenv("CNIK_CHANGES"), *only = getenv("CNIK_PROGRAM");
 
+    if (only && strcmp(only, program_invocation_short_name))
+        return;
     if (last && ++changes == atoi(last))
         kill(getpid(), SIGKILL);
 }
@@ -110,11 +113,13 @@ def build(directory: Path) -> str:
     return str(library)
 
 
-def killed_after(library: str, changes: int, files_below: str = "") -> dict[str, str]:
+def killed_after(library: str, changes: int, files_below: str = "", program: str = "") -> dict[str, str]:
     """
     Return the variables of a process that is to be killed.
 
     :param files_below: a directory whose files count, and then settings do too
+    :param program: the one that is killed; otherwise also one that it starts
     """
     counted = {"CNIK_FILES": files_below} if files_below else {}
-    return {"LD_PRELOAD": library, "CNIK_CHANGES": str(changes), **counted}
+    named = {"CNIK_PROGRAM": program} if program else {}
+    return {"LD_PRELOAD": library, "CNIK_CHANGES": str(changes), **counted, **named}
