@@ -22,6 +22,7 @@ table='
     ip                  test,overlay          iproute2                    iproute         iproute2
     bridge              test                  iproute2                    iproute         iproute2
     tc                  test                  iproute2                    iproute-tc      iproute2-tc
+    conntrack           test                  conntrack                   conntrack-tools conntrack-tools
     nft                 test                  nftables                    nftables        nftables
     ping                test                  iputils-ping                iputils         iputils
     iptables-restore    test                  iptables                    iptables-nft    iptables

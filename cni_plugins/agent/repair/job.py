@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from cni_plugins.upkeep import repair as upkeep
@@ -16,6 +17,7 @@ from cni_plugins.upkeep.overlay_repair import OverlayOutcome
 from cni_plugins.upkeep.repair import RepairOutcome, RepairReport, Scope
 
 _SETTLE = (upkeep.SETTLING, 4.0)  # seconds before each look for containers that were deleted meanwhile
+NAME = "cni-repair"  # in /proc/PID/comm: the kernel tells it with each change, also where pids differ
 _MOST = 2000  # things told of one look
 
 
@@ -76,6 +78,8 @@ class Job:
 
 def _run(send: Callable[[JobResult], None], scope: Scope) -> None:
     """Do the work, and end this process."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(NAME)
     code = 1
     try:
         gc.disable()

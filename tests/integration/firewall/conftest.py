@@ -75,7 +75,7 @@ class Host:
             "ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", self.outside.path
         )
         for place, name, number in ((bed.host, "up0", 1), (self.outside, "eth0", 2)):
-            place.run("sysctl", "-qw", f"net.ipv6.conf.{name}.accept_dad=0")
+            place.run("sh", "-c", f"echo 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad")
             place.run("ip", "address", "add", f"192.0.2.{number}/24", "dev", name)
             place.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", name)
             place.run("ip", "link", "set", name, "up")
