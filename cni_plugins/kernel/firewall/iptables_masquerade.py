@@ -20,7 +20,7 @@ from cni_plugins.protocol.fields import IPInterface, IPNetwork
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelStaleIptables, EnsureIptablesMasquerade
 
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
-_TABLE, _CHAIN_PREFIX = "nat", "CNI-"
+_TABLE, _POSTROUTING, _CHAIN_PREFIX = "nat", "POSTROUTING", "CNI-"
 
 
 def chain_of(attachment: Attachment) -> str:
@@ -28,16 +28,28 @@ def chain_of(attachment: Attachment) -> str:
     return f"{_CHAIN_PREFIX}{digest(attachment.network + attachment.container_id, 24)}"
 
 
-def _ensure(session: Session, step: EnsureIptablesMasquerade) -> None:
-    _ensure_all(session, (step,))
+def _ensure(_session: Session, step: EnsureIptablesMasquerade) -> None:
+    for family in _families(step):
+        listing = iptables.listing_of(_rules(family, chain_of(step.attachment)))
+        iptables.restore(family, _TABLE, list(_missing_lines(step, family, listing)))
 
 
 def _ensure_all(_session: Session, steps: Sequence[EnsureIptablesMasquerade]) -> None:
     """Add what is missing for all steps, with one restore for each family."""
-    for family in sorted({address.version for step in steps for address in step.addresses}):
+    for family in sorted({family for step in steps for family in _families(step)}):
         listing = iptables.listing(family, _TABLE)
         lines = [line for step in steps for line in _missing_lines(step, family, listing)]
         iptables.restore(family, _TABLE, list(dict.fromkeys(lines)))
+
+
+def _families(step: EnsureIptablesMasquerade) -> list[int]:
+    return sorted({address.version for address in step.addresses})
+
+
+def _rules(family: int, chain: str) -> list[Rule]:
+    """Return a chain and its rules, and those beside the jumps to it: others may be thousands."""
+    inside = iptables.rules(family, _TABLE, chain)
+    return [*inside, *iptables.rules(family, _TABLE, _POSTROUTING)] if inside else []
 
 
 def _missing_lines(step: EnsureIptablesMasquerade, family: int, listing: Listing) -> Iterator[str]:
@@ -64,8 +76,8 @@ def _comes_too_early(step: EnsureIptablesMasquerade, family: int, listing: Listi
 
 
 def _differs(session: Session, step: EnsureIptablesMasquerade) -> str:
-    for family in sorted({address.version for address in step.addresses}):
-        listing = session.remembered(("iptables", family), partial(iptables.listing, family, _TABLE))
+    for family in _families(step):
+        listing = _listing(session, family, chain_of(step.attachment))
         lacks = (words for words in _wanted(step, family) if iptables.listed(words) not in listing.lines)
         missing = next(lacks, None)
         if missing is not None:
@@ -75,14 +87,21 @@ def _differs(session: Session, step: EnsureIptablesMasquerade) -> str:
     return ""
 
 
+def _listing(session: Session, family: int, chain: str) -> Listing:
+    """Return what a chain is compared with; in a repair the whole table, which is listed once."""
+    if session.is_repair:
+        return session.remembered(("iptables", family), partial(iptables.listing, family, _TABLE))
+    return iptables.listing_of(_rules(family, chain))
+
+
 def _delete(session: Session, step: DelIptablesMasquerade) -> None:
     """Remove this interface's rules, and the chain if no other interface has rules in it.
 
     Runs on every DEL, as the config may have named another backend at the time of ADD.
     """
-    for family in iptables.families_with(session, _TABLE, chain_of(step.attachment)):
-        rules = iptables.rules(family, _TABLE)
-        chain, mine = chain_of(step.attachment), _inner_comment(step.attachment)
+    chain, mine = chain_of(step.attachment), _inner_comment(step.attachment)
+    for family in iptables.families_with(session, _TABLE, chain):
+        rules = _rules(family, chain)
         sources = {rule.source for rule in rules if rule.chain == chain and rule.comment == mine}
         others = any(rule.target == chain and rule.source not in sources for rule in rules)
         iptables.restore(family, _TABLE, _removal(rules, chain, sources, mine, keep=others))
@@ -93,7 +112,7 @@ def delete_reference(session: Session, attachment: Attachment, addresses: tuple[
     sources = {str(ip_interface(address.ip)) for address in addresses}
     chain = chain_of(attachment)
     for family in iptables.families_with(session, _TABLE, chain):
-        rules = iptables.rules(family, _TABLE)
+        rules = _rules(family, chain)
         jumps = [rule for rule in rules if rule.target == chain]
         others = any(rule.source not in sources for rule in jumps) and bool(sources)
         going = {rule.source for rule in jumps if not sources or rule.source in sources}
@@ -150,7 +169,7 @@ def _wanted(step: EnsureIptablesMasquerade, family: int) -> list[tuple[str, ...]
     rules.append(("-A", chain, *last))
     for address in addresses:
         source = str(ip_interface(address.ip))
-        rules.append(("-A", "POSTROUTING", "-s", source, "-m", "comment", "--comment", outer, "-j", chain))
+        rules.append(("-A", _POSTROUTING, "-s", source, "-m", "comment", "--comment", outer, "-j", chain))
     return rules
 
 

@@ -3,6 +3,8 @@
 import shlex
 from ipaddress import ip_interface, ip_network
 
+import pytest
+
 from cni_plugins.kernel.firewall import iptables
 from cni_plugins.kernel.firewall import iptables_masquerade as masquerade
 from cni_plugins.ownership import Attachment
@@ -36,6 +38,25 @@ def test_quoting_is_what_iptables_restore_reads() -> None:
     line = iptables.quoted(("-m", "comment", "--comment", 'name: "a\\b"'))
     assert line == '-m comment --comment "name: \\"a\\\\b\\""'
     assert tuple(shlex.split(line))[3] == 'name: "a\\b"'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-N CNI-HOSTPORT-DNAT",
+        "-A POSTROUTING ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+        r'-A C -m comment --comment "name: \"net\" id: \"c1\"" -j ACCEPT',
+        r'-A C -m comment --comment "a \\ b\\" -m comment --comment ""',
+    ],
+)
+def test_lines_are_split_as_a_shell_would(line: str) -> None:
+    assert iptables._words(line) == tuple(shlex.split(line))
+
+
+def test_a_line_of_others_has_the_words_that_iptables_was_given() -> None:
+    line = r'-A C -m comment --comment "it\'s" -j LOG --log-prefix "a \"b\" "'
+    assert iptables._words(line)[5:] == ("it's", "-j", "LOG", "--log-prefix", 'a "b" ')
+    assert iptables._words('-A C --comment "open')[-1] == '"open'
 
 
 def rule(text: str) -> iptables.Rule:
