@@ -17,6 +17,7 @@ TOOLS = (
     "ip",
     "bridge",
     "tc",
+    "conntrack",
     "nft",
     "ping",
     "iptables-restore",
