@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class Bed:
 
     def state(self) -> dict[str, Any]:
         """Return everything in the host that a plugin may change, in comparable form."""
+        self._await_addresses()
         links = [
             {
                 key: link.get(key)
@@ -134,6 +136,13 @@ class Bed:
             ],
             "leases": self.leased(),
         }
+
+    def _await_addresses(self) -> None:
+        """Wait until the kernel has accepted the addresses it makes: their routes come with that."""
+        for _ in range(40):
+            if not self.host.run("ip", "-6", "-o", "address", "show", "tentative"):
+                return
+            time.sleep(0.05)
 
     def _saved(self, name: str) -> list[str]:
         saved = self.host.run(f"{name}-save", check=False).splitlines()

@@ -85,10 +85,10 @@ TABLES = (
     "ip -j -6 -d route show table all",
 )
 VXLAN_SETTINGS = {"id", "local", "local6", "link", "port", "learning", "df", "group", "group6", "ttl"}
-# As in cnictl lab: an address that does not answer is pinged once more.
+# As in cnictl lab, an address that does not answer is pinged once more; and again on a machine under load.
 PING_ALL = """
 ask() {{ ping -n -c1 -W{seconds} "$1" >/dev/null 2>&1; }}
-for to; do ask "$to" || ask "$to" || echo "$to" & done
+for to; do ask "$to" || ask "$to" || ask "$to" || echo "$to" & done
 wait
 """
 
