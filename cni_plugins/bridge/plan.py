@@ -164,7 +164,8 @@ def _sandbox(
     if ips:
         yield from plan_parts.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
     for ip in ips:
-        yield EnsureAddress(SANDBOX, link, ip.address)
+        # Without DAD too, the kernel makes an address usable in a work queue, which may take seconds.
+        yield EnsureAddress(SANDBOX, link, ip.address, skip_dad=not config.enabledad)
     if not config.disable_container_interface:
         yield EnsureUp(SANDBOX, link)
     if has_v6 and config.enabledad:

@@ -11,6 +11,7 @@ from cni_plugins.contract.config_fields import IPV4, IPV6
 from cni_plugins.contract.facts import Facts
 from cni_plugins.errors import NameTaken
 from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
+from cni_plugins.protocol.macs import link_local
 from cni_plugins.steps.ip import IF_PRESENT, EnableForwarding, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import DelLink, EnsureUp
 from cni_plugins.steps.overlay import (
@@ -161,10 +162,21 @@ def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
         if not overlay.programmed:
             yield from _proxy_sysctls(link)
         yield from plan_parts.forwarding_on(link, {subnet.version for subnet in host.own.subnets})
+        if not overlay.programmed and any(subnet.version == IPV6 for subnet in host.own.subnets):
+            yield _solicits_at_once(link, host.mac)
         for subnet in host.own.subnets:
             # Source address of what the host itself sends to peers' containers; they can route replies to it.
             yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
     yield EnsureUp(HOST, link)
+
+
+def _solicits_at_once(link: str, mac: str) -> EnsureAddress:
+    """Return the step for the link-local address that the kernel would add, usable at once.
+
+    Neighbour solicitations for forwarded packets have it as source, and are not sent while it is tentative
+    (ndisc_send_ns, net/ipv6/ndisc.c). Even without DAD only a work queue ends that, which may take seconds.
+    """
+    return EnsureAddress(HOST, link, link_local(mac), skip_dad=True)
 
 
 def _proxy_sysctls(link: str) -> Iterator[Step]:
@@ -189,10 +201,10 @@ def _bridge(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
     link = overlay.bridge
     yield EnsureOverlayBridge(link, overlay.network, bridge_mac(overlay, host), host.inner_mtu)
     yield plan_parts.no_router_advertisements(link)
-    # The kernel sends neighbour solicitations from its link-local address, and not while that is tentative.
-    yield EnsureSysctl(HOST, ("ipv6", "conf", link, "accept_dad"), "0", IF_PRESENT)
     networks = own_networks(overlay, host)
     yield from plan_parts.forwarding_on(link, {network.version for network in networks})
+    if any(network.version == IPV6 for network in networks):
+        yield _solicits_at_once(link, bridge_mac(overlay, host))
     for network in networks:
         node, *gateway = _host_addresses(overlay, host, network)
         yield EnsureAddress(HOST, link, node, skip_dad=True)

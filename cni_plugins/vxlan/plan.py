@@ -100,7 +100,8 @@ def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
     if lease.ips:
         yield from plan_parts.announcing(link, detects=False, ours=True)
     for ip in lease.ips:
-        yield EnsureAddress(SANDBOX, link, ip.address)
+        # Without DAD too, the kernel makes an address usable in a work queue, which may take seconds.
+        yield EnsureAddress(SANDBOX, link, ip.address, skip_dad=True)
     yield EnsureUp(SANDBOX, link)
     for route in lease.routes:
         yield plan_parts.route(link, route, lease.ips)

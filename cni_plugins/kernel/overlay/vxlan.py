@@ -54,8 +54,8 @@ def _ensure(session: Session, step: EnsureVxlan) -> str:
     created = None if found else _create(session, step, lower)
     link = found or created or _created_by_other(session, step, lower)
     try:
-        if created:
-            sysctl.ensure(session, _link_local(step))
+        if not link.up:  # also if another ADD has created it, and is about to do the same
+            sysctl.ensure(session, _no_link_local(step))
         _correct_mtu(session, step, link, lower)
         _set_up(session, step, link)
     except (OSError, KernelRefused, NameTaken):
@@ -65,14 +65,12 @@ def _ensure(session: Session, step: EnsureVxlan) -> str:
     return ABSENT if created else UNCHANGED
 
 
-def _link_local(step: EnsureVxlan) -> EnsureSysctl:
-    """Return the setting for the IPv6 link-local address that the kernel assigns when the link comes up.
+def _no_link_local(step: EnsureVxlan) -> EnsureSysctl:
+    """Return the setting by which the kernel assigns no link-local address when the link comes up.
 
-    With learning, the kernel sends neighbour solicitations from it, but not while it is tentative, so DAD is
-    disabled. Otherwise it has no use, and is not generated.
+    That would be tentative at first. Where one is needed the plan has it.
     """
-    setting = ("accept_dad", "0") if step.learning else ("addr_gen_mode", "1")
-    return EnsureSysctl(HOST, ("ipv6", "conf", step.name, setting[0]), setting[1], IF_PRESENT)
+    return EnsureSysctl(HOST, ("ipv6", "conf", step.name, "addr_gen_mode"), "1", IF_PRESENT)
 
 
 def _agreeing(session: Session, step: EnsureVxlan, lower: Link) -> Link | None:

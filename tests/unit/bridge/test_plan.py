@@ -106,7 +106,7 @@ def test_the_exact_plan_of_a_gateway_network() -> None:
             EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
             EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
             EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
-            EnsureAddress("sandbox", "eth0", ip_interface("10.1.0.2/24")),
+            EnsureAddress("sandbox", "eth0", ip_interface("10.1.0.2/24"), skip_dad=True),
             EnsureUp("sandbox", "eth0"),
             AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("10.1.0.1")),
             AwaitUp(me.host_end),

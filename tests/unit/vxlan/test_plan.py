@@ -8,6 +8,7 @@ import pytest
 from cni_plugins.contract.facts import Facts
 from cni_plugins.errors import InvalidNetworkConfig, NameTaken
 from cni_plugins.ownership import OVERLAY_ALIAS, Owner, network_tag
+from cni_plugins.protocol.macs import link_local
 from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules
 from cni_plugins.steps.ip import IF_PRESENT, WANTED, AddRoute, EnableForwarding, EnsureAddress, EnsureSysctl
@@ -85,7 +86,6 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         EnsureUp("host", "vx25"),
         EnsureOverlayBridge("vxbr25", "net1", node_mac("10.99.0.1"), 1450),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv4", "conf", "vxbr25", "forwarding"), "1", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("10.244.1.1/24"), skip_dad=True),
         EnsureUp("host", "vxbr25"),
@@ -96,7 +96,7 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
         EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
-        EnsureAddress("sandbox", "eth0", ip_interface("10.244.1.2/24")),
+        EnsureAddress("sandbox", "eth0", ip_interface("10.244.1.2/24"), skip_dad=True),
         EnsureUp("sandbox", "eth0"),
         AddRoute("sandbox", "eth0", ip_interface("192.0.2.0/24"), ip_address("10.244.1.1")),
         AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("10.244.1.1")),
@@ -134,9 +134,9 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureUp("host", "vx25"),
         EnsureOverlayBridge("vxbr25", "net1", node, 1450),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_ra"), "0", IF_PRESENT),
-        EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "accept_dad"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv4", "conf", "vxbr25", "forwarding"), "1", IF_PRESENT),
         EnsureSysctl("host", ("ipv6", "conf", "vxbr25", "disable_ipv6"), "0", IF_PRESENT),
+        EnsureAddress("host", "vxbr25", link_local(node), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.2/24"), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("192.168.100.1/32"), skip_dad=True),
         EnsureAddress("host", "vxbr25", ip_interface("fd64::2/64"), skip_dad=True),
@@ -153,8 +153,8 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
         EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "ndisc_notify"), "1", WANTED),
-        EnsureAddress("sandbox", "eth0", ip_interface("192.168.100.3/24")),
-        EnsureAddress("sandbox", "eth0", ip_interface("fd64::3/64")),
+        EnsureAddress("sandbox", "eth0", ip_interface("192.168.100.3/24"), skip_dad=True),
+        EnsureAddress("sandbox", "eth0", ip_interface("fd64::3/64"), skip_dad=True),
         EnsureUp("sandbox", "eth0"),
         AddRoute("sandbox", "eth0", ip_interface("0.0.0.0/0"), ip_address("192.168.100.1")),
         AddRoute("sandbox", "eth0", ip_interface("::/0"), ip_address("fd64::1")),
