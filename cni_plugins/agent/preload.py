@@ -19,6 +19,7 @@ USUAL = (
     "cni_plugins.tuning.regexp",
     "cni_plugins.vxlan.backends.multicast",
     "cni_plugins.vxlan.backends.static",
+    "cni_plugins.vxlan.backends.stored",
 )
 # For iptables and for internal errors; without os.setns(), which is of Python 3.12, also for all
 # calls.

@@ -213,7 +213,8 @@ def parse(request: Request) -> Overlay:
     config = load(VxlanConfig, request.conf)
     mac = mac_in_effect(request, config.runtime_config, config.args)
     length = config.subnet_len if config.mode == "l3" else config.block_len
-    roster = backend(config.backend).roster(Extent(config.mode, config.within, length, config.port))
+    extent = Extent(config.mode, config.within, length, config.port)
+    roster = backend(config.backend).roster(request.network, extent)
     vni = config.vni or default_vni(request.network)
     overlay = Overlay(config.model_copy(update={"mac": mac}), request.network, vni, roster)
     _require_possible(overlay)

@@ -26,7 +26,7 @@ class MulticastBackend(ClosedModel):
             raise ValueError(f"group {self.group} is not a multicast address")
         return self
 
-    def roster(self, extent: Extent) -> Roster:
+    def roster(self, _network: str, extent: Extent) -> Roster:
         """:raises InvalidNetworkConfig: when this host's subnet is missing, or does not fit the network."""
         if extent.mode == "l3" and not self.subnet:
             raise InvalidNetworkConfig(

@@ -26,8 +26,12 @@ def backend(conf: Mapping[str, Any]) -> Backend:
             from cni_plugins.vxlan.backends.multicast import MulticastBackend
 
             return load(MulticastBackend, conf, at=_AT)
+        case "etcd" | "consul" | "zookeeper":
+            from cni_plugins.vxlan.backends.stored import StoredBackend
+
+            return load(StoredBackend, conf, at=_AT)
         case _:
             raise InvalidNetworkConfig(
                 f"invalid network config: backend.type: there is no backend {shown(kind)}",
-                "backends are static and multicast",
+                "backends are static, multicast, etcd, consul and zookeeper",
             )

@@ -35,10 +35,11 @@ class Roster(NamedTuple):
 class Backend(Protocol):
     """The `backend` section of the config, for one backend type."""
 
-    def roster(self, extent: Extent) -> Roster:
+    def roster(self, network: str, extent: Extent, /) -> Roster:
         """Read the roster as it is now.
 
         :raises InvalidNetworkConfig: when it contradicts itself or the network's config.
         :raises IoFailed: when it cannot be read.
+        :raises TryAgainLater: when the keeper has not read the store yet.
         """
         ...

@@ -24,6 +24,7 @@ _MOST_SHOWN = 10
 
 
 class PeersFile(ConfigModel):
+    own: str = Field(default="", alias="self", max_length=LONGEST_NAME)
     peers: RecordList
 
 
@@ -45,11 +46,11 @@ class StaticBackend(ClosedModel):
             raise ValueError(f"peersFile {self.peers_file!r} must be an absolute path")
         return self
 
-    def roster(self, extent: Extent) -> Roster:
+    def roster(self, _network: str, extent: Extent) -> Roster:
         """:raises InvalidNetworkConfig: naming the records that conflict with others or with the network."""
         origin = self.peers_file or "backend.peers"
-        models = _read(self.peers_file) if self.peers is None else self.peers
-        _require_sound(models, extent, origin)
+        models = read(self.peers_file).peers if self.peers is None else self.peers
+        require_sound(models, extent, origin)
         records = tuple(model.record() for model in models)
         roster = Roster(own=self.own, records=records, parts=require_parts(self.subnet, self.block, extent))
         if roster.parts and not roster.is_bare:
@@ -64,7 +65,7 @@ class StaticBackend(ClosedModel):
         return roster
 
 
-def _require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) -> None:
+def require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) -> None:
     if not models:
         raise InvalidNetworkConfig("invalid network config: there are no peers, not even this host", origin)
     found = list(faults(models, extent))
@@ -75,8 +76,8 @@ def _require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) -
         )
 
 
-def _read(path: str) -> Sequence[RecordModel]:
-    """Return the records in a file.
+def read(path: str) -> PeersFile:
+    """Return what a file says.
 
     :raises IoFailed: when it cannot be read, or users other than root can write it.
     :raises InvalidNetworkConfig: when it is not valid JSON, or a record is invalid.
@@ -88,7 +89,7 @@ def _read(path: str) -> Sequence[RecordModel]:
     listed = {"peers": conf} if isinstance(conf, list) else conf
     if not isinstance(listed, dict):
         raise InvalidNetworkConfig("invalid peers file: neither a list nor an object", f"peersFile is {path}")
-    return load(PeersFile, listed, f"peers file {path}").peers
+    return load(PeersFile, listed, f"peers file {path}")
 
 
 def _content(path: str) -> bytes:

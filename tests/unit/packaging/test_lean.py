@@ -45,6 +45,7 @@ ROOMS = (
 )
 RECORDED = [
     *(f"tests/unit/{room}/test_config.py" for room in ROOMS),
+    "tests/unit/contract/test_registry_config.py",
     "tests/unit/contract/test_model.py",
     "tests/unit/contract/test_config_fields.py",
     "tests/unit/engine/test_bad_configs.py",
@@ -255,7 +256,7 @@ def models(base: type[BaseModel] = ConfigModel) -> Iterator[type[BaseModel]]:
 def test_every_model_is_of_what_the_lean_reader_knows() -> None:
     for load in (*PLUGINS.values(), *IPAM_PLUGINS.values()):
         load()
-    for name in ("multicast", "static"):
+    for name in ("multicast", "static", "stored"):
         importlib.import_module(f"cni_plugins.vxlan.backends.{name}")
     found = {model for model in models() if model.__module__.startswith("cni_plugins.")}
     assert BridgeConfig in found

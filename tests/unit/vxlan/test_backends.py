@@ -19,11 +19,11 @@ STRETCHED = Extent("l2", (ip_network("192.168.100.0/24"),), 0, 4789)
 
 
 def roster(extent: Extent = ROUTED, **keys: Any) -> Roster:
-    return backend({"type": "static", **keys}).roster(extent)
+    return backend({"type": "static", **keys}).roster("blue", extent)
 
 
 def group(extent: Extent = ROUTED, **keys: Any) -> Roster:
-    return backend({"type": "multicast", "group": "239.7.7.7", **keys}).roster(extent)
+    return backend({"type": "multicast", "group": "239.7.7.7", **keys}).roster("blue", extent)
 
 
 def test_a_list_in_the_config() -> None:
@@ -54,7 +54,7 @@ def test_a_group_instead_of_a_list() -> None:
 
 
 BAD: list[tuple[dict[str, Any], Extent, str]] = [
-    ({"type": "etcd"}, ROUTED, "backend.type: there is no backend 'etcd'"),
+    ({"type": "redis"}, ROUTED, "backend.type: there is no backend 'redis'"),
     ({"type": None}, ROUTED, "backend.type: there is no backend null"),
     ({"type": 5}, ROUTED, "backend.type: there is no backend 5"),
     ({"peer": []}, ROUTED, "backend: unknown key 'peer' (known are block, peers, peersFile, self, "),
@@ -130,9 +130,9 @@ def test_a_file_is_a_list_or_has_one(tmp_path: Path, content: Any) -> None:
 
 def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
     asked = backend({"type": "static", "peersFile": file(tmp_path, PEERS)})
-    assert len(asked.roster(ROUTED).records or ()) == 3
+    assert len(asked.roster("blue", ROUTED).records or ()) == 3
     file(tmp_path, PEERS[:2])
-    assert len(asked.roster(ROUTED).records or ()) == 2
+    assert len(asked.roster("blue", ROUTED).records or ()) == 2
 
 
 def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
