@@ -10,6 +10,7 @@ from cni_plugins.engine import registry
 # Imported by functions on their first call. A test compares these lists with the modules that exist.
 USUAL = (
     "cni_plugins.engine.lifecycle",
+    "cni_plugins.ipam_cluster.config",
     "cni_plugins.ipam_hostlocal.config",
     "cni_plugins.ipam_static.config",
     "cni_plugins.kernel.capabilities",
