@@ -1,4 +1,4 @@
-"""Computes what hosts have of the subnets of a network, and what this one lacks or can spare; pure functions."""
+"""Computes what hosts have of a network's subnets, and what this one lacks or can spare."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence

@@ -184,7 +184,7 @@ class BlockKeeper:
         return faults
 
     def _require_believable(self, found: Holdings, lost: Sequence[IPNetwork], gone: Sequence[str]) -> None:
-        """:raises _NotBelieved: when what we have just written is not listed, as for a token without rights."""
+        """:raises _NotBelieved: when what we wrote is not listed, as for a token without rights."""
         own = {*found.mine, *map(_single, found.fixed)}
         missing = [str(network) for network in lost if network not in own]
         if len(missing) > len(gone):

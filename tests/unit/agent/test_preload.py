@@ -11,7 +11,6 @@ ROOMS = ("contract", "delegate", "engine", "kernel", "leases", "protocol", "step
 IPAM = ("ipam_cluster", "ipam_hostlocal", "ipam_static")
 PLUGINS = (*IPAM, "bridge", "firewall", "loopback", "macvlan", "ptp", "vxlan")
 FOR_CNICTL = {
-    "cni_plugins.kernel.echo",
     "cni_plugins.kernel.firewall.notifications",
     "cni_plugins.ipam_hostlocal.usage",
 }
