@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from cni_plugins.contract.facts import Asks, Facts
+from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
 from cni_plugins.steps.step import Place, Plan
@@ -62,12 +63,12 @@ def _nothing_to_collect(_request: Request, _facts: Facts) -> Plan:
 class Probing(NamedTuple):
     """The link on which to ask whether anybody has an address.
 
-    :param from_own: ask from the link's own address, where frames that nobody sent are not forwarded.
+    :param sources: addresses of the link to ask from, where frames from no address are not forwarded.
     """
 
     where: Place
     link: str
-    from_own: bool = False
+    sources: tuple[IPAddress, ...] = ()
 
 
 def _no_probing(_request: Request, _config: object, _facts: Facts) -> Probing | None:

@@ -17,8 +17,6 @@ from typing import NamedTuple
 from cni_plugins.contract.plugin import Probing
 from cni_plugins.errors import KernelRefused
 from cni_plugins.kernel.echo import checksum
-from cni_plugins.kernel.ip import addresses as addresses_of
-from cni_plugins.kernel.links import links
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.protocol.fields import IPAddress
 
@@ -66,19 +64,10 @@ def answering(session: Session, probing: Probing, addresses: Sequence[IPAddress]
                 version: closing.enter_context(_open(session, probing, version, wanted))
                 for version in sorted({address.version for address in wanted})
             }
-            return _ask(sockets, {one: _sender(session, probing, one) for one in wanted})
+            return _ask(sockets, wanted, {source.version: source for source in probing.sources})
     except OSError as err:
         reason = err.strerror or str(err)
         raise KernelRefused(f"probe for addresses on {link}: {reason}", errno=err.errno or 0) from err
-
-
-def _sender(session: Session, probing: Probing, address: IPAddress) -> IPAddress | None:
-    """Return the address of the link to ask from, None: from no address."""
-    if not probing.from_own:
-        return None
-    index = links.get(session, probing.where, probing.link).ifindex
-    present = addresses_of.on_link(session, probing.where, index)
-    return next((one.address.ip for one in present if one.main and address in one.address.network), None)
 
 
 def _open(session: Session, probing: Probing, version: int, wanted: Sequence[IPAddress]) -> socket.socket:
@@ -104,15 +93,15 @@ def _groups(wanted: Sequence[IPAddress]) -> list[bytes]:
 
 
 def _ask(
-    sockets: Mapping[int, socket.socket], wanted: Mapping[IPAddress, IPAddress | None]
+    sockets: Mapping[int, socket.socket], wanted: Sequence[IPAddress], sources: Mapping[int, IPAddress]
 ) -> dict[IPAddress, str]:
     found: dict[IPAddress, str] = {}
     start = time.monotonic()
     for number in range(PROBES):
-        for address, sender in wanted.items():
+        for address in wanted:
             if address not in found:
                 raw = sockets[address.version]
-                raw.send(probe(address, raw.getsockname()[4], sender))
+                raw.send(probe(address, raw.getsockname()[4], sources.get(address.version)))
         last = number == PROBES - 1
         end = start + (TAKES if last else (number + 1) * INTERVAL)
         while len(found) < len(wanted) and (left := end - time.monotonic()) > 0:
@@ -145,9 +134,8 @@ def _heard(sockets: Sequence[socket.socket], timeout: float) -> Iterator[Seen]:
 def probe(address: IPAddress, mac: bytes, sender: IPAddress | None = None) -> bytes:
     """Return the frame that asks for an address, from no address or one of our own."""
     if isinstance(address, IPv4Address):
-        packet = _ARP_PACKET.pack(
-            *_ARP_HEADER, _REQUEST, mac, sender.packed if sender else _NO_IPV4, _NO_MAC, address.packed
-        )
+        source = sender.packed if sender else _NO_IPV4
+        packet = _ARP_PACKET.pack(*_ARP_HEADER, _REQUEST, mac, source, _NO_MAC, address.packed)
         return _ETHERNET.pack(_BROADCAST, mac, _ARP) + packet
     group = b"\xff\x02" + bytes(9) + b"\x01\xff" + address.packed[-3:]
     source = sender.packed if sender else _NO_IPV6
