@@ -1,1 +1,1 @@
-"""Keeps the networks of this host in step with the stores that their configs name."""
+"""Follows the networks whose peers come from a store or file: claims, publishes, applies, repairs."""

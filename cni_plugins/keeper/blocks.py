@@ -15,7 +15,6 @@ least one of the two sees the other.
 """
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,8 +38,6 @@ _GRACE = 60.0  # seconds that a fixed address stays claimed without a lease, for
 _TOLD = 60.0  # seconds for which a refusal can be read
 _LIFE, _LIFE_AGAIN = 60.0, 15.0  # seconds
 _CONFIRM_AGAIN = 30.0  # seconds after which state.json is written although nothing changed
-_HOST_DIGITS = 16  # bytes of randomness by which an installation is known
-_SELF = "self.json"
 
 
 class Places(NamedTuple):
@@ -309,17 +306,7 @@ class BlockKeeper:
     # ---------------------------------------------------------------------------------------------- files
 
     def _leased(self) -> tuple[IPAddress, ...]:
-        """Return the addresses that have a file, as calls look at no more either."""
-        directory = f"{self._followed.data_dir}/{self._followed.network}"
-        found: list[IPAddress] = []
-        try:
-            listed = os.listdir(directory)
-        except FileNotFoundError:
-            return ()
-        for name in filter(is_address, listed):
-            with suppress(ValueError):
-                found.append(parse_address(name))
-        return tuple(found)
+        return leased(self._followed)
 
     def _written(self) -> Blocks | None:
         try:
@@ -367,34 +354,14 @@ def _single(address: IPAddress) -> IPNetwork:
     return found
 
 
-def member(followed: Followed, places: Places = USUAL) -> Member:
-    """Return who this host is in the store; the random number by which it is known is made once.
-
-    :raises OSError: when it cannot be kept.
-    """
-    directory = snapshot.blocks_dir(followed.network, places.kept)
-    host = _host_number(f"{directory}/{_SELF}")
-    if not host:
-        host = os.urandom(_HOST_DIGITS).hex()
-        snapshot.write(directory, _SELF, {"host": host})
-    return Member(followed.registry.node or socket.gethostname(), host)
-
-
-def _host_number(path: str) -> str:
-    import json
-
+def leased(followed: Followed) -> tuple[IPAddress, ...]:
+    """Return the addresses that have a file, which is all that calls look at."""
+    found: list[IPAddress] = []
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(1 << 16))
-    except (OSError, ValueError):
-        return ""
-    host = found.get("host") if isinstance(found, dict) else None
-    return host if isinstance(host, str) else ""
-
-
-def sync(followed: Followed, registry: NetworkRegistry, places: Places = USUAL) -> Round:
-    """Do one round, for a host without an agent.
-
-    :raises OSError: when this host's files cannot be written.
-    """
-    return BlockKeeper(followed, registry, member(followed, places), places).step()
+        listed = os.listdir(f"{followed.data_dir}/{followed.network}")
+    except FileNotFoundError:
+        return ()
+    for name in filter(is_address, listed):
+        with suppress(ValueError):
+            found.append(parse_address(name))
+    return tuple(found)

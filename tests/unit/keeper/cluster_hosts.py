@@ -10,7 +10,8 @@ import pytest
 from cni_plugins.contract import snapshot
 from cni_plugins.ipam_cluster.config import parse
 from cni_plugins.ipam_cluster.plugin import IPAM
-from cni_plugins.keeper.blocks import BlockKeeper, Places, Round, member
+from cni_plugins.keeper import identity
+from cni_plugins.keeper.blocks import BlockKeeper, Places, Round
 from cni_plugins.keeper.blocks_configs import Followed
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
@@ -49,7 +50,7 @@ class ClusterHost:
 
     def start(self, store: Store) -> BlockKeeper:
         registry = NetworkRegistry(store, NETWORK)
-        me = member(self.followed, self.places)
+        me = identity.member(self.followed.registry, self.places.kept)
         self.keeper = BlockKeeper(self.followed, registry, me, self.places, lambda: self.clock)
         return self.keeper
 
