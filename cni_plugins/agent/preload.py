@@ -9,11 +9,14 @@ from cni_plugins.engine import registry
 
 # Imported by functions on their first call. A test compares these lists with the modules that exist.
 USUAL = (
+    "cni_plugins.engine.acd",
     "cni_plugins.engine.lifecycle",
+    "cni_plugins.ipam_cluster.config",
     "cni_plugins.ipam_hostlocal.config",
     "cni_plugins.ipam_static.config",
     "cni_plugins.kernel.capabilities",
     "cni_plugins.kernel.firewall.forward_facts",
+    "cni_plugins.kernel.ip.conflicts",
     "cni_plugins.kernel.ip.route_lookup",
     "cni_plugins.tuning.duplicates",
     "cni_plugins.tuning.regexp",

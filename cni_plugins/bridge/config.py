@@ -66,6 +66,7 @@ class BridgeConfig(MasqueradeOptions, OptionalAutoMtu):
     preserve_default_vlan: bool = False
     macspoofchk: bool = False
     enabledad: bool = False
+    acd: bool = False
     disable_container_interface: bool = False
     port_isolation: bool = False
     remove_idle_bridge: bool = False

@@ -161,7 +161,7 @@ def _sandbox(
         # Older releases of the reference do not set keep_addr_on_down.
         yield from plan_parts.with_ipv6(link, keep_on_down=identity.pair.ours)
     # A container that configures its own addresses also chooses its DAD and announcement settings.
-    if ips:
+    if ips or (config.acd and config.ipam.type):  # before the link is up, which addresses are not known to
         yield from plan_parts.announcing(link, detects=config.enabledad, ours=identity.pair.ours)
     for ip in ips:
         # Without DAD too, the kernel makes an address usable in a work queue, which may take seconds.

@@ -7,9 +7,10 @@ from cni_plugins.bridge.removal import collect, delete
 from cni_plugins.contract.config_fields import AUTO
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.plan_parts import asks_of_masquerade, require_port, require_rules
-from cni_plugins.contract.plugin import Plugin, named_ipam
+from cni_plugins.contract.plugin import Plugin, Probing, named_ipam
 from cni_plugins.errors import NotAvailable
 from cni_plugins.protocol.request import Request
+from cni_plugins.steps.step import SANDBOX
 
 
 def asks(request: Request, config: BridgeConfig | None) -> Asks:
@@ -29,10 +30,21 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
         )
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
+    probing = config.bridge if request.command == "ADD" and config.acd else ""
     ways_out = OUTSIDE if request.command == "ADD" and config.is_gw else ()
     return Asks(
-        host=links, sandbox=(request.ifname,), default_route=config.wanted_mtu == AUTO, routes_to=ways_out
+        host=links,
+        sandbox=(request.ifname,),
+        default_route=config.wanted_mtu == AUTO,
+        routes_to=ways_out,
+        uplink_of=probing,
     )
+
+
+def probes(request: Request, config: BridgeConfig, facts: Facts) -> Probing | None:
+    """Return where to probe if anybody may answer: without an uplink, the IPAM plugin knows all addresses."""
+    wanted = config.acd and config.ipam.type and facts.has_uplink
+    return Probing(SANDBOX, request.ifname) if wanted else None
 
 
 def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:
@@ -58,4 +70,5 @@ PLUGIN = Plugin(
     delete=delete,
     collect=collect,
     status=status,
+    probes=probes,
 )

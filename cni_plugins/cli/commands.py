@@ -6,6 +6,7 @@ import typer
 
 from cni_plugins.cli.agent import command as agent
 from cni_plugins.cli.install import command as install
+from cni_plugins.cli.ipam import command as ipam
 from cni_plugins.cli.lab import command as lab
 from cni_plugins.cli.overlay import command as overlay
 from cni_plugins.cli.repair import command as repair
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(agent.app, name="agent")
 app.add_typer(overlay.app, name="overlay")
+app.add_typer(ipam.app, name="ipam")
 app.add_typer(lab.app, name="lab")
 app.command(help=install.INSTALL_HELP)(install.install)
 app.command(help=install.UNINSTALL_HELP)(install.uninstall)

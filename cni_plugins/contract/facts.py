@@ -72,6 +72,7 @@ class Asks(NamedTuple):
     :param udp_port: whether a socket that our VXLAN links cannot share uses this port, 0: not looked up.
     :param vlan_filtering: whether bridges of this kernel can filter VLANs.
     :param full: the name of a bridge, of which to tell whether it has a port left.
+    :param uplink_of: the name of a bridge, of which to tell whether it has a port that is not ours.
     :param nf_tables: whether this kernel has nf_tables.
     :param ipv6_in_sandbox: whether the sandbox's `lo` can have IPv6 addresses.
     :param iptables: whether the iptables executables are installed.
@@ -102,6 +103,7 @@ class Asks(NamedTuple):
     udp_port: int = 0
     vlan_filtering: bool = False
     full: str = ""
+    uplink_of: str = ""
     nf_tables: bool = False
     iptables: bool = False
     nft: bool = False
@@ -242,6 +244,7 @@ class Facts(NamedTuple):
     has_sandbox: bool = False
     vlan_filtering: bool = True
     is_full: bool = False
+    has_uplink: bool = False
     nf_tables: bool = True
     iptables: bool = True
     nft: bool = True

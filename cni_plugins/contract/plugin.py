@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from cni_plugins.contract.facts import Asks, Facts
+from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
-from cni_plugins.steps.step import Plan
+from cni_plugins.steps.step import Place, Plan
 
 Config = TypeVar("Config")
 
@@ -59,6 +60,21 @@ def _nothing_to_collect(_request: Request, _facts: Facts) -> Plan:
     return ()
 
 
+class Probing(NamedTuple):
+    """The link on which to ask whether anybody has an address.
+
+    :param sources: addresses of the link to ask from, where frames from no address are not forwarded.
+    """
+
+    where: Place
+    link: str
+    sources: tuple[IPAddress, ...] = ()
+
+
+def _no_probing(_request: Request, _config: object, _facts: Facts) -> Probing | None:
+    return None
+
+
 def _unchanged(request: Request, _config: object, _facts: Facts | None) -> Request:
     return request
 
@@ -80,6 +96,8 @@ class Plugin(NamedTuple, Generic[Config]):
     :param status: raises NotAvailable when an ADD would fail now.
     :param ipam_request: the request that the IPAM plugin gets. DEL and GC have no facts for it, and it must
         do without the config as well.
+    :param probes: where ADD asks, before it configures an address, whether anybody has it; None: it does
+        not. The container's link is made first then, as for an IPAM plugin that needs it.
     :param is_chained: ADD and CHECK need a prevResult, and the rules it makes are its own: see
         ownership.Owner.
     """
@@ -94,4 +112,5 @@ class Plugin(NamedTuple, Generic[Config]):
     collect: Callable[[Request, Facts], Plan] = _nothing_to_collect
     status: Callable[[Request, Config, Facts], None] = _always
     ipam_request: Callable[[Request, Config | None, Facts | None], Request] = _unchanged
+    probes: Callable[[Request, Config, Facts], Probing | None] = _no_probing
     is_chained: bool = False

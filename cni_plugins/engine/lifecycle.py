@@ -6,12 +6,13 @@ link created first. ADD applies the plan or leaves nothing; CHECK compares the s
 and GC delete all they can and report together what they could not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.ipam import IpamPlugin
-from cni_plugins.contract.plugin import Decision, Plugin
+from cni_plugins.contract.plugin import Decision, Plugin, Probing
 from cni_plugins.contract.prev_result import required
 from cni_plugins.engine import ipam as ipams
 from cni_plugins.engine.program import Program
@@ -29,6 +30,7 @@ from cni_plugins.kernel.session.open import open_session
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import plugin_word
 from cni_plugins.protocol.encode import encode
+from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result, own_part
 from cni_plugins.steps.step import Plan
@@ -65,11 +67,13 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         plugin.admit(request, config, facts)
         with apply.Change(session) as change:
             link: Plan = ()
-            if ipam.needs_link:
+            probing = plugin.probes(request, config, facts)
+            if ipam.needs_link or probing:
                 link = _carry_out(session, change, plugin.decide(request, config, Result(), facts))
                 session.unshare_host()  # shared objects are in use by now, and IPAM may take long
             ipam_request = plugin.ipam_request(request, config, facts)
-            lease = ipam.reserve(ipam_request)
+            reserve = partial(_reserve_probed, session, probing, ipam) if probing else ipam.reserve
+            lease = reserve(ipam_request)
             try:
                 _require_addresses(ipam, lease)
                 decision = plugin.decide(request, config, lease, facts)
@@ -173,6 +177,18 @@ def _carry_out(session: Session, change: apply.Change, decision: Decision, done:
     apply.apply(session, tuple(step for step in decision.lasting if step not in done))
     change.carry_out(tuple(step for step in decision.plan if step not in done))
     return decision.whole
+
+
+def _reserve_probed(session: Session, probing: Probing, ipam: IpamPlugin, request: Request) -> Result:
+    """Reserve addresses that nobody has."""
+    from cni_plugins.engine import acd
+    from cni_plugins.kernel.ip import conflicts
+
+    def probe(addresses: Sequence[IPAddress]) -> Mapping[IPAddress, str]:
+        session.require_caller()
+        return conflicts.answering(session, probing, addresses)
+
+    return acd.reserve(ipam, request, probe)
 
 
 def _require_addresses(ipam: IpamPlugin, lease: Result) -> None:

@@ -68,6 +68,12 @@ def _vxlan() -> Plugin[Any]:
     return PLUGIN
 
 
+def _cluster() -> IpamPlugin:
+    from cni_plugins.ipam_cluster.plugin import IPAM
+
+    return IPAM
+
+
 def _host_local() -> IpamPlugin:
     from cni_plugins.ipam_hostlocal.plugin import IPAM
 
@@ -93,6 +99,7 @@ PLUGINS: Mapping[str, Callable[[], Plugin[Any]]] = {
     "vxlan": _vxlan,
 }
 IPAM_PLUGINS: Mapping[str, Callable[[], IpamPlugin]] = {
+    "cluster": _cluster,
     "host-local": _host_local,
     "static": _static,
 }

@@ -5,33 +5,19 @@ their position is the number in `last_reserved_ip.<n>`, so the order is the same
 """
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv6Address
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, PlainValidator
+from pydantic import Field
 
 from cni_plugins.contract.model import Cidr, ConfigModel, Gateway, RouteField, empty, load_ipam
-from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
-from cni_plugins.ipam_hostlocal import data_dir
-from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, check_set, check_sets
-from cni_plugins.protocol.args import parse_args
-from cni_plugins.protocol.fields import IPAddress, parse_address
+from cni_plugins.errors import InvalidNetworkConfig
+from cni_plugins.leases import data_dir
+from cni_plugins.leases.ranges import Range, RangeSet, canonical, check_set, check_sets
+from cni_plugins.leases.requested import ArgsWithIps, Requested, of_arguments
+from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Route
 from cni_plugins.protocol.versions import LISTS, at_least
-
-
-def requested_address(value: object) -> IPAddress:
-    """Parse an address and ignore its prefix length, if any: the range determines that.
-
-    :raises ValueError: naming the value.
-    """
-    address = parse_address(value.partition("/")[0] if isinstance(value, str) else value)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
-Requested = Annotated[IPAddress, PlainValidator(requested_address)]
 
 
 class Bounds(ConfigModel):
@@ -67,19 +53,11 @@ class RuntimeConf(ConfigModel):
     ips: list[Requested] = Field(default_factory=empty)
 
 
-class CniArgs(ConfigModel):
-    ips: list[Requested] = Field(default_factory=empty)
-
-
-class HostLocalArgs(ConfigModel):
-    cni: CniArgs = Field(default_factory=CniArgs)
-
-
 class HostLocalNetwork(ConfigModel):
     ipam: HostLocalIpam
     # Factories: pydantic copies a default that contains lists, which takes three times as long.
     runtime_config: RuntimeConf = Field(default_factory=RuntimeConf)
-    args: HostLocalArgs = Field(default_factory=HostLocalArgs)
+    args: ArgsWithIps = Field(default_factory=ArgsWithIps)
 
 
 class HostLocal(NamedTuple):
@@ -109,12 +87,7 @@ def parse(request: Request) -> HostLocal:
 
 
 def _requested(conf: HostLocalNetwork, args: str) -> Iterator[IPAddress]:
-    value = parse_args(args).get("IP")
-    if value:
-        try:
-            yield requested_address(value)
-        except ValueError as err:
-            raise BadEnvironment(f"cannot understand ip: {err}", f"CNI_ARGS has IP={value}") from err
+    yield from of_arguments(args)
     yield from conf.args.cni.ips
     yield from conf.runtime_config.ips
 

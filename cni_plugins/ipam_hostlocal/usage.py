@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cni_plugins.ipam_hostlocal.config import HostLocal
-from cni_plugins.ipam_hostlocal.leasefile import is_address
-from cni_plugins.ipam_hostlocal.ranges import Range
+from cni_plugins.leases.leasefile import is_address
+from cni_plugins.leases.ranges import Range
 
 
 class Usage(NamedTuple):

@@ -54,6 +54,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         has_sandbox=sandboxed,
         vlan_filtering=not asks.vlan_filtering or _can_filter_vlans(session),
         is_full=bool(asks.full) and _is_full(session, asks.full),
+        has_uplink=bool(asks.uplink_of) and _has_uplink(session, asks.uplink_of),
         nf_tables=not asks.nf_tables or _has_nf_tables(session),
         iptables=not asks.iptables or _has_iptables(),
         nft=not asks.nft or _has_nft(),
@@ -236,6 +237,12 @@ def _is_full(session: Session, bridge: str) -> bool:
     from cni_plugins.kernel.links import bridge as bridges
 
     return bridges.is_full(session, bridge)
+
+
+def _has_uplink(session: Session, bridge: str) -> bool:
+    from cni_plugins.kernel.links import bridge as bridges
+
+    return bridges.has_uplink(session, bridge)
 
 
 def _is_port_taken(session: Session, asks: Asks) -> bool:

@@ -66,6 +66,7 @@ class MacvlanConfig(MasqueradeOptions):
     is_gateway: bool = False
     ip_masq_backend: IpMasqBackend = ""
     enabledad: bool = False
+    acd: bool = False
     ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
     args: ArgsSection = ArgsSection()
@@ -81,6 +82,10 @@ class MacvlanConfig(MasqueradeOptions):
         return self.host_access and self.is_gateway
 
     @property
+    def probes(self) -> bool:
+        return self.acd and bool(self.ipam.type)
+
+    @property
     def masquerades(self) -> bool:
         return self.routes_for_containers and self.masquerade.is_on
 
@@ -88,6 +93,8 @@ class MacvlanConfig(MasqueradeOptions):
     def _check(self) -> Self:
         if (self.mode == "source") != bool(self.allowed_macs):
             raise ValueError("allowedMACs and mode source need each other: the list has the accepted senders")
+        if self.acd and self.mode == "source":
+            raise ValueError("acd is of no use in mode source, in which only allowedMACs are heard")
         if self.host_access and self.mode != "bridge":
             raise ValueError(
                 f"hostAccess needs mode bridge, as in mode {self.mode} links on one master are isolated"

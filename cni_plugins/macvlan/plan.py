@@ -24,7 +24,7 @@ from cni_plugins.steps.ip import (
     EnsureAddress,
     EnsureSysctl,
 )
-from cni_plugins.steps.links import EnsureUp
+from cni_plugins.steps.links import Announce, EnsureUp
 from cni_plugins.steps.macvlan import AddMacvlan
 from cni_plugins.steps.neighbours import Advertise
 from cni_plugins.steps.step import HOST, SANDBOX, Step
@@ -113,6 +113,9 @@ def _sandbox(
 ) -> Iterator[Step]:
     """Yield the sandbox's steps: IPv4 addresses come before link up, which announces them."""
     yield from _source_mode_sysctls(link, config)
+    if config.probes and not config.enabledad:
+        # Nobody has the addresses; the kernel's own look would only keep them from being used.
+        yield EnsureSysctl(SANDBOX, ("ipv6", "conf", link, "accept_dad"), "0", WANTED)
     if ips:
         yield from _announcement_sysctls(link, config, identity)
     yield from (EnsureAddress(SANDBOX, link, ip.address) for ip in ips if ip.address.version == IPV4)
@@ -121,6 +124,8 @@ def _sandbox(
     advertised = tuple(ip.address.ip for ip in ips if ip.address.version == IPV6)
     if advertised and identity.ours and not config.enabledad:
         yield Advertise(link, identity.mac, advertised)
+    if config.probes and config.mode != "passthru" and any(ip.address.version == IPV4 for ip in ips):
+        yield Announce(SANDBOX, link)  # the link was up before it had addresses
 
 
 def _up(

@@ -2,7 +2,7 @@
 
 from cni_plugins.contract.facts import Asks, Facts, clash
 from cni_plugins.contract.plan_parts import asks_of_masquerade, require_rules
-from cni_plugins.contract.plugin import Plugin, named_ipam
+from cni_plugins.contract.plugin import Plugin, Probing, named_ipam
 from cni_plugins.errors import InvalidNetworkConfig, NotAvailable
 from cni_plugins.macvlan.config import MacvlanConfig, parse
 from cni_plugins.macvlan.identity import require_mtu
@@ -10,6 +10,7 @@ from cni_plugins.macvlan.master import Master, names, resolve
 from cni_plugins.macvlan.plan import admit, decide
 from cni_plugins.macvlan.removal import collect, delete
 from cni_plugins.protocol.request import Request
+from cni_plugins.steps.step import SANDBOX
 
 
 def asks(request: Request, config: MacvlanConfig | None) -> Asks:
@@ -64,6 +65,10 @@ def _require_working(config: MacvlanConfig, master: Master, facts: Facts) -> Non
         raise NotAvailable(f"master {master.name} is down", "a VLAN link cannot be up without its master")
 
 
+def probes(request: Request, config: MacvlanConfig, _facts: Facts) -> Probing | None:
+    return Probing(SANDBOX, request.ifname) if config.probes else None
+
+
 PLUGIN = Plugin(
     name="macvlan",
     decide=decide,
@@ -74,4 +79,5 @@ PLUGIN = Plugin(
     delete=delete,
     collect=collect,
     status=status,
+    probes=probes,
 )

@@ -108,8 +108,32 @@ class NetworkRegistry:
                 return
         raise TakenByOther(f"the keys of node {me.node} keep changing")
 
+    def enter(self, me: Member) -> None:
+        """Take this host's node name, without a record: for one that has blocks and nothing else.
+
+        :raises TakenByOther: when another host has the name.
+        """
+        for _ in range(_ATTEMPTS):
+            changes = [*self._guards_of_name(me)]
+            if not changes or self._store.commit(changes):
+                return
+        raise TakenByOther(f"the keys of node {me.node} keep changing")
+
     def _guards(self, me: Member, vtep: str) -> Iterable[Change]:
         """Yield the missing keys that say whose name and address these are; former addresses are removed."""
+        yield from self._guards_of_name(me)
+        vteps = self._store.children(self._key("vteps"))
+        held = vteps.get(key_part(vtep))
+        if held is None:
+            yield Change(self._key("vteps", key_part(vtep)), _owner_text(me), ABSENT)
+        elif _member(held) != me:
+            raise TakenByOther(f"node {_member(held).node} has underlay address {vtep}")
+        for name, item in vteps.items():
+            if _member(item) == me and name != key_part(vtep):
+                yield Change(self._key("vteps", name), None, item.version)
+
+    def _guards_of_name(self, me: Member) -> Iterable[Change]:
+        """Yield the missing keys that say whose name this is, and that a host has joined."""
         if self._store.read(self._key("canary")) is None:
             yield Change(self._key("canary"), _CANARY)
         owner = self._store.read(self._key("owners", key_part(me.node)))
@@ -120,15 +144,6 @@ class NetworkRegistry:
                 f"another host is node {me.node} already: give this one another name (backend.node), "
                 f"or, if it was reinstalled, run cnictl overlay release {me.node}"
             )
-        vteps = self._store.children(self._key("vteps"))
-        held = vteps.get(key_part(vtep))
-        if held is None:
-            yield Change(self._key("vteps", key_part(vtep)), _owner_text(me), ABSENT)
-        elif _member(held) != me:
-            raise TakenByOther(f"node {_member(held).node} has underlay address {vtep}")
-        for name, item in vteps.items():
-            if _member(item) == me and name != key_part(vtep):
-                yield Change(self._key("vteps", name), None, item.version)
 
     def claim(self, me: Member, candidates: Iterable[str], wanted: int = 1) -> list[str]:
         """Return subnets or blocks of this host: those it has, and free candidates until there are `wanted`.

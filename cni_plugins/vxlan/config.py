@@ -85,6 +85,7 @@ class VxlanConfig(MasqueradeOptions):
     restrict_sources: bool | None = None
     is_default_gateway: bool = True
     hairpin_mode: bool = False
+    acd: bool = False
     backend: dict[str, Any]
     ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
@@ -155,7 +156,7 @@ _FOR_NO_HOST: Mapping[int, tuple[IPNetwork, ...]] = {
 }
 _NEEDED: Mapping[str, str] = {"l3": "network", "l2": "subnet"}
 _FOREIGN: Mapping[str, tuple[str, ...]] = {
-    "l3": ("subnet", "blockLen", "gateway", "bum"),
+    "l3": ("subnet", "blockLen", "gateway", "bum", "acd"),
     "l2": ("network", "subnetLen", "directRouting"),
 }
 
@@ -233,6 +234,8 @@ def _contradictions(overlay: Overlay) -> Iterator[str]:
     if config.mode == "l2":
         yield from _contradictions_of_l2(overlay)
         if overlay.bum == "none":
+            if config.acd:
+                yield "acd is true, but with bum none no probe reaches another host"
             yield from _contradictions_of_programmed_l2(overlay)
     elif config.direct_routing != "off" and not overlay.programmed:
         yield f"directRouting is {config.direct_routing}, but the peers' subnets are not known"

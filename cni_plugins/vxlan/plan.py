@@ -72,7 +72,8 @@ def _pair(request: Request, overlay: Overlay, host: LocalHost, lease: Result, fa
     the MAC address before the container exists.
     """
     mac = overlay.config.mac
-    link_exists = overlay.config.ipam.type == "dhcp"  # its MAC address is set before the lease is known
+    # Its MAC address is set before the lease is known.
+    link_exists = overlay.config.ipam.type == "dhcp" or overlay.config.acd
     if overlay.config.mode == "l2" and lease.ips and not (mac or link_exists):
         mac = ContainerMacs(overlay.vni).of(lease.ips[0].address.ip)
     return veth.identify(request, mac, host.inner_mtu, facts)
@@ -86,18 +87,18 @@ def _of_container(request: Request, overlay: Overlay, pair: veth.Pair, lease: Re
         veth.add(request, pair),
         plan_parts.no_router_advertisements(pair.host_end),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
-        *_sandbox(request, lease),
+        *_sandbox(request, overlay, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
     )
 
 
-def _sandbox(request: Request, lease: Result) -> Iterator[Step]:
+def _sandbox(request: Request, overlay: Overlay, lease: Result) -> Iterator[Step]:
     link = request.ifname
     if any(ip.address.version == IPV6 for ip in lease.ips):
         yield from plan_parts.with_ipv6(link, keep_on_down=True)
-    if lease.ips:
+    if lease.ips or overlay.config.acd:  # before the link is up, which addresses are not known to
         yield from plan_parts.announcing(link, detects=False, ours=True)
     for ip in lease.ips:
         # Without DAD too, the kernel makes an address usable in a work queue, which may take seconds.

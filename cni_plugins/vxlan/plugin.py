@@ -2,10 +2,11 @@
 
 from cni_plugins.contract.facts import Asks, Facts
 from cni_plugins.contract.plan_parts import require_port, require_rules
-from cni_plugins.contract.plugin import Plugin
-from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
+from cni_plugins.contract.plugin import Plugin, Probing
+from cni_plugins.errors import CniError, InvalidNetworkConfig, LimitedConnectivity, NotAvailable
 from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
+from cni_plugins.steps.step import HOST
 from cni_plugins.vxlan import addressing, local_host
 from cni_plugins.vxlan.config import Overlay, parse
 from cni_plugins.vxlan.host_plan import require_no_clash
@@ -94,6 +95,23 @@ def _require_free(overlay: Overlay, facts: Facts) -> None:
             )
 
 
+def probes(_request: Request, overlay: Overlay, facts: Facts) -> Probing | None:
+    """Return where to probe: from the host, as the bridge floods no frame from no address to other hosts.
+
+    :raises InvalidNetworkConfig: when the host has no address of its own; all hosts have the gateway's.
+    """
+    if not overlay.config.acd:
+        return None
+    blocks = local_host.find(overlay, facts).own.blocks
+    nodes = [addressing.node_address(overlay, blocks, subnet) for subnet in overlay.config.within]
+    sources = tuple(node.ip for node in nodes if node is not None)
+    if not sources:
+        raise InvalidNetworkConfig(
+            "acd is true, and this host has no address of its own to ask from", "its peer record has no block"
+        )
+    return Probing(HOST, overlay.bridge, sources)
+
+
 PLUGIN = Plugin(
     name="vxlan",
     decide=decide,
@@ -104,5 +122,6 @@ PLUGIN = Plugin(
     delete=delete,
     collect=collect,
     status=status,
+    probes=probes,
     ipam_request=ipam_request,
 )

@@ -188,6 +188,13 @@ def is_full(session: Session, name: str) -> bool:
     return len(links.every(session, HOST, master=bridge.ifindex)) >= _MOST_PORTS
 
 
+def has_uplink(session: Session, name: str) -> bool:
+    """Say whether a bridge has a port that the suite did not make, so that others may be behind it."""
+    found = links.find(session, HOST, name)
+    ports = links.every(session, HOST, found.ifindex) if found is not None else ()
+    return any(not port.alias.startswith((ALIAS_PREFIX, BRIDGE_ALIAS)) for port in ports)
+
+
 def plug(session: Session, link: str, bridge: str, flags: Mapping[int, bool]) -> None:
     """Attach a link to a bridge: master first, then port flags and up, in one datagram."""
     octets = [wire.octet(kind, int(on)) for kind, on in flags.items()]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 # Rooms that serve requests, and the modules of theirs that only cnictl needs.
-ROOMS = ("contract", "delegate", "engine", "kernel", "protocol", "steps")
-PLUGINS = ("bridge", "firewall", "ipam_hostlocal", "ipam_static", "loopback", "macvlan", "ptp", "vxlan")
+ROOMS = ("contract", "delegate", "engine", "kernel", "leases", "protocol", "steps")
+IPAM = ("ipam_cluster", "ipam_hostlocal", "ipam_static")
+PLUGINS = (*IPAM, "bridge", "firewall", "loopback", "macvlan", "ptp", "vxlan")
 FOR_CNICTL = {
-    "cni_plugins.kernel.echo",
     "cni_plugins.kernel.firewall.notifications",
     "cni_plugins.ipam_hostlocal.usage",
 }

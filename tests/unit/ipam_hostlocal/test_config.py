@@ -2,7 +2,7 @@ import pytest
 
 from cni_plugins.errors import BadEnvironment, InvalidNetworkConfig
 from cni_plugins.ipam_hostlocal.config import HostLocal, parse
-from cni_plugins.ipam_hostlocal.ranges import described
+from cni_plugins.leases.ranges import described
 from cni_plugins.protocol.request import Request
 
 

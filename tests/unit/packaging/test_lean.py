@@ -34,6 +34,7 @@ ROOMS = (
     "bandwidth",
     "bridge",
     "firewall",
+    "ipam_cluster",
     "ipam_hostlocal",
     "ipam_static",
     "macvlan",

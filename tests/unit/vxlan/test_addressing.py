@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni_plugins.errors import InvalidNetworkConfig
-from cni_plugins.ipam_hostlocal.allocate import candidates
 from cni_plugins.ipam_hostlocal.config import parse as parse_hostlocal
+from cni_plugins.leases.allocate import candidates
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import IPConfig, Result, Route
 from cni_plugins.vxlan.addressing import (

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from cni_plugins.ipam_hostlocal import leasefile
+from cni_plugins.leases import leasefile
 from cni_plugins.ownership import digest
 
 _FORMAT = "1"

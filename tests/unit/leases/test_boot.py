@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from cni_plugins.ipam_hostlocal import boot
-from cni_plugins.ipam_hostlocal.boot import UNKNOWN, Boot
-from cni_plugins.ipam_hostlocal.index import Entry
+from cni_plugins.leases import boot
+from cni_plugins.leases.boot import UNKNOWN, Boot
+from cni_plugins.leases.index import Entry
 
 NOW = Boot("b2", began=lambda: 1000)
 

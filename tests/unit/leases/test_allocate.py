@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_plugins.errors import CniError, InvalidNetworkConfig, PoolExhausted
-from cni_plugins.ipam_hostlocal.allocate import AlreadyHeld, Pool, candidates, choose, next_free
-from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, canonical, text
+from cni_plugins.leases.allocate import AlreadyHeld, Pool, candidates, choose, next_free
+from cni_plugins.leases.ranges import Range, RangeSet, canonical, text
 from cni_plugins.protocol.fields import IPAddress
 
 BASE = int(IPv4Address("10.0.0.0"))

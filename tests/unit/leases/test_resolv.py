@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.errors import IoFailed
-from cni_plugins.ipam_hostlocal import resolv
+from cni_plugins.leases import resolv
 from cni_plugins.protocol.result import DNS
 
 TEXT = """\

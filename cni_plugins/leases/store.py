@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
 
 from cni_plugins.errors import IoFailed
-from cni_plugins.ipam_hostlocal import boot
-from cni_plugins.ipam_hostlocal.boot import Boot
-from cni_plugins.ipam_hostlocal.index import NO_DIRECTORY
-from cni_plugins.ipam_hostlocal.leases import Leases
+from cni_plugins.leases import boot
+from cni_plugins.leases.boot import Boot
+from cni_plugins.leases.index import NO_DIRECTORY
+from cni_plugins.leases.leases import Leases
 
 SIDE = ".cni-plugins"
 _LOCK = "lock"

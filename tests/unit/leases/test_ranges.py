@@ -2,7 +2,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from cni_plugins.ipam_hostlocal.ranges import Range, canonical, check_set, check_sets, described, text
+from cni_plugins.leases.ranges import Range, canonical, check_set, check_sets, described, text
 
 
 def made(subnet: str, start: int | None = None, end: str | None = None, gateway: str | None = None) -> Range:

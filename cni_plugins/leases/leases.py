@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from cni_plugins.ipam_hostlocal import leasefile
-from cni_plugins.ipam_hostlocal.boot import UNKNOWN, Boot
-from cni_plugins.ipam_hostlocal.index import NO_ENTRY, Entry, Index, key
-from cni_plugins.ipam_hostlocal.leasefile import LeaseFile
+from cni_plugins.leases import leasefile
+from cni_plugins.leases.boot import UNKNOWN, Boot
+from cni_plugins.leases.index import NO_ENTRY, Entry, Index, key
+from cni_plugins.leases.leasefile import LeaseFile
 
 _NEW = "new"
 _LAST = "last_reserved_ip."

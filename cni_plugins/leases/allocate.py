@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from cni_plugins.errors import CniError, InvalidNetworkConfig, PoolExhausted
-from cni_plugins.ipam_hostlocal.ranges import Range, RangeSet, described, text
+from cni_plugins.leases.ranges import Range, RangeSet, described, text
 from cni_plugins.protocol.fields import IPAddress
 
 

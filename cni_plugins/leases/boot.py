@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cni_plugins.ipam_hostlocal.index import Entry
+from cni_plugins.leases.index import Entry
 
 UNKNOWN = "-"
 _ID = "/proc/sys/kernel/random/boot_id"

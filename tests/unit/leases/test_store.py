@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import IoFailed, PoolExhausted
-from cni_plugins.ipam_hostlocal import boot, store
-from cni_plugins.ipam_hostlocal.boot import Boot
-from cni_plugins.ipam_hostlocal.index import key
-from cni_plugins.ipam_hostlocal.leases import Leases
 from cni_plugins.ipam_hostlocal.plugin import IPAM
-from cni_plugins.ipam_hostlocal.store import SIDE
+from cni_plugins.leases import boot, store
+from cni_plugins.leases.boot import Boot
+from cni_plugins.leases.index import key
+from cni_plugins.leases.leases import Leases
+from cni_plugins.leases.store import SIDE
 from tests.unit.ipam_hostlocal.host import Host, addresses
 
 

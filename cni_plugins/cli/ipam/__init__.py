@@ -1,0 +1,1 @@
+"""Implements `cnictl ipam`: blocks of the IPAM plugin cluster."""
