@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,20 @@ pytestmark = [
     pytest.mark.skipif(not ETCD.exists(), reason=f"no {ETCD} (.ci/servers fetches it)"),
 ]
 
-CNICTL = "/opt/cni/bin/cnictl"
+# From the source tree, as what it writes into etcd is in question here, not how it is frozen.
+CNICTL = (sys.executable, "-m", "cni_plugins.cli.main")
+IMPORT = (*CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT)
+EXPORT = (
+    *CNICTL,
+    "overlay",
+    "export",
+    "flannel",
+    "blue",
+    "--etcd",
+    ENDPOINT,
+    "--conf",
+    "/etc/cni/blue.conflist",
+)
 
 
 @pytest.fixture
@@ -164,26 +178,13 @@ def test_an_imported_list_of_peers_works_and_its_export_outlives_flannels_lease(
     fleet.attach(2)
     name, before = fleet.key_of(1)
     node = fleet.bed.node(1)
-    imported = node.host.run(
-        CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT, "--name", "blue", "--output", "/etc/cni"
-    )
+    importing = [*IMPORT, "--name", "blue", "--output", "/etc/cni"]
+    imported = node.host.run(*importing)
     assert imported.stdout.split() == ["/etc/cni/blue.conflist", "/etc/cni/blue.peers.json"]
     conflist = json.loads(node.host.path("/etc/cni/blue.conflist").read_text())
-    plugin = {"cniVersion": "1.0.0", "name": "blue", **conflist["plugins"][0]}
+    plugin = {"cniVersion": "1.1.0", "name": "blue", **conflist["plugins"][0]}
     assert (plugin["vni"], plugin["port"], plugin["network"]) == (1, 8472, NETWORK)
-    again = node.host.run(
-        CNICTL,
-        "overlay",
-        "import",
-        "flannel",
-        "--etcd",
-        ENDPOINT,
-        "--name",
-        "blue",
-        "--output",
-        "/etc/cni",
-        check=False,
-    )
+    again = node.host.run(*importing, check=False)
     assert (again.returncode, again.stderr) == (1, "cnictl: /etc/cni/blue.conflist: File exists\n")
 
     refused = run(node.host, Call("STATUS", plugin))
@@ -198,18 +199,7 @@ def test_an_imported_list_of_peers_works_and_its_export_outlives_flannels_lease(
         "the converted host is reached with flannel's MAC",
     )
 
-    words = [
-        CNICTL,
-        "overlay",
-        "export",
-        "flannel",
-        "blue",
-        node.vteps[4],
-        "--conf",
-        "/etc/cni/blue.conflist",
-        "--etcd",
-        ENDPOINT,
-    ]
+    words = [*EXPORT, node.vteps[4]]
     said = f"{node.vteps[4]} ({node.vteps[4]})"
     assert node.host.run(*words, "--dry-run").stdout == f"{said}: would be replaced subnets/{name}\n"
     assert fleet.key_of(1)[1] == before
@@ -225,25 +215,12 @@ def test_a_converted_host_is_cut_off_when_its_lease_ends_and_export_brings_it_ba
     node, other = fleet.bed.node(1), fleet.bed.node(2)
     name, value = fleet.key_of(1)
     subnet = name.replace("-", "/")
-    node.host.run(
-        CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT, "--name", "blue", "--output", "/etc/cni"
-    )
+    node.host.run(*IMPORT, "--name", "blue", "--output", "/etc/cni")
     fleet.stop_flannel(1)
     assert subnet in routes_of(other)
     fleet.expire(value["lease"])
     until(lambda: subnet not in routes_of(other), "the route to the converted host is gone")
-    words = [
-        CNICTL,
-        "overlay",
-        "export",
-        "flannel",
-        "blue",
-        "--conf",
-        "/etc/cni/blue.conflist",
-        "--etcd",
-        ENDPOINT,
-    ]
-    assert f"added subnets/{name}" in node.host.run(*words).stdout
+    assert f"added subnets/{name}" in node.host.run(*EXPORT).stdout
     until(lambda: subnet in routes_of(other), "the route is back")
     # The other host's key was replaced too: its flanneld renews it at once, and goes on.
     until(lambda: fleet.key_of(2)[1]["lease"] != 0, "flanneld has renewed its lease")
@@ -257,11 +234,11 @@ def test_what_cannot_be_imported_or_exported_is_a_sentence(fleet: Fleet) -> None
         (["import", "flannel", "--etcd", "http://10.99.0.254:1"], "cnictl: etcd: "),
         (["import", "flannel", "--etcd", ENDPOINT, "--prefix", "/other"], "there is no flannel network"),
         (["import", "flannel", "--etcd", ENDPOINT, "--name", "a/b"], "invalid network name"),
-        (["import", "flannel", "--etcd", ENDPOINT, "--ca-file", "/nowhere"], "/nowhere"),
+        (["import", "flannel", "--etcd", ENDPOINT, "--ca-file", "/nowhere"], "caFile"),
         (["export", "flannel", "blue", "--etcd", ENDPOINT], "no overlay network"),
     ]
     for words, said in cases:
-        done = node.host.run(CNICTL, "overlay", *words, check=False)
+        done = node.host.run(*CNICTL, "overlay", *words, check=False)
         assert (done.returncode, done.stdout) == (1, ""), words
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -273,7 +250,7 @@ def test_what_cannot_be_imported_or_exported_is_a_sentence(fleet: Fleet) -> None
         "backend": {"type": "static", "peers": [{"vtep": node.vteps[4], "subnet": "10.6.1.0/24"}]},
     }
     node.host.write("/etc/cni/net.d/blue.conf", json.dumps(other))
-    done = node.host.run(CNICTL, "overlay", "export", "flannel", "blue", "--etcd", ENDPOINT, check=False)
+    done = node.host.run(*CNICTL, "overlay", "export", "flannel", "blue", "--etcd", ENDPOINT, check=False)
     assert done.returncode == 1
     assert "network is 10.6.0.0/16, flannel's Network 10.5.0.0/16" in done.stderr
     assert "port is 4789, flannel's 8472" in done.stderr
@@ -282,7 +259,7 @@ def test_what_cannot_be_imported_or_exported_is_a_sentence(fleet: Fleet) -> None
 def test_a_live_import_is_the_config_of_a_mixed_fleet(fleet: Fleet) -> None:
     node = fleet.bed.node(3)
     done = node.host.run(
-        CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT, "--live", "--name", "blue"
+        *CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT, "--live", "--name", "blue"
     )
     assert done.stderr == ""
     [plugin, _] = json.loads(done.stdout)["plugins"]

@@ -2,7 +2,7 @@
 A fleet of flannel's hosts and ours on one bed, with etcd on the router that all of them reach.
 
 flanneld is the real one (.ci/servers builds it). On hosts of ours the keeper's part is done by `Keeper`, a
-thread that follows the registry, writes the snapshot that plugins read, and has `cnictl overlay sync` apply it.
+thread that follows the registry, writes the snapshot that plugins read, and calls `cnictl overlay sync`.
 """
 
 from __future__ import annotations
