@@ -4,14 +4,15 @@ Plugins only validate them: the keeper reads the store, and leaves what it found
 """
 
 import os
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
 from cni_plugins.contract.model import ClosedModel, empty
-from cni_plugins.protocol.fields import shown
+from cni_plugins.protocol.fields import get, shown
 
 PREFIX = "/cni-plugins"
+FLANNEL_PREFIX = "/coreos.com/network"  # flanneld's -etcd-prefix
 KINDS = ("etcd", "consul", "zookeeper")
 _LONGEST_NODE = 253  # RFC 1035, 2.3.4
 _LARGEST_PORT = 65535
@@ -55,6 +56,7 @@ class RegistrySection(ClosedModel):
     Files are absolute paths, empty for none.
 
     :param endpoints: etcd and consul: URLs; zookeeper: host:port.
+    :param prefix: where the keys begin; by default where this layout has them.
     :param node: name of this host in the store; empty: its host name.
     :param reclaim_after: seconds after which others may take what belongs to a host that is away; 0: never.
     """
@@ -72,6 +74,13 @@ class RegistrySection(ClosedModel):
     token_file: File = ""
     datacenter: str = ""
     reclaim_after: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prefix_of_layout(cls, value: Any) -> Any:  # noqa: ANN401 (not yet validated)
+        if isinstance(value, dict) and get(value, "layout") == "flannel" and get(value, "prefix") is None:
+            return {**value, "prefix": FLANNEL_PREFIX}
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

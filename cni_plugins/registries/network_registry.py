@@ -25,11 +25,15 @@ _HASH = 8  # hexadecimal digits
 _MOST_CHANGES = 60
 
 
-class TakenByOther(Exception):
+class Refused(Exception):
+    """The host cannot be in the network as it is configured; only an operator can change that."""
+
+
+class TakenByOther(Refused):
     """Another host has the name, address or subnet; the message names it."""
 
 
-class AllTaken(Exception):
+class AllTaken(Refused):
     """Every candidate belongs to some host."""
 
 

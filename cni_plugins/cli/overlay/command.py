@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.overlay import flannel
 
 if TYPE_CHECKING:
     from cni_plugins.cli.overlay.text import NetworkOutcome
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Inspect and repair this host's overlay networks (plugin vxlan)."
 )
+
+app.add_typer(flannel.importing, name="import")
+app.add_typer(flannel.exporting, name="export")
 
 Networks = Annotated[list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Default: all.")]
 ConfDir = Annotated[Path, typer.Option(help="Directory of the runtime's network configs.")]
