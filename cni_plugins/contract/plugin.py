@@ -63,6 +63,14 @@ def _unchanged(request: Request, _config: object, _facts: Facts | None) -> Reque
     return request
 
 
+def _own_only(_request: Request, _config: object) -> str:
+    return ""
+
+
+def _same(_request: Request, config: Config) -> Config:
+    return config
+
+
 class Plugin(NamedTuple, Generic[Config]):
     """A plugin that makes or changes interfaces. Only `name` and `decide` are required.
 
@@ -80,6 +88,10 @@ class Plugin(NamedTuple, Generic[Config]):
     :param status: raises NotAvailable when an ADD would fail now.
     :param ipam_request: the request that the IPAM plugin gets. DEL and GC have no facts for it, and it must
         do without the config as well.
+    :param shares: the network that steps of `decide` are about as a whole, so that ADDs of it must agree on
+        what to make of it; empty: there are none.
+    :param newest: returns the same config, or, if what it was read from has changed, another. Asked under the
+        lock of `shares`, so that no older ADD undoes what a newer one did.
     :param is_chained: ADD and CHECK need a prevResult, and the rules it makes are its own: see
         ownership.Owner.
     """
@@ -94,4 +106,6 @@ class Plugin(NamedTuple, Generic[Config]):
     collect: Callable[[Request, Facts], Plan] = _nothing_to_collect
     status: Callable[[Request, Config, Facts], None] = _always
     ipam_request: Callable[[Request, Config | None, Facts | None], Request] = _unchanged
+    shares: Callable[[Request, Config], str] = _own_only
+    newest: Callable[[Request, Config], Config] = _same
     is_chained: bool = False

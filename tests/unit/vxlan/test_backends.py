@@ -125,7 +125,8 @@ def file(directory: Path, content: Any, mode: int = 0o644) -> str:
 
 @pytest.mark.parametrize("content", [PEERS, {"peers": PEERS}, {"PEERS": PEERS, "comment": "kept elsewhere"}])
 def test_a_file_is_a_list_or_has_one(tmp_path: Path, content: Any) -> None:
-    assert roster(peersFile=file(tmp_path, content)) == roster(peers=PEERS)
+    path = file(tmp_path, content)
+    assert roster(peersFile=path) == roster(peers=PEERS)._replace(path=path)
 
 
 def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
