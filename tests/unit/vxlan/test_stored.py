@@ -1,7 +1,6 @@
 """The backends etcd, consul and zookeeper: what the keeper has written, and what STATUS makes of its age."""
 
 import json
-import time
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from cni_plugins.contract import snapshot
 from cni_plugins.engine import lifecycle
 from cni_plugins.errors import CniError, InvalidNetworkConfig, IoFailed, LimitedConnectivity, TryAgainLater
+from cni_plugins.vxlan.backends import stored
 from cni_plugins.vxlan.backends.registry import backend
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.config import parse
@@ -20,6 +20,7 @@ from tests.unit.vxlan.hosts import BARE, PEERS, facts, link, request
 
 EXTENT = Extent("l3", (ip_network("10.244.0.0/16"),), 0, 4789)
 STORE = {"type": "etcd", "endpoints": ["https://192.0.2.9:2379"]}
+NOW = 1_900_000_000.0
 HERE = facts(link("eth0", "10.99.0.1/24"))
 
 
@@ -37,8 +38,7 @@ def write(directory: Path, peers: Any = None, own: str = "h1", **state: Any) -> 
 
 
 def following(age: float) -> dict[str, Any]:
-    now = time.time()
-    return {"state": "following", "trouble": "", "since": now - age, "confirmed": now - age}
+    return {"state": "following", "trouble": "", "since": NOW - age, "confirmed": NOW - age}
 
 
 def roster(kind: str = "etcd") -> Roster:
@@ -154,8 +154,11 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_status_names_the_stores_trouble_and_the_age_of_the_snapshot(directory: Path, name: str) -> None:
+def test_status_names_the_stores_trouble_and_the_age_of_the_snapshot(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     state, message = STATES[name]
+    monkeypatch.setattr(stored.time, "time", lambda: NOW)
     write(directory, **state)
     given = asked()
     overlay = parse(given)
