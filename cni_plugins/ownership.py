@@ -21,6 +21,7 @@ BRIDGE_ALIAS = (
 VLAN_ALIAS = "cni-plugins VLAN"  # VLAN links, likewise
 HOST_LINK_ALIAS = "cni-plugins host access "  # followed by the network's tag
 OVERLAY_ALIAS = "cni-plugins overlay "  # followed by the network's tag and name
+_EDITION = "has: "  # between these; followed by a digest of what the network's tables contain
 ALIAS_LIMIT = 255  # bytes
 
 # Routes: above RTPROT_STATIC (4), and used by no daemon of /etc/iproute2/rt_protos.
@@ -297,9 +298,19 @@ def network_mark(network: str) -> int:
     return mark_of(network_tag(network)) | 1 << 31
 
 
-def overlay_alias(network: str) -> str:
-    """Return the alias of an overlay's links; only the tag in it identifies the network."""
-    return f"{_overlay_prefix(network)}net: {network}"[:ALIAS_LIMIT]
+def overlay_alias(network: str, edition: str = "") -> str:
+    """Return the alias of an overlay's links; only the tag in it identifies the network.
+
+    :param edition: what the network's tables contain, a word; empty: not known.
+    """
+    said = f"{_EDITION}{edition} " if edition else ""
+    return f"{_overlay_prefix(network)}{said}net: {network}"[:ALIAS_LIMIT]
+
+
+def overlay_edition(alias: str, network: str) -> str:
+    """Return the edition in an alias of this overlay's links, empty if there is none."""
+    rest = alias.removeprefix(_overlay_prefix(network))
+    return rest.removeprefix(_EDITION).partition(" ")[0] if rest.startswith(_EDITION) else ""
 
 
 def is_overlay_alias(alias: str, network: str) -> bool:

@@ -79,6 +79,14 @@ def _unchanged(request: Request, _config: object, _facts: Facts | None) -> Reque
     return request
 
 
+def _own_only(_request: Request, _config: object) -> str:
+    return ""
+
+
+def _same(_request: Request, config: Config) -> Config:
+    return config
+
+
 class Plugin(NamedTuple, Generic[Config]):
     """A plugin that makes or changes interfaces. Only `name` and `decide` are required.
 
@@ -98,6 +106,10 @@ class Plugin(NamedTuple, Generic[Config]):
         do without the config as well.
     :param probes: where ADD asks, before it configures an address, whether anybody has it; None: it does
         not. The container's link is made first then, as for an IPAM plugin that needs it.
+    :param shares: the network that steps of `decide` are about as a whole, so that ADDs of it must agree on
+        what to make of it; empty: there are none.
+    :param newest: returns the same config, or, if what it was read from has changed, another. Asked under the
+        lock of `shares`, so that no older ADD undoes what a newer one did.
     :param is_chained: ADD and CHECK need a prevResult, and the rules it makes are its own: see
         ownership.Owner.
     """
@@ -113,4 +125,6 @@ class Plugin(NamedTuple, Generic[Config]):
     status: Callable[[Request, Config, Facts], None] = _always
     ipam_request: Callable[[Request, Config | None, Facts | None], Request] = _unchanged
     probes: Callable[[Request, Config, Facts], Probing | None] = _no_probing
+    shares: Callable[[Request, Config], str] = _own_only
+    newest: Callable[[Request, Config], Config] = _same
     is_chained: bool = False

@@ -23,9 +23,11 @@ from cni_plugins.errors import (
     NameTaken,
     NotAvailable,
     StateDrifted,
+    TryAgainLater,
     foreseen,
 )
 from cni_plugins.kernel import apply, observe
+from cni_plugins.kernel.session.locks import NO_LOCK
 from cni_plugins.kernel.session.open import open_session
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import plugin_word
@@ -65,18 +67,21 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
         session.hold_attachment(request.attachment)
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.admit(request, config, facts)
+        life = _Life(session, plugin, request, config, facts)
         with apply.Change(session) as change:
             link: Plan = ()
             probing = plugin.probes(request, config, facts)
             if ipam.needs_link or probing:
-                link = _carry_out(session, change, plugin.decide(request, config, Result(), facts))
-                session.unshare_host()  # shared objects are in use by now, and IPAM may take long
+                link = _carry_out(session, change, life.settled(Result()))
+                # Shared objects are in use by now, and IPAM may take long.
+                session.unshare_host()
+                life.lock.release()
             ipam_request = plugin.ipam_request(request, config, facts)
             reserve = partial(_reserve_probed, session, probing, ipam) if probing else ipam.reserve
             lease = reserve(ipam_request)
             try:
                 _require_addresses(ipam, lease)
-                decision = plugin.decide(request, config, lease, facts)
+                decision = life.settled(lease)
                 # Names and addresses are decided, not read back, so the answer precedes the first change.
                 answer = encode(decision.result, request.cni_version)
                 _carry_out(session, change, decision, link)
@@ -90,6 +95,52 @@ def add(plugin: Plugin[Any], request: Request, program: Program | None) -> bytes
                 raise
 
 
+class _Life:
+    """What a request decides by: config and facts, of the moment or, if others change them too, under a lock.
+
+    :ivar lock: of the network that the plan is about as a whole.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        plugin: Plugin[Any],
+        request: Request,
+        config: Any,  # noqa: ANN401 (the plugin's own model)
+        facts: Facts,
+    ) -> None:
+        self._session, self._plugin, self._request = session, plugin, request
+        self._config, self._facts = config, facts
+        shared = plugin.shares(request, config)
+        self.lock = session.network_lock(shared) if shared else NO_LOCK
+
+    def decide(self, lease: Result) -> Decision:
+        """Return the decision by what the config was read from, as it is now."""
+        plugin, request = self._plugin, self._request
+        newest = plugin.newest(request, self._config)
+        if newest is not self._config:
+            self._config = newest
+            self._facts = observe.observe(self._session, plugin.asks(request, newest))
+        return plugin.decide(request, self._config, lease, self._facts)
+
+    def settled(self, lease: Result) -> Decision:
+        """Return the decision, under the lock: shared if the network is already as decided, else alone.
+
+        So an ADD that waited with an old list of peers does not undo what another made of a newer one.
+        """
+        self.lock.share()
+        decision = self.decide(lease)
+        if apply.holds(self._session, decision.whole):
+            return decision
+        self.lock.take()
+        decision = self.decide(lease)
+        if apply.holds(self._session, decision.whole):
+            self.lock.ease()  # another ADD was faster
+        else:
+            apply.forget(self._session, decision.whole)
+        return decision
+
+
 def check(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
     config = plugin.parse(request)
     ipam = _ipam(plugin.ipam_type(request), request, program)
@@ -97,8 +148,10 @@ def check(plugin: Plugin[Any], request: Request, program: Program | None) -> Non
         facts = observe.observe(session, plugin.asks(request, config))
         ipam.check(plugin.ipam_request(request, config, facts))
         lease = own_part(request.prev_result or Result(), request.ifname, request.netns)
+        life = _Life(session, plugin, request, config, facts)
         try:
-            differences = apply.compare(session, plugin.decide(request, config, lease, facts).whole)
+            life.lock.share()
+            differences = apply.compare(session, life.decide(lease).whole)
         except NameTaken as err:
             raise StateDrifted(err.msg, err.details) from err
     if differences:
@@ -152,7 +205,10 @@ def collect(plugin: Plugin[Any], request: Request, program: Program | None) -> N
 
 
 def status(plugin: Plugin[Any], request: Request, program: Program | None) -> None:
-    config = plugin.parse(request)
+    try:
+        config = plugin.parse(request)
+    except TryAgainLater as err:  # as an ADD would, and STATUS says 50 then
+        raise NotAvailable(err.msg, err.details) from err
     with _session(request, program) as session:
         facts = observe.observe(session, plugin.asks(request, config))
         plugin.status(request, config, facts)

@@ -135,6 +135,24 @@ def _ends_use(step: Step) -> bool:
     return isinstance(step, Removal) and step.ends_use
 
 
+def holds(session: Session, plan: Plan) -> bool:
+    """Say whether what the plan says of whole networks is in the kernel already.
+
+    That stays true while their locks are held.
+    """
+    found = ((dispatch.find(type(step)).whole, step) for step in plan)
+    return all(whole.holds(session, step) for whole, step in found if whole is not None)
+
+
+def forget(session: Session, plan: Plan) -> None:
+    """Have everything looked at that the plan says of whole networks, as it is about to be changed."""
+    for step in plan:
+        whole = dispatch.find(type(step)).whole
+        if whole is not None:
+            with refusals(session, step):
+                whole.forget(session, step)
+
+
 def compare(session: Session, plan: Plan) -> list[str]:
     """Return a sentence for every step whose effect is not in the kernel."""
     found = []

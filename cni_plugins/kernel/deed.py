@@ -12,6 +12,17 @@ from cni_plugins.steps.step import Step
 S = TypeVar("S", bound=Step)
 
 
+class Whole(NamedTuple):
+    """How a step about a whole network is recognised as done, which is only sure under the network's lock.
+
+    :param holds: returns whether carrying it out would change nothing.
+    :param forget: makes `holds` and `carry_out` look at everything the next time.
+    """
+
+    holds: Callable[[Session, Any], bool]
+    forget: Callable[[Session, Any], None]
+
+
 class Deed(NamedTuple):
     """The functions of one step.
 
@@ -22,12 +33,14 @@ class Deed(NamedTuple):
         undone.
     :param restore: carries out steps of many attachments in few transactions, for repair: all or none, and
         without replacing anything of another attachment. None: they are carried out one by one.
+    :param whole: of a step about what all attachments of a network share.
     """
 
     carry_out: Callable[[Session, Any], str | None]
     differs: Callable[[Session, Any], str]
     is_relied_on: Callable[[Session, Any], bool]
     restore: Callable[[Session, Sequence[Any]], None] | None = None
+    whole: Whole | None = None
 
 
 Deeds = dict[type[Step], Deed]
@@ -56,6 +69,7 @@ def deed(
     differs: Callable[[Session, S], str],
     is_relied_on: Callable[[Session, S], bool] = _never,
     restore: Callable[[Session, Sequence[S]], None] | None = None,
+    whole: Whole | None = None,
 ) -> Deeds:
     """Return the table with one step; `a | b` joins tables."""
-    return {step: Deed(carry_out, differs, is_relied_on, restore)}
+    return {step: Deed(carry_out, differs, is_relied_on, restore, whole)}

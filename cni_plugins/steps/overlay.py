@@ -7,7 +7,7 @@ last attachment.
 
 from typing import Literal, NamedTuple
 
-from cni_plugins.protocol.fields import IPAddress, IPNetwork
+from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
 from cni_plugins.steps.step import Removal, Shared, Step
 
 # The address whose entries in a VXLAN link's table receive all frames without an entry of their own.
@@ -93,6 +93,29 @@ class PeerRoute(NamedTuple):
     src: IPAddress | None = None
 
 
+class Filled(NamedTuple):
+    """A link with tables, which the kernel empties with its address, or when one of `addresses` goes."""
+
+    name: str
+    mac: str
+    addresses: tuple[IPInterface, ...] = ()
+
+
+class Edition(NamedTuple):
+    """One state of a network's tables as a whole, by which they are recognised without being read.
+
+    :param content: digest of all entries, routes and sources.
+    :param links: the VXLAN link and the bridge; the first one bears the mark.
+    :param version: IP version of the set of sources in the packet filter; 0: there is none.
+    :param bridged: whether the VXLAN link is a port of the bridge.
+    """
+
+    content: str
+    links: tuple[Filled, Filled]
+    version: int = 0
+    bridged: bool = False
+
+
 class EnsurePeers(Shared):
     """The tables of the network's links, and its routes, contain exactly these entries.
 
@@ -103,6 +126,7 @@ class EnsurePeers(Shared):
     :param fdb: of the VXLAN link: for each MAC address the VTEP; the address FLOOD may have several.
     :param behind: MAC addresses that the bridge finds behind the VXLAN link.
     :param at: the link whose neighbours these are.
+    :param edition: None: the tables are read to find out whether they contain this.
     """
 
     network: str
@@ -112,6 +136,7 @@ class EnsurePeers(Shared):
     at: str = ""
     neighbours: tuple[tuple[IPAddress, str], ...] = ()
     routes: tuple[PeerRoute, ...] = ()
+    edition: Edition | None = None
 
     may_be_half_done = True
 
@@ -181,6 +206,7 @@ class EnsureOverlayRules(Shared):
     :param in_clear: networks whose packets may arrive without encapsulation.
     :param never_in_clear: networks whose packets leave by the network's links or not at all.
     :param inside: of each family, the network of all source addresses of containers; none: any address.
+    :param edition: as that of EnsurePeers, for `sources`; rules are always read.
     """
 
     network: str
@@ -196,6 +222,7 @@ class EnsureOverlayRules(Shared):
     never_in_clear: tuple[IPNetwork, ...] = ()
     inside: tuple[IPNetwork, ...] = ()
     masquerades: tuple[NetworkMasquerade, ...] = ()
+    edition: Edition | None = None
 
     may_be_half_done = True
 

@@ -85,6 +85,7 @@ def view(network: str, conf: Conf) -> View:
     :raises CniError: when the config or the peers are invalid.
     """
     with Session(None) as session:
+        session.network_lock(network).share()
         return _view(session, *_facts(session, network, conf))
 
 
@@ -95,17 +96,34 @@ def sync(network: str, conf: Conf, *, create: bool = False) -> View:
     :raises CniError: as `view`, and when the kernel refuses; then nothing is changed.
     """
     with Session(None) as session:
-        session.share_host()  # otherwise a DEL of the last container could run between comparison and repair
-        overlay, facts = _facts(session, network, conf)
-        seen = _view(session, overlay, facts)
-        if seen.state == State.IN_SYNC or (seen.state == State.IDLE and not create):
+        lock = session.network_lock(network)
+        lock.share()  # ADDs need not wait for the comparison
+        *_, seen = _look(session, network, conf)
+        if _is_done(seen, create=create):
+            return seen
+        session.unshare_host()
+        lock.take()
+        overlay, facts, seen = _look(session, network, conf)
+        if _is_done(seen, create=create):
             return seen
         require_no_clash(overlay, facts)
-        apply.apply(session, _plan(overlay, facts))
+        plan = _plan(overlay, facts)
+        apply.forget(session, plan)
+        apply.apply(session, plan)
         rest = _differences(session, overlay, facts)
         if rest:  # objects of others, which are left alone
             return seen._replace(state=State.DRIFTED, differences=rest)
         return seen._replace(state=State.CREATED if seen.state == State.IDLE else State.REPAIRED)
+
+
+def _look(session: Session, network: str, conf: Conf) -> tuple[Overlay, Facts, View]:
+    session.share_host()  # or a DEL of the last container could run between comparison and repair
+    overlay, facts = _facts(session, network, conf)
+    return overlay, facts, _view(session, overlay, facts)
+
+
+def _is_done(seen: View, *, create: bool) -> bool:
+    return seen.state == State.IN_SYNC or (seen.state == State.IDLE and not create)
 
 
 def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple[Probe, ...]]:

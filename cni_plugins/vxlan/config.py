@@ -32,7 +32,7 @@ from cni_plugins.vxlan.records import Extent, Networks, one_or_more
 DEFAULT_PORT = 4789  # IANA
 _LARGEST_PORT = 65535
 _SMALLEST_SUBNET = 4  # network, gateway, one container, broadcast
-# In addresses; each takes three kernel entries on every other host.
+# In addresses; each takes three entries of the kernel on every other host, of 1 kB, and time to compare them.
 _LARGEST_BLOCK, _MOST_ADDRESSES = 4096, 65536
 
 
@@ -186,6 +186,11 @@ class Overlay(NamedTuple):
         return self.roster.records is not None and not self.roster.is_bare
 
     @property
+    def lists_subnets(self) -> bool:
+        """Say for mode l3 whether records have the peers' subnets; without reading them."""
+        return get(self.config.backend, "subnet") is None
+
+    @property
     def bum(self) -> str:
         """How broadcast, unknown-unicast and multicast frames are delivered in mode l2."""
         return self.config.bum or ("multicast" if self.roster.group else "none")
@@ -206,25 +211,55 @@ class Overlay(NamedTuple):
 
 
 def parse(request: Request) -> Overlay:
-    """Return the network with its peers, read from the backend now.
+    """Return the network with its peers, read from the backend now; DEL does without them.
 
     :raises InvalidNetworkConfig: naming every fault with its path.
     :raises IoFailed: when the peers cannot be read.
+    :raises TryAgainLater: when the keeper has not written them yet.
     """
     config = load(VxlanConfig, request.conf)
     mac = mac_in_effect(request, config.runtime_config, config.args)
+    vni = config.vni or default_vni(request.network)
+    overlay = Overlay(config.model_copy(update={"mac": mac}), request.network, vni, Roster())
+    return overlay if request.command == "DEL" else _with(overlay, _read(overlay))
+
+
+def newest(_request: Request, overlay: Overlay) -> Overlay:
+    """Return the same overlay, or, if the file that lists its peers has changed, one with the peers of now.
+
+    :raises CniError: as `parse`.
+    """
+    if not overlay.roster.path:
+        return overlay
+    roster = _read(overlay)
+    is_same = roster.records is overlay.roster.records and roster.own == overlay.roster.own
+    return overlay if is_same else _with(overlay, roster)
+
+
+def _read(overlay: Overlay) -> Roster:
+    config = overlay.config
     length = config.subnet_len if config.mode == "l3" else config.block_len
     extent = Extent(config.mode, config.within, length, config.port)
-    roster = backend(config.backend).roster(request.network, extent)
-    vni = config.vni or default_vni(request.network)
-    overlay = Overlay(config.model_copy(update={"mac": mac}), request.network, vni, roster)
-    _require_possible(overlay)
-    return overlay
+    return backend(config.backend).roster(overlay.network, extent)
+
+
+def _with(overlay: Overlay, roster: Roster) -> Overlay:
+    found = overlay._replace(roster=roster)
+    _require_possible(found)
+    return found
+
+
+def doubt(overlay: Overlay) -> str:
+    """Return a sentence about why the peers may be out of date; empty if nothing says so."""
+    return backend(overlay.config.backend).doubt(overlay.network)
 
 
 def _require_possible(overlay: Overlay) -> None:
     """:raises InvalidNetworkConfig: when keys that are valid by themselves contradict each other."""
-    found = list(_contradictions(overlay))
+    config, roster = overlay.config, overlay.roster
+    asked = (config.mode, config.within, config.bum, config.direct_routing, config.restrict_sources)
+    key = ("contradictions", asked, config.mac, config.ipam.type, roster.parts, roster.group)
+    found = roster.known.kept(key, lambda: list(_contradictions(overlay)))
     if found:
         raise InvalidNetworkConfig(f"invalid network config: {found[0]}", "; ".join(found))
 
@@ -268,14 +303,14 @@ def _contradictions_of_programmed_l2(overlay: Overlay) -> Iterator[str]:
             yield f"block {part} has more than {_LARGEST_BLOCK} addresses"
     if len({int(part.network_address) >> 32 for part in parts_of_all(overlay) if part.version != IPV4}) > 1:
         yield "IPv6 blocks of more than one /96: their addresses would share MAC addresses"
-    if sum(part.num_addresses for part in parts_of_all(overlay)) > _MOST_ADDRESSES:
-        yield f"the blocks have more than {_MOST_ADDRESSES} addresses together"
+    total = sum(part.num_addresses for part in parts_of_all(overlay))
+    if total > _MOST_ADDRESSES:
+        yield (
+            f"the blocks have {total} addresses together, more than {_MOST_ADDRESSES}: with bum none every "
+            "host has three entries for each; smaller blocks, bum head-end or mode l3 need fewer"
+        )
 
 
 def parts_of_all(overlay: Overlay) -> tuple[IPNetwork, ...]:
     """Return the known subnets or blocks of all hosts."""
-    records = overlay.roster.records or ()
-    return (
-        *overlay.roster.parts,
-        *(part for record in records for part in (*record.subnets, *record.blocks)),
-    )
+    return (*overlay.roster.parts, *overlay.roster.known.parts)

@@ -16,10 +16,12 @@ from cni_plugins.steps.ip import IF_PRESENT, EnableForwarding, EnsureAddress, En
 from cni_plugins.steps.links import DelLink, EnsureUp
 from cni_plugins.steps.overlay import (
     AttachVxlan,
+    Edition,
     EnsureOverlayBridge,
     EnsureOverlayRules,
     EnsureProxied,
     EnsureVxlan,
+    Filled,
     NetworkMasquerade,
 )
 from cni_plugins.steps.step import HOST, Plan, Step
@@ -27,7 +29,7 @@ from cni_plugins.vxlan.addressing import node_address, own_networks
 from cni_plugins.vxlan.config import Overlay
 from cni_plugins.vxlan.identity import ContainerMacs, vxlan_name
 from cni_plugins.vxlan.local_host import LocalHost, clashes, find, is_of
-from cni_plugins.vxlan.peer_entries import peer_entries
+from cni_plugins.vxlan.peer_entries import content, peer_entries, sources
 
 _SINGLE = {IPV4: 32, IPV6: 128}
 
@@ -79,12 +81,15 @@ def network_steps(overlay: Overlay, host: LocalHost, facts: Facts) -> Iterator[S
     must not lose the rules for its old one.
     """
     moves = _changes_port(overlay, facts)
+    entries = peer_entries(overlay, host, facts.routes_to)
+    edition = _edition(overlay, host)
+    rules = _rules(overlay, host, edition)
     if not moves:
-        yield _rules(overlay, host)
+        yield rules
     if overlay.vxlan:
         yield from _vxlan(overlay, host)
     if moves:
-        yield _rules(overlay, host)
+        yield rules
     if _has_unused_link(overlay, facts):
         yield DelLink(HOST, vxlan_name(overlay.vni))
     yield from _bridge(overlay, host)
@@ -92,7 +97,29 @@ def network_steps(overlay: Overlay, host: LocalHost, facts: Facts) -> Iterator[S
         yield AttachVxlan(overlay.vxlan, overlay.bridge, overlay.programmed)
     gateways = (overlay.gateway(network) for network in own_networks(overlay, host))
     yield from proxied(overlay, tuple(gateway for gateway in gateways if gateway.version == IPV6))
-    yield peer_entries(overlay, host, facts.routes_to)
+    yield entries.replace(edition=edition)
+
+
+def _edition(overlay: Overlay, host: LocalHost) -> Edition | None:
+    """Return by what the tables are recognised; plain routes go with the underlay's link, and are read."""
+    if overlay.config.direct_routing != "off":
+        return None
+    networks = own_networks(overlay, host)
+    at_bridge = (address for network in networks for address in _host_addresses(overlay, host, network))
+    own = Filled(overlay.vxlan, host.mac, _source_addresses(overlay, host))
+    bridge = Filled(overlay.bridge, bridge_mac(overlay, host), tuple(at_bridge))
+    return Edition(
+        content(overlay, host),
+        (own, bridge),
+        version=0 if sources(overlay, host) is None else host.local.version,
+        bridged=overlay.config.mode == "l2",
+    )
+
+
+def _source_addresses(overlay: Overlay, host: LocalHost) -> tuple[IPInterface, ...]:
+    """Return the source address of what the host itself sends to peers' containers, of each family."""
+    subnets = host.own.subnets if overlay.config.mode == "l3" else ()
+    return tuple(_single(subnet.network_address) for subnet in subnets)
 
 
 def _changes_port(overlay: Overlay, facts: Facts) -> bool:
@@ -109,8 +136,7 @@ def _has_unused_link(overlay: Overlay, facts: Facts) -> bool:
     )
 
 
-def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
-    known = overlay.roster.records is not None and bool(overlay.vxlan)
+def _rules(overlay: Overlay, host: LocalHost, edition: Edition | None) -> EnsureOverlayRules:
     return EnsureOverlayRules(
         overlay.network,
         overlay.vni,
@@ -118,7 +144,7 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
         host.local.version,
         overlay.bridge,
         overlay.vxlan,
-        sources=tuple(peer.vtep for peer in host.others) if known else None,
+        sources=sources(overlay, host),
         underlay=host.arrives_by,
         restricted=overlay.restricted,
         in_clear=overlay.config.within if overlay.config.direct_routing != "off" else (),
@@ -129,6 +155,7 @@ def _rules(overlay: Overlay, host: LocalHost) -> EnsureOverlayRules:
         # Otherwise a container could forge its source and direct replies to any host, in other overlays too.
         inside=() if overlay.config.restrict_sources is False else host.own.subnets,
         masquerades=tuple(_masquerades(overlay, host)),
+        edition=edition,
     )
 
 
@@ -164,9 +191,8 @@ def _vxlan(overlay: Overlay, host: LocalHost) -> Iterator[Step]:
         yield from plan_parts.forwarding_on(link, {subnet.version for subnet in host.own.subnets})
         if not overlay.programmed and any(subnet.version == IPV6 for subnet in host.own.subnets):
             yield _solicits_at_once(link, host.mac)
-        for subnet in host.own.subnets:
-            # Source address of what the host itself sends to peers' containers; they can route replies to it.
-            yield EnsureAddress(HOST, link, _single(subnet.network_address), skip_dad=True)
+        for address in _source_addresses(overlay, host):  # peers can route replies to it
+            yield EnsureAddress(HOST, link, address, skip_dad=True)
     yield EnsureUp(HOST, link)
 
 

@@ -3,7 +3,7 @@
 All of it follows from the config and from facts about the kernel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts, LinkFacts
@@ -57,16 +57,15 @@ def find(overlay: Overlay, facts: Facts) -> LocalHost:
     :raises InvalidNetworkConfig: when the config admits no underlay address, or more than one.
     """
     chosen = _choose(overlay, facts)
-    records = overlay.roster.records
     own = _own_record(overlay, chosen)
-    others = tuple(record for record in records or () if record.vtep != own.vtep)
+    others = overlay.roster.known.without(own.vtep)
     return LocalHost(
         link=chosen.link.name,
         local=chosen.address,
         own=own,
         others=others,
         mtu=chosen.link.mtu,
-        inner_mtu=_inner_mtu(overlay, chosen, own, others),
+        inner_mtu=_inner_mtu(overlay, chosen, own),
         up=chosen.link.up,
         arrives_by=_arrives_by(chosen.link),
     )
@@ -109,18 +108,18 @@ def _candidates(overlay: Overlay, facts: Facts) -> Iterator[_Candidate]:
                 yield _Candidate(address, link)
 
 
-def _vteps(overlay: Overlay) -> frozenset[IPAddress] | None:
-    records, own = overlay.roster.records, overlay.roster.own
-    if records is None:
+def _vteps(overlay: Overlay) -> Container[IPAddress] | None:
+    known, own = overlay.roster.known, overlay.roster.own
+    if overlay.roster.records is None:
         return None
     if not own:
-        return frozenset(record.vtep for record in records)
-    named = frozenset(record.vtep for record in records if record.node == own)
-    if not named:
+        return known.by_vtep
+    named = known.by_node.get(own)
+    if named is None:
         raise InvalidNetworkConfig(
-            f"there is no peer {own}", f"backend.self is {own}, peers are {_listed(records)}"
+            f"there is no peer {own}", f"backend.self is {own}, peers are {_listed(known)}"
         )
-    return named
+    return (named.vtep,)
 
 
 def _listed(records: tuple[Record, ...]) -> str:
@@ -181,8 +180,7 @@ def _all_addresses(facts: Facts) -> str:
 def _own_record(overlay: Overlay, chosen: _Candidate) -> Record:
     """Return this host's record from the peer list, with the config's subnets or blocks if it has any."""
     roster = overlay.roster
-    listed = (record for record in roster.records or () if record.vtep == chosen.address)
-    own = next(listed, Record(str(chosen.address), chosen.address))
+    own = roster.known.by_vtep.get(chosen.address) or Record(str(chosen.address), chosen.address)
     if not roster.parts:
         return own
     return (
@@ -192,9 +190,9 @@ def _own_record(overlay: Overlay, chosen: _Candidate) -> Record:
     )
 
 
-def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record, others: tuple[Record, ...]) -> int:
+def _inner_mtu(overlay: Overlay, chosen: _Candidate, own: Record) -> int:
     overhead = OVERHEAD[chosen.address.version] if overlay.vxlan else 0
-    largest = min([chosen.link.mtu, *(record.mtu for record in (own, *others) if record.mtu)]) - overhead
+    largest = min(chosen.link.mtu, overlay.roster.known.smallest_mtu or chosen.link.mtu) - overhead
     wanted = overlay.config.mtu if isinstance(overlay.config.mtu, int) else 0
     if chosen.link.loopback and not (wanted or own.mtu):
         raise InvalidNetworkConfig(

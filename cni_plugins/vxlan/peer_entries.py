@@ -3,6 +3,7 @@
 This is the only place that does so: ADD, CHECK and sync use it, for every backend.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -23,9 +24,52 @@ def peer_entries(overlay: Overlay, host: LocalHost, routes_to: Mapping[IPAddress
     :param routes_to: next hops to the peers' VTEPs, needed with `directRouting` only.
     :raises InvalidNetworkConfig: when a peer cannot be reached as the config requires.
     """
+    if overlay.config.direct_routing != "off":
+        return _routed(overlay, host, routes_to)
+    return overlay.roster.known.kept(_key(overlay, host), lambda: _tunnelled(overlay, host))
+
+
+def sources(overlay: Overlay, host: LocalHost) -> tuple[IPAddress, ...] | None:
+    """Return the addresses that send VXLAN packets to this host, None if they are not known."""
+    if overlay.roster.records is None or not overlay.vxlan:
+        return None
+    known = overlay.roster.known
+    return known.kept(("sources", host.own.vtep), lambda: tuple(peer.vtep for peer in host.others))
+
+
+def _key(overlay: Overlay, host: LocalHost) -> tuple[object, ...]:
+    """Return all that the entries depend on beside the records, so that they are computed once."""
+    config = overlay.config
+    asked = (config.mode, config.within, config.bum, tuple(config.gateway), overlay.roster.group)
+    here = (host.link, host.local, host.own, host.mtu, host.inner_mtu)
+    return ("entries", overlay.network, overlay.vni, *asked, *here)
+
+
+def _tunnelled(overlay: Overlay, host: LocalHost) -> EnsurePeers:
     if overlay.config.mode == "l2":
         return _stretched(overlay, host)
-    return _routed(overlay, host, routes_to) if overlay.programmed else _flooded(overlay, host)
+    return _routed(overlay, host, {}) if overlay.programmed else _flooded(overlay, host)
+
+
+def content(overlay: Overlay, host: LocalHost) -> str:
+    """Return a digest of the entries and sources of a host without plain routes."""
+    entries, listed = peer_entries(overlay, host, {}), sources(overlay, host)
+    key = ("content", *_key(overlay, host))
+    return overlay.roster.known.kept(key, lambda: _digest(entries, listed))
+
+
+def _digest(entries: EnsurePeers, listed: tuple[IPAddress, ...] | None) -> str:
+    """Return a digest of all entries; another release may compute others from the same records."""
+    found = hashlib.sha256()
+    for part in (
+        (mac.encode() + to.packed for mac, to in entries.fdb),
+        (mac.encode() for mac in entries.behind),
+        (address.packed + mac.encode() for address, mac in entries.neighbours),
+        (repr(tuple(map(str, route))).encode() for route in entries.routes),
+        (source.packed for source in listed or ()),
+    ):
+        found.update(b"\n\n" + b"\n".join(part))
+    return found.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- l3

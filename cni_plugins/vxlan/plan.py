@@ -116,7 +116,7 @@ def delete(request: Request, overlay: Overlay | None, facts: Facts) -> Plan:
     addresses = tuple(
         dict.fromkeys(item.ip for item in found if item.version == IPV6 and not item.is_link_local)
     )
-    has_proxies = overlay is not None and overlay.config.mode == "l3" and not overlay.programmed
+    has_proxies = overlay is not None and overlay.config.mode == "l3" and not overlay.lists_subnets
     return (
         *veth.delete(request, facts, foreign=False),
         *(

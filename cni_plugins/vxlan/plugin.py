@@ -8,7 +8,7 @@ from cni_plugins.protocol.fields import IPAddress
 from cni_plugins.protocol.request import Request
 from cni_plugins.steps.step import HOST
 from cni_plugins.vxlan import addressing, local_host
-from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.config import Overlay, doubt, newest, parse
 from cni_plugins.vxlan.host_plan import require_no_clash
 from cni_plugins.vxlan.peer_entries import peer_entries
 from cni_plugins.vxlan.plan import admit, collect, decide, delete
@@ -55,7 +55,7 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     """Report what would make an ADD fail, or leave containers without connectivity.
 
     :raises NotAvailable: when this host is not part of the overlay, or a name, address or port is in use.
-    :raises LimitedConnectivity: when only its underlay link is down.
+    :raises LimitedConnectivity: when only its underlay link is down, or the peers may be out of date.
     """
     require_rules(facts, "the overlay's packet filter needs it")
     if facts.unsupported_kinds:
@@ -71,6 +71,12 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     if not host.up:
         raise LimitedConnectivity(
             f"the underlay's link {host.link} is down", f"network {overlay.network}, address {host.local}"
+        )
+    why = doubt(overlay)
+    if why:
+        raise LimitedConnectivity(
+            f"the peers of network {overlay.network} may be out of date: {why}",
+            "containers are connected to the peers that the last snapshot lists",
         )
 
 
@@ -124,4 +130,6 @@ PLUGIN = Plugin(
     status=status,
     probes=probes,
     ipam_request=ipam_request,
+    shares=lambda _request, overlay: overlay.network,
+    newest=newest,
 )

@@ -4,10 +4,11 @@ A record lists no containers. The addresses it lists belong to the host permanen
 when a container is added or deleted.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
@@ -20,6 +21,9 @@ MOST_PEERS = 10_000
 _SMALLEST_MTU, _LARGEST_MTU = 576, 65535  # RFC 791, 3.2: every host accepts 576 bytes
 LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _BROADCAST = ip_address("255.255.255.255")
+_MOST_KEPT = 16  # results for each list of records
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -37,6 +41,54 @@ class Record(NamedTuple):
     blocks: tuple[IPNetwork, ...] = ()
     mac: str = ""
     mtu: int = 0
+
+
+class Records(tuple[Record, ...]):  # noqa: SLOT001 (what is computed of it is kept in its dictionary)
+    """The records of all hosts, with what is computed of them once: a worker keeps a list while it is in use.
+
+    :ivar memo: what was computed of the list with a host's own values; see `kept`.
+    """
+
+    memo: dict[object, object]
+
+    @cached_property
+    def by_vtep(self) -> Mapping[IPAddress, Record]:
+        return {record.vtep: record for record in reversed(self)}
+
+    @cached_property
+    def by_node(self) -> Mapping[str, Record]:
+        return {record.node: record for record in reversed(self)}
+
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether only VTEPs are listed."""
+        return not any(record.subnets or record.blocks for record in self)
+
+    @cached_property
+    def parts(self) -> tuple[IPNetwork, ...]:
+        """The subnets and blocks of all hosts."""
+        return tuple(part for record in self for part in (*record.subnets, *record.blocks))
+
+    @cached_property
+    def smallest_mtu(self) -> int:
+        """0: no record has an MTU."""
+        return min((record.mtu for record in self if record.mtu), default=0)
+
+    def without(self, vtep: IPAddress) -> tuple[Record, ...]:
+        return self.kept(("without", vtep), lambda: tuple(record for record in self if record.vtep != vtep))
+
+    def kept(self, key: object, compute: Callable[[], T]) -> T:
+        """Return what was computed under this key, which contains all that the computation depends on."""
+        memo: dict[object, object] = self.__dict__.setdefault("memo", {})
+        if key not in memo:
+            if len(memo) >= _MOST_KEPT:
+                del memo[next(iter(memo))]
+            memo[key] = compute()
+        return cast("T", memo[key])
+
+
+def indexed(records: Iterable[Record]) -> Records:
+    return records if isinstance(records, Records) else Records(records)
 
 
 def _as_record(value: object) -> object:

@@ -38,12 +38,18 @@ class Holding(NamedTuple):
 
     Elements of shared sets have their owner as comment; others have none, as the comment of the set names it
     and thousands of them must fit into one datagram.
+
+    :param keys: None: the set is known to contain what it should; it is not read.
     """
 
     item: Set
-    keys: frozenset[bytes]
+    keys: frozenset[bytes] | None
     word: str
     shared: bool = False
+
+
+class SetIsGone(Exception):
+    """A set that was known to contain what it should is gone."""
 
 
 class Whole(NamedTuple):
@@ -121,6 +127,10 @@ def drifts(session: Session, whole: Whole) -> list[Drift]:
     idle: list[Drift] = []
     left = bool(found.kept or found.moving or whole.rules)
     for holding in whole.holdings:
+        if holding.keys is None:
+            if not _is_there(holding, found):
+                raise SetIsGone(holding.item.name)
+            continue
         present = look.elements(session, wire.INET, holding.item.name) if _is_there(holding, found) else []
         changes += _of_elements(whole, holding, present, is_new=not _is_there(holding, found))
         if not left and not holding.keys and _is_there(holding, found):
@@ -229,13 +239,14 @@ def _of_rules(whole: Whole, found: _Found) -> Iterable[Drift]:
 
 def _of_elements(whole: Whole, holding: Holding, present: list[Element], *, is_new: bool) -> Iterable[Drift]:
     """Yield removals before additions, as a wrong element may have the key of a new one."""
+    keys = holding.keys or frozenset()
     placed = {element.key for element in present if _is_placed(whole, holding, element)}
     going = sorted(
         element.key
         for element in present
         if element.key not in placed and not _belongs_to_other(whole, holding, element)
     )
-    missing = sorted(holding.keys - placed)
+    missing = sorted(keys - placed)
     name, shown = holding.item.name, _reader(holding)
     if going:
         yield Drift(
@@ -254,13 +265,13 @@ def _of_elements(whole: Whole, holding: Holding, present: list[Element], *, is_n
 
 def _is_placed(whole: Whole, holding: Holding, element: Element) -> bool:
     is_owned = not holding.shared or element.comment.startswith(whole.owner)
-    return is_owned and element.key in holding.keys
+    return is_owned and element.key in (holding.keys or ())
 
 
 def _belongs_to_other(whole: Whole, holding: Holding, element: Element) -> bool:
     """Say whether another network owns the element, and its key is not one of ours."""
     named = element.comment.startswith(NETWORK_OWNER) and not element.comment.startswith(whole.owner)
-    return holding.shared and named and element.key not in holding.keys
+    return holding.shared and named and element.key not in (holding.keys or ())
 
 
 def _reader(holding: Holding) -> Callable[[list[bytes]], str]:

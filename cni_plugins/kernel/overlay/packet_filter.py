@@ -15,7 +15,7 @@ from cni_plugins.kernel.firewall.masquerade import MULTICAST, excluding
 from cni_plugins.kernel.firewall.network_ruleset import Holding, PlacedRule, Whole
 from cni_plugins.kernel.firewall.nft_table import Chain, Set
 from cni_plugins.kernel.netlink import nf_tables as wire
-from cni_plugins.kernel.overlay import attachments
+from cni_plugins.kernel.overlay import attachments, edition
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import OF_NETWORKS, network_tag
 from cni_plugins.protocol.fields import IPNetwork
@@ -42,7 +42,11 @@ _WITHOUT_SOURCE: Mapping[int, tuple[IPNetwork, ...]] = {
 
 def _ensure(session: Session, step: EnsureOverlayRules) -> str:
     session.share_host()  # or a DEL of the network's last attachment could remove them during an ADD
-    network_ruleset.bring_in_line(session, _whole(step))
+    is_known = step.edition is not None and edition.is_applied(session, step.network, step.edition)
+    try:
+        network_ruleset.bring_in_line(session, _whole(step, knows_sources=is_known))
+    except network_ruleset.SetIsGone:
+        network_ruleset.bring_in_line(session, _whole(step))
     return UNCHANGED  # undone together with the links
 
 
@@ -59,7 +63,8 @@ def delete(session: Session, network: str) -> None:
         network_ruleset.bring_in_line(session, Whole(tag, network, _chains(tag), (none,)))
 
 
-def _whole(step: EnsureOverlayRules) -> Whole:
+def _whole(step: EnsureOverlayRules, *, knows_sources: bool = False) -> Whole:
+    """:param knows_sources: whether the set of sources is known to contain them."""
     tag, label = network_tag(step.network), f"net: {step.network}"
     links = frozenset(name.encode().ljust(16, b"\0") for name in (step.bridge, step.vxlan) if name)
     own = _ALL_LINKS._replace(name=f"{_LINKS}_{tag}", comment=label)
@@ -69,9 +74,10 @@ def _whole(step: EnsureOverlayRules) -> Whole:
     rules += [_source_rule(step.bridge, network) for network in step.inside]
     rules += [rule for item in step.masquerades for rule in _masquerade_rules(step.port, item)]
     if step.vxlan and step.sources is not None:
-        vteps = f"{OF_NETWORKS}vteps{step.version}_{tag}"
+        vteps = edition.source_set(step.network, step.version)
         item = Set(vteps, wire.Layout.TYPE[step.version], wire.Layout.LENGTH[step.version], label)
-        holdings.append(Holding(item, frozenset(source.packed for source in step.sources), "source"))
+        keys = None if knows_sources else frozenset(source.packed for source in step.sources)
+        holdings.append(Holding(item, keys, "source"))
         rules += _vtep_rules(step, vteps)
     return Whole(tag, step.network, _chains(tag), tuple(holdings), tuple(rules))
 

@@ -8,12 +8,12 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from cni_plugins.kernel.deed import REMOVES, deed
+from cni_plugins.kernel.deed import REMOVES, Whole, deed
 from cni_plugins.kernel.ip import route_lookup
 from cni_plugins.kernel.links import links
 from cni_plugins.kernel.links.link import Link
 from cni_plugins.kernel.netlink import rtnetlink as wire
-from cni_plugins.kernel.overlay import attachments, tables
+from cni_plugins.kernel.overlay import attachments, edition, tables
 from cni_plugins.kernel.overlay import routes as route_table
 from cni_plugins.kernel.overlay.routes import BLACKHOLE, UNICAST, RouteValue, measured
 from cni_plugins.kernel.overlay.table_diff import Difference, Named, compared, remove_all, set_all
@@ -54,12 +54,34 @@ def _ensure(session: Session, step: EnsurePeers) -> str:
 
     :raises KernelRefused: naming the entry that was refused.
     """
+    if _is_known(session, step):
+        return UNCHANGED
     entries, routes = _differences(session, step)
     remove_all(session, [*_all(item.first() for item in entries), *routes.first()])
     # The target of a neighbour or route is added before it, and removed after it.
     set_all(session, [*_all(item.sets() for item in entries), *routes.sets()])
     remove_all(session, [*routes.removals(), *_all(item.removals() for item in reversed(entries))])
+    if step.edition is not None:
+        edition.note(session, step.network, step.edition)
     return UNCHANGED  # undone together with the links
+
+
+def _is_known(session: Session, step: EnsurePeers) -> bool:
+    return step.edition is not None and edition.is_applied(session, step.network, step.edition)
+
+
+def _holds(session: Session, step: EnsurePeers) -> bool:
+    if step.edition is not None:
+        return edition.is_undisturbed(session, step.network, step.edition)
+    if any(links.find(session, HOST, name) is None for name in _link_names(step)):
+        return False
+    entries, routes = _differences(session, step)
+    return not (routes.is_any or any(item.is_any for item in entries))
+
+
+def _forget(session: Session, step: EnsurePeers) -> None:
+    if step.edition is not None:
+        edition.forget(session, step.network, step.edition)
 
 
 def _all(changes: Iterable[list[Named]]) -> list[Named]:
@@ -235,7 +257,13 @@ def _proxied(link: str, address: IPAddress) -> str:
 
 
 DEEDS = (
-    deed(EnsurePeers, _ensure, _differs, lambda session, step: attachments.exist(session, step.network))
+    deed(
+        EnsurePeers,
+        _ensure,
+        _differs,
+        lambda session, step: attachments.exist(session, step.network),
+        whole=Whole(_holds, _forget),
+    )
     | deed(EnsureProxied, _ensure_proxied, _proxied_differs)
     | deed(DelProxied, _del_proxied, REMOVES)
 )

@@ -30,6 +30,10 @@ class Difference(NamedTuple, Generic[V]):
     put: list[tuple[bytes, V]]
     gone: list[tuple[bytes, Found[V]]]
 
+    @property
+    def is_any(self) -> bool:
+        return bool(self.put or self.gone or self.table.clashing)
+
     def first(self) -> list[Named]:
         """Return removals of entries that prevent others from being set."""
         present, in_place = self.table.present, self.table.in_place

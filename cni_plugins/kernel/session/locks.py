@@ -19,6 +19,7 @@ _LOCKED = "/proc/sys/net/ipv4/tcp_fastopen_key"
 _HOST_TIMEOUT = 2.0  # seconds
 _ATTACHMENT_TIMEOUT = 5.0  # seconds
 _SANDBOX_TIMEOUT = 5.0  # seconds
+_NETWORK_TIMEOUT = 30.0  # seconds; ten thousand peers are entered in a fraction of it
 _PAUSE = 0.005
 
 
@@ -105,6 +106,68 @@ class AttachmentLocks:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+class NetworkLock:
+    """The lock of what all attachments of a network on this host share.
+
+    Requests that change nothing of it share the lock; one that does has it alone. Who waits to have it alone
+    keeps others from joining those who share it (the gate), so that it does not wait for ever.
+    """
+
+    def __init__(self, network: str) -> None:
+        self._fd = _open_for_octets() if network else None
+        self._network = network
+        self._name, self._gate = f"network\0{network}", f"gate\0{network}"
+
+    def share(self) -> None:
+        """:raises TryAgainLater: if another request changes the network for too long."""
+        self._pass(fcntl.F_RDLCK)
+
+    def take(self) -> None:
+        """Have the lock alone; it is released first, so what was seen under it may have changed.
+
+        :raises TryAgainLater: if other requests do not end.
+        """
+        self.release()
+        self._pass(fcntl.F_WRLCK)
+
+    def ease(self) -> None:
+        """Let others share the lock that was held alone."""
+        if self._fd is not None:
+            _set_octet(self._fd, fcntl.F_RDLCK, self._name)
+
+    def release(self) -> None:
+        if self._fd is not None:
+            for name in (self._name, self._gate):
+                _set_octet(self._fd, fcntl.F_UNLCK, name)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _pass(self, kind: int) -> None:
+        if self._fd is None:
+            return
+        deadline = time.monotonic() + _NETWORK_TIMEOUT
+        for name in (self._gate, self._name):
+            left = max(deadline - time.monotonic(), 0.0)
+            try:
+                is_held = _try_until(partial(_set_octet, self._fd, kind, name), left)
+            except OSError:  # a kernel without open file description locks
+                self.close()
+                return
+            if not is_held:
+                self.release()
+                raise TryAgainLater(
+                    f"another request is changing network {self._network} on this host",
+                    f"it has not ended within {_NETWORK_TIMEOUT:.0f} s",
+                )
+        _set_octet(self._fd, fcntl.F_UNLCK, self._gate)
+
+
+NO_LOCK = NetworkLock("")  # for requests whose plan is about no network as a whole
 
 
 def _name_of(attachment: Attachment) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, TypeVar, cast
 from cni_plugins.errors import InvalidNetns, TryAgainLater
 from cni_plugins.kernel.netlink.socket import Socket
 from cni_plugins.kernel.session import netns
-from cni_plugins.kernel.session.locks import HostLock, lock_attachment, lock_sandbox
+from cni_plugins.kernel.session.locks import HostLock, NetworkLock, lock_attachment, lock_sandbox
 from cni_plugins.ownership import Attachment
 from cni_plugins.steps.step import HOST, SANDBOX, Place
 
@@ -62,6 +62,7 @@ class Session:
         self._threads = 0
         self._sockets: dict[tuple[int, Place], Socket] = {}
         self._host_lock = HostLock()
+        self._network_locks: dict[str, NetworkLock] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +73,8 @@ class Session:
         for item in self._sockets.values():
             item.close()
         self._host_lock.close()
+        for lock in self._network_locks.values():
+            lock.close()
         for fd in (self.host, self.sandbox, self._attachment, self._sandbox_lock):
             if fd is not None:
                 os.close(fd)
@@ -166,6 +169,16 @@ class Session:
         """
         if self._sandbox_lock is None:
             self._sandbox_lock = lock_sandbox(netns.identity(self._sandbox()))
+
+    def network_lock(self, network: str) -> NetworkLock:
+        """Return the lock of what attachments of a network share; it is released when the session ends.
+
+        It is taken before that of the host.
+        """
+        lock = self._network_locks.get(network)
+        if lock is None:
+            lock = self._network_locks[network] = NetworkLock(network)
+        return lock
 
     def share_host(self) -> None:
         """Protect shared objects from removal until the session ends; see locks.HostLock."""

@@ -7,7 +7,7 @@ peer_entries, in the same way for all backends.
 from typing import NamedTuple, Protocol
 
 from cni_plugins.protocol.fields import IPAddress, IPNetwork
-from cni_plugins.vxlan.records import Extent, Record
+from cni_plugins.vxlan.records import Extent, Record, Records, indexed
 
 
 class Roster(NamedTuple):
@@ -18,6 +18,7 @@ class Roster(NamedTuple):
     :param parts: this host's subnets or blocks, if its record does not list them.
     :param group: the multicast group that reaches all hosts.
     :param ttl: TTL of packets to the group, 0: the kernel's default.
+    :param path: the file that lists the records, empty if the config itself does.
     """
 
     own: str = ""
@@ -25,11 +26,17 @@ class Roster(NamedTuple):
     parts: tuple[IPNetwork, ...] = ()
     group: IPAddress | None = None
     ttl: int = 0
+    path: str = ""
+
+    @property
+    def known(self) -> Records:
+        """The records, none if hosts are found by multicast."""
+        return indexed(self.records or ())
 
     @property
     def is_bare(self) -> bool:
         """Say whether only the VTEPs of peers are known, so hosts must resolve addresses by ARP and ND."""
-        return not any(record.subnets or record.blocks for record in self.records or ())
+        return self.known.is_bare
 
 
 class Backend(Protocol):
@@ -42,4 +49,8 @@ class Backend(Protocol):
         :raises IoFailed: when it cannot be read.
         :raises TryAgainLater: when the keeper has not read the store yet.
         """
+        ...
+
+    def doubt(self, network: str, /) -> str:
+        """Return a sentence about why the roster may be out of date; empty if nothing says so."""
         ...

@@ -1,13 +1,16 @@
 """Implements backend `static`: peers are listed in the config, or in a file that all hosts share.
 
-Every ADD, CHECK and sync reads the file again, so no notification is needed when it changes. It decides where
-a host's packets go: it must be writable by root only, and is treated as untrusted input.
+Every ADD, CHECK and sync looks at the file again, so no notification is needed when it changes. It decides
+where a host's packets go: it must be writable by root only, and is treated as untrusted input. A process for
+many requests keeps the records of content that it has checked.
 """
 
+import hashlib
 import os
 import stat
+import time
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -16,11 +19,26 @@ from cni_plugins.errors import InvalidNetworkConfig, IoFailed
 from cni_plugins.protocol import json_text
 from cni_plugins.vxlan.backends.own_subnets import require_parts
 from cni_plugins.vxlan.backends.roster import Roster
-from cni_plugins.vxlan.records import LONGEST_NAME, Extent, Networks, RecordList, RecordModel, faults
+from cni_plugins.vxlan.records import (
+    LONGEST_NAME,
+    Extent,
+    Networks,
+    RecordList,
+    RecordModel,
+    Records,
+    faults,
+)
 
 _LARGEST_FILE = 4 << 20  # bytes; ten thousand records take two million
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MOST_SHOWN = 10
+_MOST_LISTS = 4  # that a process keeps
+# Nanoseconds. Two changes of a file within one tick of the kernel's clock, 10 ms at most, look alike, so the
+# content of one that has just changed is read each time.
+_SETTLED = 100_000_000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class PeersFile(ConfigModel):
@@ -49,10 +67,13 @@ class StaticBackend(ClosedModel):
     def roster(self, _network: str, extent: Extent) -> Roster:
         """:raises InvalidNetworkConfig: naming the records that conflict with others or with the network."""
         origin = self.peers_file or "backend.peers"
-        models = read(self.peers_file).peers if self.peers is None else self.peers
-        require_sound(models, extent, origin)
-        records = tuple(model.record() for model in models)
-        roster = Roster(own=self.own, records=records, parts=require_parts(self.subnet, self.block, extent))
+        records = (
+            listed(self.peers_file, extent).records
+            if self.peers is None
+            else sound(self.peers, extent, origin)
+        )
+        parts = require_parts(self.subnet, self.block, extent)
+        roster = Roster(own=self.own, records=records, parts=parts, path=self.peers_file)
         if roster.parts and not roster.is_bare:
             raise InvalidNetworkConfig(
                 f"invalid network config: backend.{extent.word} is set, but the peers' records list it too",
@@ -64,8 +85,15 @@ class StaticBackend(ClosedModel):
             )
         return roster
 
+    def doubt(self, _network: str) -> str:
+        return ""
 
-def require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) -> None:
+
+def sound(models: Sequence[RecordModel], extent: Extent, origin: str) -> Records:
+    """Return the records.
+
+    :raises InvalidNetworkConfig: naming those that conflict with others or with the network.
+    """
     if not models:
         raise InvalidNetworkConfig("invalid network config: there are no peers, not even this host", origin)
     found = list(faults(models, extent))
@@ -74,39 +102,96 @@ def require_sound(models: Sequence[RecordModel], extent: Extent, origin: str) ->
         raise InvalidNetworkConfig(
             f"invalid peers: {found[0]}", f"{origin}: {'; '.join([*found[:_MOST_SHOWN], *more])}"
         )
+    return Records(model.record() for model in models)
 
 
-def read(path: str) -> PeersFile:
-    """Return what a file says.
+# ------------------------------------------------------------------------------------------------ the file
+
+
+class Listed(NamedTuple):
+    """What a file says: the records, and the node of this host's if it names one."""
+
+    own: str
+    records: Records
+
+
+_Key = tuple[bytes, Extent]  # digest of the content; what it was checked against
+_Identity = tuple[int, ...]
+
+# Of the newest lists, the last used one at the end.
+_kept: dict[_Key, Listed] = {}
+# By path, what the file there was when it was last read.
+_seen: dict[str, tuple[_Identity, bytes]] = {}
+
+
+def listed(path: str, extent: Extent) -> Listed:
+    """Return what a file says now.
 
     :raises IoFailed: when it cannot be read, or users other than root can write it.
-    :raises InvalidNetworkConfig: when it is not valid JSON, or a record is invalid.
+    :raises InvalidNetworkConfig: when it is not valid JSON, a record is invalid, or they conflict.
     """
     try:
-        conf = _decoded(_content(path), path)
+        fd = _opened(path)
+        try:
+            return _listed(fd, path, extent)
+        finally:
+            os.close(fd)
     except OSError as err:
         raise IoFailed(f"the peers file cannot be read: {err.strerror}", f"peersFile is {path}") from err
-    listed = {"peers": conf} if isinstance(conf, list) else conf
-    if not isinstance(listed, dict):
-        raise InvalidNetworkConfig("invalid peers file: neither a list nor an object", f"peersFile is {path}")
-    return load(PeersFile, listed, f"peers file {path}")
 
 
-def _content(path: str) -> bytes:
+def _opened(path: str) -> int:
     # Without O_NONBLOCK, opening a FIFO would block until it has a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        status = os.fstat(fd)
-        _require_safe(status, path)
-        parts = []
-        size = 0
-        while part := os.read(fd, _LARGEST_FILE + 1):
-            parts.append(part)
-            size += len(part)
-            if size > _LARGEST_FILE:
-                raise IoFailed(f"the peers file is larger than {_LARGEST_FILE} bytes", f"peersFile is {path}")
-    finally:
-        os.close(fd)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _listed(fd: int, path: str, extent: Extent) -> Listed:
+    status = os.fstat(fd)
+    _require_safe(status, path)
+    identity = _identity(status)
+    seen_as, content_digest = _seen.get(path, ((), b""))
+    known = _kept.get((content_digest, extent)) if seen_as == identity else None
+    if known is not None:
+        return known
+    is_settled = time.time_ns() - status.st_ctime_ns > _SETTLED
+    content = _content(fd, path)
+    key = (hashlib.sha256(content).digest(), extent)
+    _keep(_kept, key, _kept.get(key) or _checked(content, path, extent))
+    if is_settled and _identity(os.fstat(fd)) == identity:
+        _keep(_seen, path, (identity, key[0]))
+    else:
+        _seen.pop(path, None)
+    return _kept[key]
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _keep(cache: dict[K, V], key: K, value: V) -> None:
+    cache.pop(key, None)
+    cache[key] = value
+    while len(cache) > _MOST_LISTS:
+        del cache[next(iter(cache))]
+
+
+def _checked(content: bytes, path: str, extent: Extent) -> Listed:
+    conf = _decoded(content, path)
+    document = {"peers": conf} if isinstance(conf, list) else conf
+    if not isinstance(document, dict):
+        raise InvalidNetworkConfig("invalid peers file: neither a list nor an object", f"peersFile is {path}")
+    found = load(PeersFile, document, f"peers file {path}")
+    return Listed(found.own, sound(found.peers, extent, path))
+
+
+def _content(fd: int, path: str) -> bytes:
+    parts = []
+    size = 0
+    while part := os.read(fd, _LARGEST_FILE + 1):
+        parts.append(part)
+        size += len(part)
+        if size > _LARGEST_FILE:
+            raise IoFailed(f"the peers file is larger than {_LARGEST_FILE} bytes", f"peersFile is {path}")
     return b"".join(parts)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cni_plugins.upkeep.overlay import State, sync
 from tests.integration.vxlan.conftest import Underlay
 from tests.integration.vxlan.test_plugin import vxlan
 
@@ -164,6 +165,26 @@ SHAPES: dict[str, tuple[dict[str, Case], str, str]] = {
 }
 OF_THE_NETWORK = {*NETWORK, *ROUTED, *ASKING, *STRETCHED} - {"not proxied"}
 # What another has made under the network's name is never touched, and so not mended either.
+# Somebody else has changed entries and nothing else, which ADD does not look for.
+ENTRIES = {
+    "stale FDB entry",
+    "stale route",
+    "peer's route",
+    "peer's v6 route",
+    "no blackhole",
+    "no dead end",
+    "no v6 dead end",
+    "route elsewhere",
+    "peer's neighbour",
+    "peer's v6 neighbour",
+    "peer's neighbour is another",
+    "peer's FDB entry",
+    "peer's FDB entry elsewhere",
+    "flood entry",
+    "network's route",
+    "peer's bridge entry",
+    "bridge entry that can be moved",
+}
 NOT_MENDED = {"VXLAN link made by hand", "bridge's alias"}
 
 
@@ -200,20 +221,27 @@ def test_tampering_is_found_and_named(underlay: Underlay, shape: str, name: str)
     assert (code, error["code"]) == (1, 103), error
     assert message.format(**known) in error["details"], error["details"]
     if name in OF_THE_NETWORK:
-        mends(underlay, conf, checked, sandbox, mended=name not in NOT_MENDED)
+        is_entry = name in ENTRIES
+        mends(underlay, conf, checked, sandbox, mended=name not in NOT_MENDED, entries_only=is_entry)
     for container in ("c1", "c2"):
         assert bed.call("DEL", conf, "", container=container) == (0, None)
     if name not in NOT_MENDED:
         assert underlay.names() == {"lo", "eth0", "eth1", "wire1"}
 
 
-def mends(underlay: Underlay, conf: Any, checked: Any, sandbox: Any, *, mended: bool) -> None:
-    """The next container's ADD finds the overlay as it should be, or makes it so."""
+def mends(
+    underlay: Underlay, conf: Any, checked: Any, sandbox: Any, *, mended: bool, entries_only: bool
+) -> None:
+    """The next container's ADD makes the overlay as it should be; for entries alone a sync is needed."""
     bed, second = underlay.bed, underlay.bed.sandbox()
     code, answer = bed.call("ADD", conf, second, container="c2")
     assert code == int(not mended), answer
     if mended:
         again = {**conf, "prevResult": answer}
+        if entries_only:
+            assert bed.call("CHECK", again, second, container="c2")[0] == 1
+            with bed.inside():
+                assert sync("net1", conf).state == State.REPAIRED
         assert bed.call("CHECK", again, second, container="c2") == (0, None)
         return
     assert answer["code"] == 101

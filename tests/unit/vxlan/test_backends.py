@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cni_plugins.errors import CniError, InvalidNetworkConfig, IoFailed
+from cni_plugins.vxlan.backends import static
 from cni_plugins.vxlan.backends.registry import backend
 from cni_plugins.vxlan.backends.roster import Roster
 from cni_plugins.vxlan.records import MOST_PEERS, Extent
@@ -125,7 +126,8 @@ def file(directory: Path, content: Any, mode: int = 0o644) -> str:
 
 @pytest.mark.parametrize("content", [PEERS, {"peers": PEERS}, {"PEERS": PEERS, "comment": "kept elsewhere"}])
 def test_a_file_is_a_list_or_has_one(tmp_path: Path, content: Any) -> None:
-    assert roster(peersFile=file(tmp_path, content)) == roster(peers=PEERS)
+    path = file(tmp_path, content)
+    assert roster(peersFile=path) == roster(peers=PEERS)._replace(path=path)
 
 
 def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
@@ -237,3 +239,71 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     padded = json.dumps(PEERS).encode().ljust(4 << 20)
     assert roster(peersFile=file(tmp_path, padded))
     refused(file(tmp_path, padded + b" "))
+
+
+# --------------------------------------------------------------------------- what a process keeps of a file
+
+
+def old(path: str) -> None:
+    """Have the file look as if it had not been changed for a while, but for its change time."""
+    os.utime(path, ns=(10**18, 10**18))
+
+
+def test_a_file_that_is_rewritten_in_place_is_noticed_at_once(tmp_path: Path) -> None:
+    """Length and times of modification are the same."""
+    asked = backend({"type": "static", "peersFile": file(tmp_path, PEERS)})
+    for last in range(1, 10):
+        path = file(tmp_path, [{**PEERS[0], "vtep": f"10.99.0.{last}"}, *PEERS[1:2]][:1])
+        old(path)
+        (record,) = asked.roster("blue", ROUTED).records or ()
+        assert str(record.vtep) == f"10.99.0.{last}"
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(tmp_path, PEERS)
+    asked = backend({"type": "static", "peersFile": path})
+    monkeypatch.setattr(static.time, "time_ns", lambda: os.stat(path).st_ctime_ns + 10**9)
+    records = asked.roster("blue", ROUTED).records
+    monkeypatch.setattr(static.os, "read", lambda *_: pytest.fail("it was read"))
+    assert asked.roster("blue", ROUTED).records is records
+
+
+def test_a_kept_list_is_checked_for_each_network_that_it_is_used_for(tmp_path: Path) -> None:
+    path = file(tmp_path, PEERS)
+    assert roster(peersFile=path).records
+    elsewhere = ROUTED._replace(within=(ip_network("10.9.0.0/16"),))
+    with pytest.raises(InvalidNetworkConfig, match="is outside"):
+        roster(elsewhere, peersFile=path)
+    with pytest.raises(InvalidNetworkConfig, match="in mode l2"):
+        roster(STRETCHED, peersFile=path)
+    assert roster(peersFile=path).records
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: os.chmod(path, 0o666), "users other than root"),
+        (lambda path: (os.unlink(path), os.mkfifo(path, 0o600)), "not a regular file"),
+        (os.unlink, "cannot be read"),
+    ],
+)
+def test_a_kept_list_does_not_hide_what_became_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, message: str
+) -> None:
+    path = file(tmp_path, PEERS)
+    monkeypatch.setattr(static.time, "time_ns", lambda: 10**19)
+    assert roster(peersFile=path).records
+    spoil(path)
+    with pytest.raises(IoFailed, match=message):
+        roster(peersFile=path)
+
+
+def test_few_lists_are_kept(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        roster(peersFile=file(tmp_path / str(number), PEERS[: 1 + number % 3]), subnet=[])
+        roster(peersFile=file(tmp_path / str(number), [{**PEERS[0], "node": f"n{number}"}]))
+    assert len(static._kept) <= 4
+    assert len(static._seen) <= 4

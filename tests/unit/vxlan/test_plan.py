@@ -17,17 +17,19 @@ from cni_plugins.steps.overlay import (
     AttachVxlan,
     DelIdleOverlay,
     DelProxied,
+    Edition,
     EnsureOverlayBridge,
     EnsureOverlayRules,
     EnsurePeers,
     EnsureProxied,
     EnsureVxlan,
+    Filled,
     NetworkMasquerade,
 )
 from cni_plugins.vxlan.config import parse
 from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
 from cni_plugins.vxlan.identity import ContainerMacs
-from cni_plugins.vxlan.peer_entries import peer_entries
+from cni_plugins.vxlan.peer_entries import content, peer_entries
 from cni_plugins.vxlan.plan import admit, collect, decide, delete
 from tests.unit.vxlan.hosts import (
     BARE,
@@ -77,8 +79,22 @@ def test_the_exact_plan_of_a_routed_network() -> None:
     overlay = parsed()
     lease = ROUTED._replace(routes=(Route(ip_interface("192.0.2.0/24")),))
     inside = (ip_network("10.244.1.0/24"),)
+    own = Filled("vx25", "02:fe:0a:63:00:01", (ip_interface("10.244.1.0/32"),))
+    bridge = Filled("vxbr25", node_mac("10.99.0.1"), (ip_interface("10.244.1.1/24"),))
+    edition = Edition(content(overlay, local_host(overlay)), (own, bridge), version=4)
     assert planned(lease) == (
-        EnsureOverlayRules("net1", 77, 4789, 4, "vxbr25", "vx25", (H2, H3), ("eth0",), inside=inside),
+        EnsureOverlayRules(
+            "net1",
+            77,
+            4789,
+            4,
+            "vxbr25",
+            "vx25",
+            (H2, H3),
+            ("eth0",),
+            inside=inside,
+            edition=edition,
+        ),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
         EnsureSysctl("host", ("ipv4", "conf", "vx25", "forwarding"), "1", IF_PRESENT),
@@ -89,7 +105,7 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         EnsureSysctl("host", ("ipv4", "conf", "vxbr25", "forwarding"), "1", IF_PRESENT),
         EnsureAddress("host", "vxbr25", ip_interface("10.244.1.1/24"), skip_dad=True),
         EnsureUp("host", "vxbr25"),
-        peer_entries(overlay, local_host(overlay), {}),
+        peer_entries(overlay, local_host(overlay), {}).replace(edition=edition),
         AddVeth("eth0", ME.mac("sandbox", ""), 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
@@ -117,6 +133,16 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         NetworkMasquerade(network, (network,), random_fully=False)
         for network in (ip_network("192.168.100.0/24"), ip_network("fd64::/64"))
     )
+    at_bridge = ("192.168.100.2/24", "192.168.100.1/32", "fd64::2/64", "fd64::1/128")
+    edition = Edition(
+        content(overlay, local_host(overlay)),
+        (
+            Filled("vx25", "02:fe:0a:63:00:01"),
+            Filled("vxbr25", node, tuple(map(ip_interface, at_bridge))),
+        ),
+        version=4,
+        bridged=True,
+    )
     assert plan == (
         EnsureOverlayRules(
             "net1",
@@ -128,6 +154,7 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
             (H2, H3),
             ("eth0",),
             masquerades=masquerades,
+            edition=edition,
         ),
         EnsureVxlan("vx25", 77, 4789, "net1", "eth0", H1, "02:fe:0a:63:00:01", 1450, "set"),
         EnsureSysctl("host", ("ipv6", "conf", "vx25", "accept_ra"), "0", IF_PRESENT),
@@ -143,7 +170,7 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         EnsureAddress("host", "vxbr25", ip_interface("fd64::1/128"), skip_dad=True, deprecated=True),
         EnsureUp("host", "vxbr25"),
         AttachVxlan("vx25", "vxbr25", programmed=True),
-        peer_entries(overlay, local_host(overlay), {}),
+        peer_entries(overlay, local_host(overlay), {}).replace(edition=edition),
         AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
@@ -286,9 +313,14 @@ def test_without_encapsulation_there_is_no_vxlan_link() -> None:
 
 def test_what_may_arrive_in_the_clear() -> None:
     plan = planned(there=facts(routes_to=ways()), directRouting="same-subnet")
-    assert of(plan, EnsureOverlayRules)[0][-4:-2] == (W, ())
-    assert of(planned(), EnsureOverlayRules)[0][-4:-2] == ((), ())
-    assert of(planned(BOTH, **ASKING), EnsureOverlayRules)[0][-4:-2] == ((), parsed(**ASKING).config.within)
+    within = parsed(**ASKING).config.within
+    for planned_now, expected in (
+        (plan, (W, ())),
+        (planned(), ((), ())),
+        (planned(BOTH, **ASKING), ((), within)),
+    ):
+        (rules,) = of(planned_now, EnsureOverlayRules)
+        assert (rules.in_clear, rules.never_in_clear) == expected
 
 
 def test_a_host_that_stays_keeps_its_part_when_an_add_fails_and_after_the_last_del() -> None:

@@ -1,6 +1,8 @@
 """What the plugin asks of the kernel, and what STATUS makes of the answers."""
 
+import json
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,10 @@ from cni_plugins.contract.facts import Asks, NextHop
 from cni_plugins.engine import registry
 from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
 from cni_plugins.ownership import OVERLAY_ALIAS, network_tag
-from cni_plugins.vxlan.config import parse
+from cni_plugins.steps.overlay import DelProxied
+from cni_plugins.vxlan.config import newest, parse
 from cni_plugins.vxlan.plugin import PLUGIN, asks, status
-from tests.unit.vxlan.hosts import BARE, GROUP, STRETCHED, facts, link, parsed, request
+from tests.unit.vxlan.hosts import BARE, GROUP, PEERS, STRETCHED, facts, link, parsed, request
 
 UNDERLAY = link("eth0", "10.99.0.1/24")
 ALIAS = f"{OVERLAY_ALIAS}{network_tag('net1')} net: net1"
@@ -145,3 +148,32 @@ def test_status_says_what_is_wrong_in_words() -> None:
     with pytest.raises(CniError) as caught:
         status(request("STATUS"), parsed(), facts(link("eth0", "10.98.0.1/24")))
     assert "eth0 has 10.98.0.1/24" in caught.value.details
+
+
+def test_del_reads_no_peers() -> None:
+    """It needs none, and works the same without."""
+    missing = {"peersFile": "/nowhere/peers.json"}
+    given = request("DEL", keys={"backend": missing})
+    assert parse(given).roster.records is None
+    asking = request("DEL", keys={"backend": {**missing, "subnet": "fd00:1::/64"}, "network": "fd00::/16"})
+    told = link("eth0", "fd00:1::2/64")
+    for asked_of, stops in ((given, False), (asking, True)):
+        plan = PLUGIN.delete(asked_of, parse(asked_of), facts()._replace(sandbox={"eth0": told}))
+        assert any(isinstance(step, DelProxied) for step in plan) is stops
+    with pytest.raises(CniError):
+        parse(request("ADD", keys={"backend": missing}))
+
+
+def test_the_newest_list_is_the_same_unless_its_file_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps(PEERS))
+    given = request(keys={"backend": {"peersFile": str(path)}})
+    overlay = parse(given)
+    assert newest(given, overlay) is overlay
+    path.write_text(json.dumps(PEERS[:2]))
+    assert [str(record.vtep) for record in newest(given, overlay).roster.records or ()] == BARE[:2]
+    path.write_text("[]")
+    with pytest.raises(CniError):
+        newest(given, overlay)
+    in_config = parse(request())
+    assert newest(request(), in_config) is in_config
