@@ -87,6 +87,7 @@ class Asks(NamedTuple):
     :param redirected: one of the links in `sandbox`, of which to tell where the host redirects its packets;
         its other end is only found if it is certainly in the host.
     :param forward_filter: the filters that packets of containers pass.
+    :param filters_frames: whether nf_tables can filter the frames of bridges.
     """
 
     host: tuple[str, ...] = ()
@@ -115,6 +116,7 @@ class Asks(NamedTuple):
     shaping: bool = False
     redirected: str = ""
     forward_filter: ForwardFilterAsks | None = None
+    filters_frames: bool = False
 
 
 class LinkFacts(NamedTuple):
@@ -255,4 +257,5 @@ class Facts(NamedTuple):
     lacks_for_shaping: str = ""
     redirected_to: str = ""
     forward_filter: ForwardFilter = ForwardFilter()
+    filters_frames: bool = True
     host_seed: str = ""

@@ -69,6 +69,7 @@ def observe(session: Session, asks: Asks) -> Facts:
         forward_filter=_forward_filter(session, asks.forward_filter)
         if asks.forward_filter
         else ForwardFilter(),
+        filters_frames=not asks.filters_frames or _filters_frames(session),
         host_seed=_host_seed(session),
     )
 
@@ -216,6 +217,12 @@ def _forward_filter(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
     from cni_plugins.kernel.firewall import forward_facts
 
     return forward_facts.look(session, asks)
+
+
+def _filters_frames(session: Session) -> bool:
+    from cni_plugins.kernel.firewall import forward_facts
+
+    return forward_facts.filters_frames(session)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

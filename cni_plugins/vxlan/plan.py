@@ -16,7 +16,7 @@ from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Interface, Result
 from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
-from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
+from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources
 from cni_plugins.steps.step import SANDBOX, Plan, Step
 from cni_plugins.vxlan.addressing import in_effect
 from cni_plugins.vxlan.config import Overlay
@@ -85,12 +85,21 @@ def _of_container(request: Request, overlay: Overlay, pair: veth.Pair, lease: Re
     return (
         veth.add(request, pair),
         plan_parts.no_router_advertisements(pair.host_end),
+        *_guard(request, overlay, pair, lease),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
         *_sandbox(request, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
     )
+
+
+def _guard(request: Request, overlay: Overlay, pair: veth.Pair, lease: Result) -> Iterator[Step]:
+    """Yield the check of what enters by the port, before it is one, so that no packet bypasses it."""
+    if overlay.guarded:
+        yield EnsurePortSources(
+            request.owner, pair.host_end, pair.mac, tuple(ip.address.ip for ip in lease.ips)
+        )
 
 
 def _sandbox(request: Request, lease: Result) -> Iterator[Step]:

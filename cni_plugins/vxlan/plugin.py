@@ -29,6 +29,7 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
             udp_port=overlay.config.port if overlay.vxlan else 0,
             full=overlay.bridge,
             nf_tables=True,
+            filters_frames=overlay.guarded,
         )
     host = (request.attachment.host_end, *own) if request.command == "ADD" else ()
     return common._replace(host=host, sandbox=(request.ifname,))
@@ -57,6 +58,11 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     :raises LimitedConnectivity: when only its underlay link is down.
     """
     require_rules(facts, "the overlay's packet filter needs it")
+    if not facts.filters_frames:
+        raise NotAvailable(
+            "this kernel cannot filter frames of bridges in nf_tables",
+            f"network {overlay.network}: containers' sources cannot be checked; set sourceGuard to false",
+        )
     if facts.unsupported_kinds:
         raise NotAvailable("this kernel has no VXLAN links", f"network {overlay.network}")
     try:
