@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts
 from cni_plugins.kernel import apply, observe
+from cni_plugins.kernel.firewall import forward_drops
 from cni_plugins.kernel.overlay import peers as peer_tables
 from cni_plugins.kernel.overlay import reach
 from cni_plugins.kernel.overlay.peers import OverlayRoute
@@ -23,6 +24,7 @@ from cni_plugins.steps.overlay import EnsurePeers
 from cni_plugins.steps.step import Plan
 from cni_plugins.vxlan import local_host
 from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.forwarded import flows
 from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
 from cni_plugins.vxlan.identity import vxlan_name
 from cni_plugins.vxlan.local_host import LocalHost
@@ -68,14 +70,18 @@ class View(NamedTuple):
         return tuple(dst for dst in peer.subnets or self.overlay.config.within if dst in listed)
 
 
-def view(network: str, conf: Conf, *, with_tables: bool = False) -> View:
+def view(network: str, conf: Conf, *, with_tables: bool = False, with_filters: bool = False) -> View:
     """Compare the host with the plan, without changes.
 
     :param with_tables: as of `view_in`.
+    :param with_filters: with the filters of other programs that drop what is forwarded.
     :raises CniError: when the config or the peers are invalid.
     """
     with Session(None) as session:
-        return view_in(session, network, conf, with_tables=with_tables)
+        seen = view_in(session, network, conf, with_tables=with_tables)
+        if not with_filters or seen.state == State.IDLE:
+            return seen
+        return seen._replace(blocked=forward_drops.sentences(session, flows(seen.overlay)))
 
 
 def view_in(session: Session, network: str, conf: Conf, *, with_tables: bool = False) -> View:

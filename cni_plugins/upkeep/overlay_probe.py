@@ -233,8 +233,8 @@ def _unknown(seen: View) -> Finding:
         return Finding(Cause.UNKNOWN, "no answer inside: it or the underlay drops packets of the overlay")
     return Finding(
         Cause.UNKNOWN,
-        f"no answer inside: UDP port {seen.overlay.config.port} is blocked on the way, its list lacks this host"
-        " (compare the digests of cnictl overlay status), or it has no container of the network",
+        f"no answer inside: UDP port {seen.overlay.config.port} is blocked on the way, its list lacks us"
+        " (compare the digests of cnictl overlay status), or no container of the network is there",
     )
 
 

@@ -16,10 +16,11 @@ from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Interface, Result
 from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
-from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources
+from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources, ExpectForwarded
 from cni_plugins.steps.step import SANDBOX, Plan, Step
 from cni_plugins.vxlan.addressing import in_effect
 from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.forwarded import flows
 from cni_plugins.vxlan.host_plan import bridge_mac, host_settings, network_steps, proxied, require_no_clash
 from cni_plugins.vxlan.identity import ContainerMacs
 from cni_plugins.vxlan.local_host import LocalHost, find
@@ -41,9 +42,12 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
     host = find(overlay, facts)
     lease = in_effect(overlay, host, lease)
     pair = _pair(request, overlay, host, lease, facts)
-    of_network, settings = tuple(network_steps(overlay, host, facts)), tuple(host_settings(overlay, host))
+    of_network = tuple(network_steps(overlay, host, facts))
+    settings: Plan = tuple(host_settings(overlay, host))
     plan = _of_container(request, overlay, pair, lease)
     result = _result(request, overlay, pair, bridge_mac(overlay, host), lease)
+    if request.command == "CHECK":
+        settings = (*settings, ExpectForwarded(flows(overlay)))
     if overlay.config.keep:
         return Decision(plan, result, lasting=(*of_network, *settings))
     return Decision((*of_network, *plan, *settings), result)

@@ -68,7 +68,7 @@ def status(
     from cni_plugins.cli.overlay import document, text
 
     found = _load(conf_dir, cache_dir, conf, networks)
-    outcomes = _views(found)
+    outcomes = _views(found, with_filters=True)
     _show(document.status(outcomes) if as_json else text.status_lines(outcomes), found)
     _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.blocked(outcomes)])
 
@@ -133,12 +133,13 @@ def _load(
     return select(found, names or (), str(conf_dir))
 
 
-def _views(found: "FoundConfigs", *, with_tables: bool = False) -> "list[NetworkOutcome]":
+def _views(found: "FoundConfigs", **details: bool) -> "list[NetworkOutcome]":
+    """Look at each network, with details as of `upkeep.overlay.view`."""
     from cni_plugins.cli.overlay import text
     from cni_plugins.upkeep import overlay
 
     def seen(one: "Configured") -> "NetworkOutcome":
-        return text.NetworkOutcome(one, overlay.view(one.network, one.conf, with_tables=with_tables))
+        return text.NetworkOutcome(one, overlay.view(one.network, one.conf, **details))
 
     return _for_each(found, seen)
 

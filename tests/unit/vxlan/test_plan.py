@@ -93,9 +93,7 @@ def test_the_exact_plan_of_a_routed_network() -> None:
         peer_entries(overlay, local_host(overlay), {}),
         AddVeth("eth0", ME.mac("sandbox", ""), 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
-        EnsurePortSources(
-            Owner(ME, "vxlan"), ME.host_end, ME.mac("sandbox", ""), (ip_address("10.244.1.2"),)
-        ),
+        EnsurePortSources(Owner(ME), ME.host_end, ME.mac("sandbox", ""), (ip_address("10.244.1.2"),)),
         AttachPort(ME.host_end, "vxbr25", hairpin=False, isolated=False),
         EnsureSysctl("sandbox", ("ipv6", "conf", "eth0", "accept_dad"), "0", WANTED),
         EnsureSysctl("sandbox", ("ipv4", "conf", "eth0", "arp_notify"), "1", WANTED),
@@ -151,7 +149,7 @@ def test_the_exact_plan_of_a_stretched_network() -> None:
         AddVeth("eth0", mac, 1450, ME.host_end, ME.mac("host", ""), ME.alias),
         EnsureSysctl("host", ("ipv6", "conf", ME.host_end, "accept_ra"), "0", IF_PRESENT),
         EnsurePortSources(
-            Owner(ME, "vxlan"),
+            Owner(ME),
             ME.host_end,
             mac,
             (ip_address("192.168.100.3"), ip_address("fd64::3")),
