@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,15 +99,15 @@ def test_what_may_be_accepted_is_not(underlay: Underlay, name: str) -> None:
 )
 def test_chains_that_do_not_drop_what_is_forwarded_are_not_looked_at(underlay: Underlay, chain: str) -> None:
     attached = Attached(underlay)
-    load(underlay, f"table inet other {{ chain forward {{ type filter {chain}; }} }}")
+    load(underlay, f"table inet other {{ chain forward {{ type filter {chain}; }}\n}}")
     assert attached.told() == ""
 
 
 def test_each_family_is_looked_at_if_the_overlay_has_it(underlay: Underlay) -> None:
     attached = Attached(underlay)
-    load(underlay, f"table ip6 other {{ chain forward {{ {CHAIN} }} }}")
+    load(underlay, f"table ip6 other {{ chain forward {{ {CHAIN} }}\n}}")
     assert attached.told() == ""
-    load(underlay, f"table ip other {{ chain forward {{ {CHAIN} }} }}")
+    load(underlay, f"table ip other {{ chain forward {{ {CHAIN} }}\n}}")
     assert "table ip other" in attached.told()
 
 
@@ -159,11 +160,29 @@ def test_dockers_chain_is_told_with_the_place_that_docker_wants(
     assert attached.told() == ""
 
 
+_BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
 def test_a_stretched_network_needs_it_for_what_is_masqueraded_only(underlay: Underlay) -> None:
     bed = underlay.bed
     conf = vxlan(underlay, "stretched")
     bed.add(conf, bed.sandbox())
-    load(underlay, f"table inet other {{ chain forward {{ {CHAIN} }} }}")
+    if _BRIDGED.exists():
+        underlay.bed.host.run("sh", "-c", f"echo 0 > {_BRIDGED}")
+    load(underlay, f"table inet other {{ chain forward {{ {CHAIN} }}\n}}")
     assert bed.call("STATUS", conf) == (0, None)
     code, error = bed.call("STATUS", {**conf, "ipMasq": True})
+    assert (code, error["code"]) == (1, 51)
+
+
+@pytest.mark.skipif(not _BRIDGED.exists(), reason="br_netfilter is not loaded")
+def test_a_stretched_network_needs_it_too_where_frames_pass_the_filters_of_packets(
+    underlay: Underlay,
+) -> None:
+    bed = underlay.bed
+    conf = vxlan(underlay, "stretched")
+    bed.add(conf, bed.sandbox())
+    underlay.bed.host.run("sh", "-c", f"echo 1 > {_BRIDGED}")
+    load(underlay, f"table inet other {{ chain forward {{ {CHAIN} }}\n}}")
+    code, error = bed.call("STATUS", conf)
     assert (code, error["code"]) == (1, 51)
