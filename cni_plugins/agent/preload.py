@@ -15,6 +15,7 @@ USUAL = (
     "cni_plugins.ipam_hostlocal.config",
     "cni_plugins.ipam_static.config",
     "cni_plugins.kernel.capabilities",
+    "cni_plugins.kernel.firewall.forward_drops",
     "cni_plugins.kernel.firewall.forward_facts",
     "cni_plugins.kernel.ip.conflicts",
     "cni_plugins.kernel.ip.route_lookup",

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cni_plugins.errors import NameTaken
 from cni_plugins.ownership import Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface
+from cni_plugins.steps.flow import Flow
 
 
 class ForwardFilterAsks(NamedTuple):
@@ -88,6 +89,8 @@ class Asks(NamedTuple):
     :param redirected: one of the links in `sandbox`, of which to tell where the host redirects its packets;
         its other end is only found if it is certainly in the host.
     :param forward_filter: the filters that packets of containers pass.
+    :param filters_frames: whether nf_tables can filter the frames of bridges.
+    :param forwarded: packets that no filter may drop.
     """
 
     host: tuple[str, ...] = ()
@@ -117,6 +120,8 @@ class Asks(NamedTuple):
     shaping: bool = False
     redirected: str = ""
     forward_filter: ForwardFilterAsks | None = None
+    filters_frames: bool = False
+    forwarded: tuple[Flow, ...] = ()
 
 
 class LinkFacts(NamedTuple):
@@ -228,6 +233,7 @@ class Facts(NamedTuple):
     :param routes: None if there is no such link.
     :param without_rules: the IP versions of the kernel for which it has no policy routing.
     :param redirected_to: the link that packets from the sandbox are redirected to, empty if there is none.
+    :param dropped_by: a sentence for each filter that drops packets which are to be forwarded.
     :param host_seed: text that differs between hosts and boots, to derive unique addresses from.
     """
 
@@ -258,4 +264,6 @@ class Facts(NamedTuple):
     lacks_for_shaping: str = ""
     redirected_to: str = ""
     forward_filter: ForwardFilter = ForwardFilter()
+    filters_frames: bool = True
+    dropped_by: tuple[str, ...] = ()
     host_seed: str = ""

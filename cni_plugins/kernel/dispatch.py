@@ -105,10 +105,12 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one f
 
             return host_access.DEEDS | link.DEEDS | vlan.DEEDS
         case "overlay":
+            from cni_plugins.kernel.firewall import forward_drops, port_sources
             from cni_plugins.kernel.overlay import bridge as overlay_bridge
             from cni_plugins.kernel.overlay import packet_filter, peers, vxlan
 
-            return overlay_bridge.DEEDS | packet_filter.DEEDS | peers.DEEDS | vxlan.DEEDS
+            of_network = overlay_bridge.DEEDS | packet_filter.DEEDS | peers.DEEDS | vxlan.DEEDS
+            return of_network | port_sources.DEEDS | forward_drops.DEEDS
         case "port_mappings":
             from cni_plugins.kernel.firewall import iptables_ports, localnet, port_maps, reference_ports
 

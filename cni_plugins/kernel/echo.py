@@ -36,6 +36,7 @@ _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _FILTER = {4: (255, 1), 6: (socket.IPPROTO_ICMPV6, 1)}
 _DONT, _PROBE = 0, 3  # IP_PMTUDISC_DONT: no DF; IP_PMTUDISC_PROBE: DF, and cached MTUs ignored
 _IPV6_DONTFRAG = 62
+_HOPS = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 
 
 class Search(NamedTuple):
@@ -60,6 +61,7 @@ class _Options(NamedTuple):
     link: str = ""
     source: IPAddress | None = None
     df: bool = False
+    hops: int = 0
 
 
 class _Round(NamedTuple):
@@ -73,7 +75,7 @@ class _Round(NamedTuple):
         return request(self.version, self.token, number, size)
 
 
-def echo(
+def echo(  # noqa: PLR0913 (all but the first have defaults)
     targets: Sequence[IPAddress],
     size: int = ORDINARY,
     timeout: float = 1.0,
@@ -81,6 +83,7 @@ def echo(
     source: IPAddress | None = None,
     *,
     df: bool = False,
+    hops: int = 0,
 ) -> dict[IPAddress, float]:
     """Send a request to all targets at once; return the round-trip time of each that answers, in seconds.
 
@@ -88,9 +91,10 @@ def echo(
     :param timeout: seconds after the last request.
     :param link: the link to send by, whatever the routes say.
     :param df: neither this host nor a router may fragment the packet.
+    :param hops: hosts that may have the packet, the target included; 0: the kernel's default.
     :raises KernelRefused: if requests cannot be sent, for example without CAP_NET_RAW.
     """
-    return _send(dict.fromkeys(targets, size), timeout, _Options(link, source, df))
+    return _send(dict.fromkeys(targets, size), timeout, _Options(link, source, df, hops))
 
 
 def path_mtu(
@@ -218,6 +222,8 @@ def _raw_socket(version: int, options: _Options) -> Iterator[socket.socket]:
         raw.setsockopt(*_MTU_DISCOVER[version], _PROBE if options.df else _DONT)
         if version == _IPV6:
             raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, int(options.df))
+        if options.hops:
+            raw.setsockopt(*_HOPS[version], options.hops)
         with suppress(PermissionError):  # in a user namespace the default size must do
             raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         if options.link:

@@ -24,6 +24,7 @@ from cni_plugins.kernel.session import netns
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import ALIAS_PREFIX
 from cni_plugins.protocol.fields import IPAddress
+from cni_plugins.steps.flow import Flow
 from cni_plugins.steps.step import HOST, SANDBOX, Place
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -70,6 +71,8 @@ def observe(session: Session, asks: Asks) -> Facts:
         forward_filter=_forward_filter(session, asks.forward_filter)
         if asks.forward_filter
         else ForwardFilter(),
+        dropped_by=_dropped_by(session, asks.forwarded) if asks.forwarded else (),
+        filters_frames=not asks.filters_frames or _filters_frames(session),
         host_seed=_host_seed(session),
     )
 
@@ -217,6 +220,18 @@ def _forward_filter(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
     from cni_plugins.kernel.firewall import forward_facts
 
     return forward_facts.look(session, asks)
+
+
+def _dropped_by(session: Session, flows: tuple[Flow, ...]) -> tuple[str, ...]:
+    from cni_plugins.kernel.firewall import forward_drops
+
+    return forward_drops.sentences(session, flows)
+
+
+def _filters_frames(session: Session) -> bool:
+    from cni_plugins.kernel.firewall import forward_facts
+
+    return forward_facts.filters_frames(session)
 
 
 def _unsupported(session: Session, asks: Asks) -> tuple[str, ...]:

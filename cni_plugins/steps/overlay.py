@@ -7,7 +7,10 @@ last attachment.
 
 from typing import Literal, NamedTuple
 
+from cni_plugins.ownership import Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
+from cni_plugins.steps.firewall import DelOwnedRules
+from cni_plugins.steps.flow import Flow
 from cni_plugins.steps.step import Removal, Shared, Step
 
 # The address whose entries in a VXLAN link's table receive all frames without an entry of their own.
@@ -231,6 +234,43 @@ class EnsureOverlayRules(Shared):
 
     def phrase(self) -> str:
         return f"set the packet filter of network {self.network}"
+
+
+class EnsurePortSources(Step):
+    """What enters by a container's port has its MAC address and one of its addresses, or is dropped.
+
+    IPv4, IPv6, ARP and neighbour advertisements are checked; other protocols, router advertisements and
+    redirects do not pass.
+
+    :param addresses: of the container; those without an address (DHCP, duplicate address detection) and its
+        link-local one are accepted too.
+    """
+
+    owner: Owner
+    port: str
+    mac: str
+    addresses: tuple[IPAddress, ...]
+
+    may_be_half_done = True
+    not_repaired_because = ""
+
+    def inverse(self, before: str) -> Step:
+        return DelOwnedRules(self.owner)
+
+    def phrase(self) -> str:
+        return f"check the sources of what enters by {self.port}"
+
+
+class ExpectForwarded(Step):
+    """No filter of another program drops these packets; it is for the administrator to let them through."""
+
+    flows: tuple[Flow, ...]
+
+    kept_because = "changes nothing"
+    not_repaired_because = "the rules are another program's"
+
+    def phrase(self) -> str:
+        return "look for filters that drop what is forwarded"
 
 
 class DelIdleOverlay(Removal):

@@ -1,4 +1,4 @@
-"""Inspects, repairs and measures the host-wide part of an overlay.
+"""Inspects and repairs the host-wide part of an overlay.
 
 The plans are those of ADD and CHECK without the steps for a container. For a network without containers on
 this host nothing is created, unless that is requested, or its config has `keep`.
@@ -10,28 +10,28 @@ from typing import NamedTuple
 
 from cni_plugins.contract.facts import Facts
 from cni_plugins.kernel import apply, observe
+from cni_plugins.kernel.firewall import forward_drops
 from cni_plugins.kernel.overlay import peers as peer_tables
+from cni_plugins.kernel.overlay import reach
 from cni_plugins.kernel.overlay.peers import OverlayRoute
+from cni_plugins.kernel.overlay.reach import Reach
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import network_tag, tag_of
-from cni_plugins.protocol.fields import Conf, IPAddress, IPNetwork
+from cni_plugins.protocol.fields import Conf, IPNetwork
 from cni_plugins.protocol.request import Request
 from cni_plugins.steps.links import AttachPort
 from cni_plugins.steps.overlay import EnsurePeers
 from cni_plugins.steps.step import Plan
 from cni_plugins.vxlan import local_host
-from cni_plugins.vxlan.addressing import node_address
 from cni_plugins.vxlan.config import Overlay, parse
+from cni_plugins.vxlan.forwarded import flows
 from cni_plugins.vxlan.host_plan import host_plan, require_no_clash
 from cni_plugins.vxlan.identity import vxlan_name
-from cni_plugins.vxlan.local_host import OVERHEAD, LocalHost
+from cni_plugins.vxlan.local_host import LocalHost
 from cni_plugins.vxlan.peer_entries import peer_entries
 from cni_plugins.vxlan.plugin import asks_of_host
 from cni_plugins.vxlan.records import Record
 
-_ECHO_PATIENCE = 1.0  # seconds
-_LEAST_PATIENCE = 0.2  # seconds; peers that answered before get this, or _RTT_FACTOR round trips if longer
-_RTT_FACTOR = 10
 NO_ROUTES: Mapping[IPNetwork, OverlayRoute] = {}
 
 
@@ -51,6 +51,8 @@ class View(NamedTuple):
     :param entries: the kernel entries that the peers require.
     :param differences: a sentence for every difference between kernel and plan.
     :param routes: the network's routes in the kernel, blackholes excluded.
+    :param tables: what leads to the peers in the kernel, if that was looked up.
+    :param blocked: a sentence for each filter of others that drops what is forwarded in the network.
     """
 
     overlay: Overlay
@@ -59,6 +61,8 @@ class View(NamedTuple):
     state: State
     differences: tuple[str, ...] = ()
     routes: Mapping[IPNetwork, OverlayRoute] = NO_ROUTES
+    tables: Reach = reach.NOWHERE
+    blocked: tuple[str, ...] = ()
 
     def routes_to(self, peer: Record) -> tuple[IPNetwork, ...]:
         """Return the destinations of the routes to a peer; in mode l2 there are none."""
@@ -66,27 +70,36 @@ class View(NamedTuple):
         return tuple(dst for dst in peer.subnets or self.overlay.config.within if dst in listed)
 
 
-class Probe(NamedTuple):
-    """Measurements of one peer, None if it did not answer. Times are in seconds.
-
-    :param mtu: MTU of the underlay's path: the largest packet answered without fragmentation.
-    :param inside: round-trip time to the peer's own address in the overlay.
-    """
-
-    peer: Record
-    rtt: float | None
-    mtu: int | None
-    inside: float | None
-
-
-def view(network: str, conf: Conf) -> View:
+def view(network: str, conf: Conf, *, with_tables: bool = False, with_filters: bool = False) -> View:
     """Compare the host with the plan, without changes.
 
+    :param with_tables: as of `view_in`.
+    :param with_filters: with the filters of other programs that drop what is forwarded.
     :raises CniError: when the config or the peers are invalid.
     """
     with Session(None) as session:
         session.network_lock(network).share()
-        return _view(session, *_facts(session, network, conf))
+        seen = view_in(session, network, conf, with_tables=with_tables)
+        if not with_filters or seen.state == State.IDLE:
+            return seen
+        return seen._replace(blocked=forward_drops.sentences(session, flows(seen.overlay)))
+
+
+def view_in(session: Session, network: str, conf: Conf, *, with_tables: bool = False) -> View:
+    """Compare the host with the plan in a session that the caller has.
+
+    :param with_tables: with the tables that lead to the peers, to say how they are reached.
+    :raises CniError: as `view`.
+    """
+    seen = _view(session, *_facts(session, network, conf))
+    if not with_tables or seen.state == State.IDLE:
+        return seen
+    return seen._replace(tables=reach.look(session, seen.overlay.vxlan, seen.entries.at, (seen.host.link,)))
+
+
+def routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
+    """Return the network's routes in the kernel, blackholes excluded."""
+    return {route.dst: route for route in peer_tables.routes_of(session, network) if route.link}
 
 
 def sync(network: str, conf: Conf, *, create: bool = False) -> View:
@@ -126,61 +139,6 @@ def _is_done(seen: View, *, create: bool) -> bool:
     return seen.state == State.IN_SYNC or (seen.state == State.IDLE and not create)
 
 
-def probe(network: str, conf: Conf, *, write: bool = False) -> tuple[View, tuple[Probe, ...]]:
-    """Measure the path to every peer.
-
-    :param write: set the MTUs that were found on the routes.
-    :raises CniError: as `view`.
-    """
-    from cni_plugins.kernel import echo
-
-    with Session(None) as session:
-        seen = _view(session, *_facts(session, network, conf))
-        peers, source = seen.host.others, seen.host.local
-        times = echo.echo([peer.vtep for peer in peers], timeout=_ECHO_PATIENCE, source=source)
-        patience = min(_ECHO_PATIENCE, max(_LEAST_PATIENCE, _RTT_FACTOR * max(times.values(), default=0.0)))
-        mtus = echo.path_mtu(list(times), seen.host.mtu, patience, source=source)
-        ends = {} if seen.state == State.IDLE else inner_ends(seen)
-        inside = echo.echo(list(ends.values()), timeout=_ECHO_PATIENCE)
-        if write:
-            peer_tables.set_measured(session, network, route_mtus(seen, mtus))
-            seen = seen._replace(routes=_routes(session, network))
-    found = ((peer, ends.get(peer.vtep)) for peer in peers)
-    return seen, tuple(
-        Probe(peer, times.get(peer.vtep), mtus.get(peer.vtep), None if end is None else inside.get(end))
-        for peer, end in found
-    )
-
-
-def inner_ends(seen: View) -> dict[IPAddress, IPAddress]:
-    """Return the known addresses of the peers themselves in the overlay, by their VTEPs."""
-    found = ((peer.vtep, _inner_end(seen.overlay, peer)) for peer in seen.host.others)
-    return {vtep: end for vtep, end in found if end is not None}
-
-
-def _inner_end(overlay: Overlay, peer: Record) -> IPAddress | None:
-    """Return a host's own address in the overlay; without a VXLAN link that is its gateway address."""
-    if overlay.config.mode == "l3":
-        first = next(iter(peer.subnets), None)
-        if first is None:
-            return None
-        return first.network_address if overlay.vxlan else overlay.gateway(first)
-    node = node_address(overlay, peer.blocks, overlay.config.within[0])
-    return None if node is None else node.ip
-
-
-def route_mtus(seen: View, mtus: Mapping[IPAddress, int | None]) -> dict[IPNetwork, int]:
-    """Return the MTU of every route with a measured path: the smallest, if it leads to several peers."""
-    tunnelled = {route.dst for route in seen.entries.routes if route.link == seen.overlay.vxlan}
-    wanted: dict[IPNetwork, int] = {}
-    for peer in seen.host.others:
-        path = mtus.get(peer.vtep)
-        for dst in seen.routes_to(peer) if path else ():
-            largest = (path or 0) - (OVERHEAD[seen.host.local.version] if dst in tunnelled else 0)
-            wanted[dst] = min(wanted.get(dst, largest), largest)
-    return wanted
-
-
 def _facts(session: Session, network: str, conf: Conf) -> tuple[Overlay, Facts]:
     overlay = parse(Request(command="STATUS", network=network, conf=conf))
     asks = asks_of_host(overlay)._replace(host=(overlay.bridge, vxlan_name(overlay.vni)), owned=True)
@@ -200,7 +158,7 @@ def _view(session: Session, overlay: Overlay, facts: Facts) -> View:
     return seen._replace(
         state=State.DRIFTED if found else State.IN_SYNC,
         differences=found,
-        routes=_routes(session, overlay.network),
+        routes=routes(session, overlay.network),
     )
 
 
@@ -217,10 +175,6 @@ def _former_links(overlay: Overlay, facts: Facts) -> Iterator[str]:
             vxlan_name(overlay.vni),
         ):
             yield f"link {link.name} is of the network's former VNI: delete its containers first"
-
-
-def _routes(session: Session, network: str) -> dict[IPNetwork, OverlayRoute]:
-    return {route.dst: route for route in peer_tables.routes_of(session, network) if route.link}
 
 
 def _plan(overlay: Overlay, facts: Facts) -> Plan:

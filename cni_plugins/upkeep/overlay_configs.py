@@ -31,10 +31,12 @@ class FoundConfigs(NamedTuple):
     """The networks found.
 
     :param faults: a message for each file that a runtime cannot load, or would load in another way.
+    :param place: the directory or file, for messages.
     """
 
     networks: tuple[Configured, ...] = ()
     faults: tuple[str, ...] = ()
+    place: str = ""
 
 
 # ------------------------------------------------------------------------------------------------ reading

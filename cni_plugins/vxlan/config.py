@@ -83,6 +83,7 @@ class VxlanConfig(MasqueradeOptions):
     bum: Literal["none", "head-end", "multicast"] | None = None
     ip_masq_backend: Literal["", "nftables"] = ""
     restrict_sources: bool | None = None
+    source_guard: bool | None = None
     is_default_gateway: bool = True
     hairpin_mode: bool = False
     acd: bool = False
@@ -199,6 +200,16 @@ class Overlay(NamedTuple):
     def restricted(self) -> bool:
         chosen = self.config.restrict_sources
         return self.roster.records is not None if chosen is None else chosen
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a container may send from its own MAC address and IP addresses only.
+
+        Where addresses are flooded or learned, containers may have others than this host knows.
+        """
+        chosen, config = self.config.source_guard, self.config
+        known = (config.mode == "l3" or self.programmed) and config.restrict_sources is not False
+        return known if chosen is None else chosen
 
     @property
     def df(self) -> Literal["set", "inherit", "unset"]:

@@ -16,10 +16,11 @@ from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Interface, Result
 from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
-from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied
+from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources, ExpectForwarded
 from cni_plugins.steps.step import SANDBOX, Plan, Step
 from cni_plugins.vxlan.addressing import in_effect
 from cni_plugins.vxlan.config import Overlay
+from cni_plugins.vxlan.forwarded import flows
 from cni_plugins.vxlan.host_plan import bridge_mac, host_settings, network_steps, proxied, require_no_clash
 from cni_plugins.vxlan.identity import ContainerMacs
 from cni_plugins.vxlan.local_host import LocalHost, find
@@ -41,9 +42,12 @@ def decide(request: Request, overlay: Overlay, lease: Result, facts: Facts) -> D
     host = find(overlay, facts)
     lease = in_effect(overlay, host, lease)
     pair = _pair(request, overlay, host, lease, facts)
-    of_network, settings = tuple(network_steps(overlay, host, facts)), tuple(host_settings(overlay, host))
+    of_network = tuple(network_steps(overlay, host, facts))
+    settings: Plan = tuple(host_settings(overlay, host))
     plan = _of_container(request, overlay, pair, lease)
     result = _result(request, overlay, pair, bridge_mac(overlay, host), lease)
+    if request.command == "CHECK":
+        settings = (*settings, ExpectForwarded(flows(overlay)))
     if overlay.config.keep:
         return Decision(plan, result, lasting=(*of_network, *settings))
     return Decision((*of_network, *plan, *settings), result)
@@ -86,12 +90,21 @@ def _of_container(request: Request, overlay: Overlay, pair: veth.Pair, lease: Re
     return (
         veth.add(request, pair),
         plan_parts.no_router_advertisements(pair.host_end),
+        *_guard(request, overlay, pair, lease),
         AttachPort(pair.host_end, overlay.bridge, overlay.config.hairpin_mode, isolated=False),
         *_sandbox(request, overlay, lease),
         *proxied(overlay, tuple(ip.address.ip for ip in lease.ips if ip.address.version == IPV6)),
         AwaitUp(pair.host_end),
         *((Announce(SANDBOX, request.ifname),) if lease.ips else ()),
     )
+
+
+def _guard(request: Request, overlay: Overlay, pair: veth.Pair, lease: Result) -> Iterator[Step]:
+    """Yield the check of what enters by the port, before it is one, so that no packet bypasses it."""
+    if overlay.guarded:
+        yield EnsurePortSources(
+            request.owner, pair.host_end, pair.mac, tuple(ip.address.ip for ip in lease.ips)
+        )
 
 
 def _sandbox(request: Request, overlay: Overlay, lease: Result) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from cni_plugins.protocol.request import Request
 from cni_plugins.steps.step import HOST
 from cni_plugins.vxlan import addressing, local_host
 from cni_plugins.vxlan.config import Overlay, doubt, newest, parse
+from cni_plugins.vxlan.forwarded import flows
 from cni_plugins.vxlan.host_plan import require_no_clash
 from cni_plugins.vxlan.peer_entries import peer_entries
 from cni_plugins.vxlan.plan import admit, collect, decide, delete
@@ -30,6 +31,8 @@ def asks(request: Request, overlay: Overlay | None) -> Asks:
             udp_port=overlay.config.port if overlay.vxlan else 0,
             full=overlay.bridge,
             nf_tables=True,
+            filters_frames=overlay.guarded,
+            forwarded=flows(overlay),
         )
     host = (request.attachment.host_end, *own) if request.command == "ADD" else ()
     return common._replace(host=host, sandbox=(request.ifname,))
@@ -55,9 +58,15 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     """Report what would make an ADD fail, or leave containers without connectivity.
 
     :raises NotAvailable: when this host is not part of the overlay, or a name, address or port is in use.
-    :raises LimitedConnectivity: when only its underlay link is down, or the peers may be out of date.
+    :raises LimitedConnectivity: when only its underlay link is down, a filter drops what is forwarded, or the
+        peers may be out of date.
     """
     require_rules(facts, "the overlay's packet filter needs it")
+    if not facts.filters_frames:
+        raise NotAvailable(
+            "this kernel cannot filter frames of bridges in nf_tables",
+            f"network {overlay.network}: containers' sources cannot be checked; set sourceGuard to false",
+        )
     if facts.unsupported_kinds:
         raise NotAvailable("this kernel has no VXLAN links", f"network {overlay.network}")
     try:
@@ -71,6 +80,11 @@ def status(_request: Request, overlay: Overlay, facts: Facts) -> None:
     if not host.up:
         raise LimitedConnectivity(
             f"the underlay's link {host.link} is down", f"network {overlay.network}, address {host.local}"
+        )
+    if facts.dropped_by:
+        raise LimitedConnectivity(
+            f"another program's filter drops what is forwarded in network {overlay.network}",
+            "; ".join(facts.dropped_by),
         )
     why = doubt(overlay)
     if why:

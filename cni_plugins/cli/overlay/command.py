@@ -56,7 +56,7 @@ def sync(
     outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
     )
-    _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes))
+    _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes), found)
     _fail([*found.faults, *text.faults(outcomes), *text.unrepaired(outcomes)])
 
 
@@ -72,9 +72,9 @@ def status(
     from cni_plugins.cli.overlay import document, text
 
     found = _load(conf_dir, cache_dir, conf, networks)
-    outcomes = _views(found)
-    _show(document.status(outcomes) if as_json else text.status_lines(outcomes))
-    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes)])
+    outcomes = _views(found, with_filters=True)
+    _show(document.status(outcomes) if as_json else text.status_lines(outcomes), found)
+    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.blocked(outcomes)])
 
 
 @app.command(help="Show the hosts of each network, this one marked with *, and how packets reach them.")
@@ -89,8 +89,8 @@ def peers(
     from cni_plugins.cli.overlay import document, text
 
     found = _load(conf_dir, cache_dir, conf, networks)
-    outcomes = _views(found)
-    _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes))
+    outcomes = _views(found, with_tables=True)
+    _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes), found)
     _fail([*found.faults, *text.faults(outcomes)])
 
 
@@ -109,15 +109,15 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     from cni_plugins.cli.overlay import document, text
-    from cni_plugins.upkeep import overlay
+    from cni_plugins.upkeep import overlay_probe
 
     found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _for_each(
-        found, lambda one: text.NetworkOutcome(one, *overlay.probe(one.network, one.conf, write=write))
+        found, lambda one: text.NetworkOutcome(one, *overlay_probe.probe(one.network, one.conf, write=write))
     )
     lines = text.probe_lines(outcomes, written=write)
-    _show(document.probe(outcomes) if as_json else lines)
-    _fail([*found.faults, *text.faults(outcomes), *text.unanswered(outcomes)])
+    _show(document.probe(outcomes) if as_json else lines, found)
+    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.failed_probes(outcomes)])
 
 
 def _load(
@@ -129,18 +129,23 @@ def _load(
     if os.geteuid() != 0:
         raise Failed("must be run as root: the kernel shows overlay state to no other user")
     if conf is not None:
-        return select(overlay_configs.in_file(conf), names or (), str(conf))
+        return select(overlay_configs.in_file(conf), names or (), str(conf), is_asked_for=True)
     cached = caches.read(cache_dirs or caches.DEFAULT).attachments
     remembered = overlay_configs.of_attachments(cached)
-    found = overlay_configs.with_remembered(in_directory(conf_dir), remembered)
+    there = in_directory(conf_dir, may_be_absent=conf_dir == _CONF_DIR)
+    found = overlay_configs.with_remembered(there, remembered)
     return select(found, names or (), str(conf_dir))
 
 
-def _views(found: "FoundConfigs") -> "list[NetworkOutcome]":
+def _views(found: "FoundConfigs", **details: bool) -> "list[NetworkOutcome]":
+    """Look at each network, with details as of `upkeep.overlay.view`."""
     from cni_plugins.cli.overlay import text
     from cni_plugins.upkeep import overlay
 
-    return _for_each(found, lambda one: text.NetworkOutcome(one, overlay.view(one.network, one.conf)))
+    def seen(one: "Configured") -> "NetworkOutcome":
+        return text.NetworkOutcome(one, overlay.view(one.network, one.conf, **details))
+
+    return _for_each(found, seen)
 
 
 def _for_each(found: "FoundConfigs", do: "Callable[[Configured], NetworkOutcome]") -> "list[NetworkOutcome]":
@@ -161,10 +166,12 @@ def _outcome(one: "Configured", do: "Callable[[Configured], NetworkOutcome]") ->
         return text.NetworkOutcome(one, error=refused)
 
 
-def _show(answer: Iterable[Any]) -> None:
+def _show(answer: Iterable[Any], found: "FoundConfigs") -> None:
     """:param answer: a JSON document, or lines of text"""
     from cni_plugins.cli.text import plain
 
+    if not (found.networks or found.faults or isinstance(answer, list)):
+        typer.echo(f"no overlay network in {found.place}")
     if isinstance(answer, list):
         typer.echo(json.dumps(answer, indent=2))
         return

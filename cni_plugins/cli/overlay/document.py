@@ -6,8 +6,11 @@ docs/cnictl.md lists the keys, whose meaning never changes.
 from collections.abc import Iterable
 from typing import Any
 
-from cni_plugins.cli.overlay.text import NetworkOutcome, Way, backend, entries, hosts, parts, ways_to
-from cni_plugins.upkeep.overlay import Probe, View
+from cni_plugins.cli.overlay.text import NetworkOutcome, backend, entries, hosts, parts
+from cni_plugins.upkeep.overlay import View
+from cni_plugins.upkeep.overlay_probe import Finding, Probe
+from cni_plugins.upkeep.overlay_ways import Way, ways_to
+from cni_plugins.vxlan.list_digest import list_digest
 from cni_plugins.vxlan.records import Record
 
 
@@ -65,6 +68,8 @@ def _status(seen: View) -> dict[str, Any]:
         "backend": backend(seen),
         "peers": None if overlay.roster.records is None else len(site.others),
         "entries": entries(seen),
+        "digest": list_digest(overlay) or None,
+        "blocked": list(seen.blocked),
     }
 
 
@@ -87,6 +92,8 @@ def _probed(seen: View, probe: Probe) -> dict[str, Any]:
         "path_mtu": probe.mtu,
         "inside_ms": _milliseconds(probe.inside),
         "ways": [_way(way) for way in ways_to(seen, probe.peer)],
+        "faults": [_finding(found) for found in probe.findings if found.is_fault],
+        "notes": [_finding(found) for found in probe.findings if not found.is_fault],
     }
 
 
@@ -94,5 +101,17 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
+def _finding(found: Finding) -> dict[str, str]:
+    return {"cause": str(found.cause), "text": found.text}
+
+
 def _way(way: Way) -> dict[str, Any]:
-    return {**way._asdict(), "to": str(way.to)}
+    return {
+        "to": str(way.to),
+        "how": way.how,
+        "link": way.link or None,
+        "mtu": way.mtu,
+        "measured": way.measured,
+        "vtep": None if way.vtep is None else str(way.vtep),
+        "lacks": way.lacks or None,
+    }

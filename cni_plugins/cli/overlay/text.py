@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 from cni_plugins.cli.text import table
 from cni_plugins.errors import CniError
-from cni_plugins.protocol.fields import IPAddress, IPNetwork, get
-from cni_plugins.steps.overlay import PeerRoute
-from cni_plugins.upkeep.overlay import Probe, State, View
+from cni_plugins.protocol.fields import IPAddress, get
+from cni_plugins.upkeep import overlay_probe
+from cni_plugins.upkeep.overlay import State, View
 from cni_plugins.upkeep.overlay_configs import Configured
+from cni_plugins.upkeep.overlay_probe import Probe
+from cni_plugins.upkeep.overlay_ways import NONE, Way, ways_to
+from cni_plugins.vxlan.list_digest import list_digest
 from cni_plugins.vxlan.records import Record
 
-_TUNNEL, _DIRECT = "tunnel", "direct"
 _NONE = "-"
 _MOST_NAMED = 10
 _REST = re.compile(r"and (\d+) more")
@@ -25,25 +27,6 @@ class NetworkOutcome(NamedTuple):
     seen: View | None = None
     probes: tuple[Probe, ...] = ()
     error: CniError | None = None
-
-
-class Way(NamedTuple):
-    """How packets reach containers of a peer.
-
-    :param mtu: of the route, or, if it has none, of the link.
-    """
-
-    to: IPNetwork
-    how: str
-    link: str
-    mtu: int
-    measured: bool = False
-
-    def text(self) -> str:
-        return f"{self.how} via {self.link}"
-
-    def mtu_text(self) -> str:
-        return f"{self.mtu}{' measured' if self.measured else ''}"
 
 
 # ------------------------------------------------------------------------------------------------ sentences
@@ -76,13 +59,26 @@ def unrepaired(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
             yield f"network {outcome.of.network}: {'; '.join(outcome.seen.differences)}"
 
 
-def unanswered(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
+def failed_probes(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
+    """Yield a sentence for each fault of a peer; peers with the same one share it."""
     for outcome in outcomes:
-        silent = [probe.peer for probe in outcome.probes if probe.rtt is None and probe.inside is None]
-        if silent:
-            named = [f"{peer.node} ({peer.vtep})" for peer in silent[:_MOST_NAMED]]
-            more = [f"{len(silent) - _MOST_NAMED} more"] if len(silent) > _MOST_NAMED else []
-            yield f"network {outcome.of.network}: no answer from {', '.join([*named, *more])}"
+        by_text: dict[str, list[Record]] = {}
+        for probed, finding in overlay_probe.faults(outcome.probes):
+            by_text.setdefault(finding.text, []).append(probed.peer)
+        for text, peers in by_text.items():
+            yield f"network {outcome.of.network}: {_named(peers)}: {text}"
+
+
+def _named(peers: list[Record]) -> str:
+    named = [f"{peer.node} ({peer.vtep})" for peer in peers[:_MOST_NAMED]]
+    more = [f"{len(peers) - _MOST_NAMED} more"] if len(peers) > _MOST_NAMED else []
+    return ", ".join([*named, *more])
+
+
+def blocked(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        for sentence in outcome.seen.blocked if outcome.seen is not None else ():
+            yield f"network {outcome.of.network}: {sentence}"
 
 
 def _error_text(error: CniError) -> str:
@@ -118,7 +114,10 @@ def status_lines(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
         count = entries(seen)
         neighbours, routes = (_counted(count[f"{what}s"], what) for what in ("neighbour", "route"))
         yield f"  entries   {count['fdb']} forwarding, {neighbours}, {routes}"
+        if digest := list_digest(overlay):
+            yield f"  digest    {digest}"
         yield from (f"  drifted   {difference}" for difference in seen.differences)
+        yield from (f"  blocked   {sentence}" for sentence in seen.blocked)
 
 
 def _encapsulation(seen: View) -> str:
@@ -155,6 +154,12 @@ def probe_lines(outcomes: Iterable[NetworkOutcome], *, written: bool) -> Iterato
             continue
         yield _heading(of, seen)
         yield from table(head, (_probe_row(seen, probe) for probe in probes)) if probes else ()
+        yield from (
+            f"{probe.peer.node}: {finding.text}"
+            for probe in probes
+            for finding in probe.findings
+            if not finding.is_fault
+        )
         if written and not seen.routes:
             why = (
                 "mode l2 has none" if seen.overlay.config.mode == "l2" else "the first container creates them"
@@ -173,15 +178,28 @@ def _peer_row(seen: View, record: Record) -> tuple[str, ...]:
         way = f"own host via {seen.host.link}", str(seen.host.mtu)
     else:
         ways = ways_to(seen, record)
-        way = _listed(way.text() for way in ways), _listed(way.mtu_text() for way in ways)
+        way = _listed(way_text(way, record) for way in ways), _listed(map(_mtu_text, ways))
     return f"{record.node}{mark}", str(record.vtep), addresses, *way
 
 
 def _probe_row(seen: View, probe: Probe) -> tuple[str, ...]:
     path = str(probe.mtu) if probe.mtu else _NONE
-    route = _listed(way.mtu_text() for way in ways_to(seen, probe.peer) if seen.routes)
+    route = _listed(_mtu_text(way) for way in ways_to(seen, probe.peer) if seen.routes)
     times = _time(probe.rtt), path, _time(probe.inside)
     return probe.peer.node, str(probe.peer.vtep), *times, route
+
+
+def way_text(way: Way, record: Record) -> str:
+    """Return how a peer is reached, as the kernel has it, and what is missing."""
+    lacks = f"no {way.lacks}" if way.how == NONE else f"lacks {way.lacks}" if way.lacks else ""
+    if way.how == NONE:
+        return lacks
+    elsewhere = f" to {way.vtep}" if way.vtep not in (None, record.vtep) else ""
+    return f"{way.how} via {way.link}{elsewhere}{f' ({lacks})' if lacks else ''}"
+
+
+def _mtu_text(way: Way) -> str:
+    return _NONE if way.mtu is None else f"{way.mtu}{' measured' if way.measured else ''}"
 
 
 def _listed(texts: Iterable[str]) -> str:
@@ -205,24 +223,6 @@ def _order(record: Record) -> tuple[int, IPAddress]:
 
 def parts(record: Record) -> tuple[object, ...]:
     return (*record.subnets, *record.blocks)
-
-
-def ways_to(seen: View, record: Record) -> list[Way]:
-    """Return how a peer's containers are reached: by the routes to them, or, in mode l2, by the bridge."""
-    overlay, listed = seen.overlay, seen.routes_to(record)
-    if not listed:
-        return [Way(net, _TUNNEL, overlay.vxlan, seen.host.inner_mtu) for net in overlay.config.within]
-    planned = {route.dst: route for route in seen.entries.routes if route.link}
-    return [_way(seen, planned[dst]) for dst in listed]
-
-
-def _way(seen: View, planned: PeerRoute) -> Way:
-    """Describe the kernel's route if it exists, otherwise the planned one."""
-    tunnelled = planned.link == seen.overlay.vxlan
-    there = seen.routes.get(planned.dst)
-    mtu, measured = (planned.mtu, False) if there is None else (there.mtu, there.measured)
-    usual = seen.host.inner_mtu if tunnelled else seen.host.mtu
-    return Way(planned.dst, _TUNNEL if tunnelled else _DIRECT, planned.link, mtu or usual, measured)
 
 
 def entries(seen: View) -> dict[str, int]:

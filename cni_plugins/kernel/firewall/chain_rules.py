@@ -21,17 +21,19 @@ class Rule(NamedTuple):
     """A rule over sets in a chain; its expressions are only built if it has to be created.
 
     :param words: the rule as nft(8) is told it, if that has to translate it; see port_rules.
+    :param purpose: distinguishes rules of one chain over the same sets; not the name of a set.
     """
 
     chain: Chain
     sets: tuple[Set, ...]
     expressions: Callable[[], bytes]
     words: str = ""
+    purpose: str = ""
 
     @property
     def mark(self) -> str:
         """The rule's comment: names its sets, so that it is found again, and deleted with any of them."""
-        return RULE_MARK + " ".join(item.name for item in self.sets)
+        return RULE_MARK + " ".join(filter(None, (*(item.name for item in self.sets), self.purpose)))
 
     @property
     def key(self) -> tuple[str, str]:

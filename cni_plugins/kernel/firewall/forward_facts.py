@@ -51,7 +51,7 @@ def look(session: Session, asks: ForwardFilterAsks) -> ForwardFilter:
         forward_drops=drops,
         recorded=recorded,
         in_iptables=in_iptables,
-        filters_frames=not asks.isolated or (nf_tables and _filters_frames(session)),
+        filters_frames=not asks.isolated or (nf_tables and filters_frames(session)),
         br_netfilter=asks.isolated and sysctl.value(session, HOST, _BR_NETFILTER) == "1",
         apart_in_iptables=iptables_forward.families_with(session, APART) if asks.apart else (),
         closed_chain=_closed_chain(session) if asks.status and nf_tables else "",
@@ -82,7 +82,7 @@ def _listed_as_dropping(lines: list[str]) -> bool:
     return f"-P {FORWARD} DROP" in lines or words[:2] in [["-j", target] for target in _REFUSING]
 
 
-def _filters_frames(session: Session) -> bool:
+def filters_frames(session: Session) -> bool:
     """Say whether nf_tables of this kernel can filter frames between ports of bridges."""
     if read.has_chain(session, wire.BRIDGE, NFT_TABLE, port_isolation.CHAIN.name):
         return True

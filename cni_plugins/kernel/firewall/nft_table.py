@@ -16,6 +16,7 @@ ACCEPT = 1
 _ELEMENTS = 500  # per message; an attribute is limited to 64 KiB
 _COMMENTED = 200  # per message, of elements with comments of up to 129 bytes
 _HOST_ORDER = struct.pack("=BBI", 0, 4, 1)  # NFTNL_UDATA_SET_KEYBYTEORDER, as nft(8) writes it
+_SET_TYPEOF = 3  # NFTNL_UDATA_SET_KEY_TYPEOF
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
 _MAP = 0x8  # NFT_SET_MAP
 
@@ -34,6 +35,7 @@ class Set(NamedTuple):
 
     `host_order` tells nft(8), not the kernel, how to read the key: for nft(8), link names are in host order.
 
+    :param typeof: for nft(8) too: the expressions of the key, where it has no name for the type of one.
     :param data_type: of what a map has under each key, 0 for a set.
     """
 
@@ -44,6 +46,7 @@ class Set(NamedTuple):
     host_order: bool = False
     data_type: int = 0
     data_length: int = 0
+    typeof: bytes = b""
 
 
 def in_table(kind: int, family: int, flags: int = 0, *attrs: bytes) -> bytearray:
@@ -65,7 +68,13 @@ def new_rule(family: int, chain: Chain, mark: str, expressions: bytes) -> bytear
 
 
 def new_set(family: int, item: Set, number: int) -> bytearray:
-    userdata = (_HOST_ORDER if item.host_order else b"") + wire.comment(item.comment, _SET_COMMENT)
+    userdata = b"".join(
+        (
+            _HOST_ORDER if item.host_order else b"",
+            wire.userdata(_SET_TYPEOF, item.typeof) if item.typeof else b"",
+            wire.comment(item.comment, _SET_COMMENT),
+        )
+    )
     mapped = [attr(6, item.data_type), attr(7, item.data_length)] if item.data_type else []
     return in_table(
         wire.NEWSET,

@@ -19,13 +19,13 @@ class Expression(NamedTuple):
 
 def jumps_to(rule: bytes) -> str:
     """Return the chain that a rule jumps to, empty if it does not jump."""
-    verdicts = (_verdict(item) for item in _expressions(rule) if item.name == "immediate")
+    verdicts = (verdict(item) for item in expressions(rule) if item.name == "immediate")
     return next((chain for code, chain in verdicts if code == JUMP), "")
 
 
 def refuses_all(rule: bytes) -> bool:
     """Say whether a rule drops or rejects every packet."""
-    deciding = [item for item in _expressions(rule) if not _decides_nothing(item)]
+    deciding = [item for item in expressions(rule) if not _decides_nothing(item)]
     return len(deciding) == 1 and _refuses(deciding[0])
 
 
@@ -38,16 +38,16 @@ def _refuses(expression: Expression) -> bool:
     if expression.name == "target":
         return read_text(expression.content.get(1, b"")) in _REFUSING
     if expression.name == "immediate":
-        return _verdict(expression)[0] == DROP
+        return verdict(expression)[0] == DROP
     return expression.name == "reject"
 
 
-def _expressions(rule: bytes) -> list[Expression]:
+def expressions(rule: bytes) -> list[Expression]:
     found = [dict(attributes(item)) for _, item in attributes(wire.fields(rule).get(4, b""))]
     return [Expression(read_text(item[1]), dict(attributes(item.get(2, b"")))) for item in found if 1 in item]
 
 
-def _verdict(expression: Expression) -> tuple[int | None, str]:
+def verdict(expression: Expression) -> tuple[int | None, str]:
     """Return code and chain of an immediate verdict; no code for immediate data."""
     verdict = dict(attributes(dict(attributes(expression.content.get(2, b""))).get(2, b"")))
     code = struct.unpack(">i", verdict[1])[0] if 1 in verdict else None

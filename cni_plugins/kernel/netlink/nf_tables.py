@@ -36,10 +36,11 @@ Value = int | str | bytes | list[bytes]
 
 REG_1, REG_2 = 1, 2
 _LINK_HEADER, _NETWORK_HEADER, _TRANSPORT_HEADER = 0, 1, 2
+_META_PROTOCOL = 1
 _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _CMP_EQ, _CMP_NEQ = 0, 1
 _LOOKUP_INVERTED = 1
-_NF_DROP, _NFT_JUMP = 0, -3
+_NF_DROP, _NF_ACCEPT, _NFT_JUMP = 0, 1, -3
 _REG_WORDS = 8  # NFT_REG32_00: registers of 4 bytes begin here, of which the first four are REG_1
 _FIB_ADDRTYPE, _FIB_DADDR, _RTN_LOCAL = 3, 1 << 1, 2  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR
 _CT_STATUS, _IPS_DST_NAT = 2, 1 << 5  # linux/netfilter/nf_conntrack_common.h
@@ -343,3 +344,94 @@ def enters_and_leaves_by(set_name: str, *, inverted: bool = False) -> bytes:
     """Match packets by the links that they enter and leave by (`iifname . oifname @set`, `… != @set`)."""
     leaves = _expression("meta", attr(1, REG_2), attr(2, _META_OIFNAME))
     return _meta(_META_IIFNAME) + leaves + _lookup(set_name, inverted=inverted)
+
+
+# --------------------------------------------------------------------- for sources that a port may have
+
+ETHER_ADDRESS = 9  # nft(8)'s data type
+ETHER_ADDRESS_ROOM = 8  # bytes in a key: whole registers
+_ETHER_SOURCE = 6  # offset
+_ICMPV6 = bytes([58])
+_ND_TARGET = 8  # offset in neighbour solicitations and advertisements (RFC 4861, 4.3 and 4.4)
+_ARP_SENDER_MAC, _ARP_SENDER_IP = 8, 14  # offsets (RFC 826), of Ethernet and IPv4
+_AFTER_NAME, _AFTER_MAC = IFNAME_LENGTH // 4, (IFNAME_LENGTH + ETHER_ADDRESS_ROOM) // 4  # words
+
+
+def port_source_type(version: int) -> int:
+    """Return the type of a set of links, their MAC addresses and IP addresses."""
+    return (IFNAME << CONCATENATION | ETHER_ADDRESS) << CONCATENATION | Layout.TYPE[version]
+
+
+PORT_TARGET_TYPE = (IFNAME << CONCATENATION | ETHER_ADDRESS) << CONCATENATION | 4  # the last: integer
+# The key as nft(8) has it in the user data of a set: `typeof iifname . ether saddr . @th,64,128`. Releases
+# before 1.0.8 have no name for the target of an advertisement, and could not load what they have listed.
+PORT_TARGET_TYPEOF = bytes.fromhex(
+    "00040d000000014e000e0004090000000106000406000000011400040700000001"
+    "0c0004110000000104020000000226000407000000011e00040000000001040000"
+    "0000020403000000030440000000040480000000"
+)
+
+
+def port_source_length(version: int) -> int:
+    return IFNAME_LENGTH + ETHER_ADDRESS_ROOM + Layout.LENGTH[version]
+
+
+def port_source(link: str, mac: str, address: bytes) -> bytes:
+    """Return the key of such a set."""
+    return link_name(link) + bytes.fromhex(mac.replace(":", "")).ljust(ETHER_ADDRESS_ROOM, b"\0") + address
+
+
+def enters_by_other_than(prefix: str) -> bytes:
+    """Match packets that enter by a link whose name does not begin so (`iifname != "prefix*"`)."""
+    return _meta(_META_IIFNAME) + _compare(_CMP_NEQ, prefix.encode())
+
+
+def protocol_is(ether_type: int) -> bytes:
+    """Match frames by what they carry, a VLAN tag taken off (`meta protocol`)."""
+    return _meta(_META_PROTOCOL) + _compare(_CMP_EQ, ether_type.to_bytes(2, "big"))
+
+
+def icmpv6(*, inverted: bool = False) -> bytes:
+    """Match ICMPv6, or everything else (`meta l4proto icmpv6`); neither what has no valid header."""
+    return _meta(_META_L4PROTO) + _compare(_CMP_NEQ if inverted else _CMP_EQ, _ICMPV6)
+
+
+def icmpv6_type(kind: int) -> bytes:
+    loaded = _payload(_TRANSPORT_HEADER, 0, 1, REG_1)
+    return icmpv6() + loaded + _compare(_CMP_EQ, bytes([kind]))
+
+
+def port_source_in(version: int, set_name: str) -> bytes:
+    """Match packets by link, source MAC and source address (`iifname . ether saddr . ip saddr @set`)."""
+    return _port_source(
+        _payload(_LINK_HEADER, _ETHER_SOURCE, 6, _word(_AFTER_NAME)),
+        _payload(_NETWORK_HEADER, Layout.SOURCE[version], Layout.LENGTH[version], _word(_AFTER_MAC)),
+        _lookup(set_name),
+    )
+
+
+def port_target_not_in(set_name: str) -> bytes:
+    """Match neighbour advertisements by their target (`iifname . ether saddr . icmpv6 taddr != @set`)."""
+    return _port_source(
+        _payload(_LINK_HEADER, _ETHER_SOURCE, 6, _word(_AFTER_NAME)),
+        _payload(_TRANSPORT_HEADER, _ND_TARGET, 16, _word(_AFTER_MAC)),
+        _lookup(set_name, inverted=True),
+    )
+
+
+def arp_sender_in(set_name: str) -> bytes:
+    """Match ARP whose sender is known by the MAC of the frame, and the same by that of the message."""
+    sender = _payload(_NETWORK_HEADER, _ARP_SENDER_IP, 4, _word(_AFTER_MAC))
+    of_frame = _payload(_LINK_HEADER, _ETHER_SOURCE, 6, _word(_AFTER_NAME))
+    of_message = _payload(_NETWORK_HEADER, _ARP_SENDER_MAC, 6, _word(_AFTER_NAME))
+    return _port_source(of_frame, sender, _lookup(set_name)) + _port_source(
+        of_message, sender, _lookup(set_name)
+    )
+
+
+def _port_source(mac: bytes, address: bytes, lookup: bytes) -> bytes:
+    return _meta(_META_IIFNAME) + mac + address + lookup
+
+
+def accept() -> bytes:
+    return _expression("immediate", attr(1, 0), attr(2, [attr(2, [attr(1, _NF_ACCEPT)])]))

@@ -50,7 +50,7 @@ def test_rules_of_a_network_and_its_links_come_back(on_wire: Node, tmp_path: Pat
     assert [one.seen.state for one in dry.overlays if one.seen] == [State.DRIFTED]
     report = on_wire.repair()
     assert [one.seen.state for one in report.overlays if one.seen] == [State.REPAIRED]
-    assert {one.condition for one in report.attachments} == {Condition.IN_ORDER}
+    assert {one.condition for one in report.attachments} == {Condition.REPAIRED}  # what checks their sources
     assert on_wire.ruleset() == before
     assert on_wire.bed.host.run("ip", "route") == routes
     on_wire.check(first, second)

@@ -95,7 +95,7 @@ def three() -> FoundConfigs:
 
 
 def test_all_are_taken_with_the_faults_of_all_files() -> None:
-    assert select(three(), (), "d") == three()
+    assert select(three(), (), "d") == three()._replace(place="d")
 
 
 def test_who_asks_for_some_gets_them_once_in_his_order_and_hears_of_no_other_file() -> None:
@@ -110,12 +110,20 @@ def test_an_unknown_name_is_told_with_those_there_are_and_what_could_not_be_read
     assert str(failure.value) == "no overlay network 'pink' in d, only red, green, blue (x: broken)"
 
 
-@pytest.mark.parametrize("names", [(), ("blue",)])
-def test_none_at_all_is_told_with_the_reason(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("names", "is_asked_for"), [((), True), (("blue",), False), (("blue",), True)])
+def test_none_at_all_is_told_with_the_reason(names: tuple[str, ...], *, is_asked_for: bool) -> None:
     with pytest.raises(Failed, match=r"^no overlay network in d: no file there has a plugin of type vxlan$"):
-        select(FoundConfigs(), names, "d")
+        select(FoundConfigs(), names, "d", is_asked_for=is_asked_for)
     with pytest.raises(Failed, match=r"^no overlay network in d: x: broken$"):
-        select(FoundConfigs(faults=("x: broken",)), names, "d")
+        select(FoundConfigs(faults=("x: broken",)), names, "d", is_asked_for=is_asked_for)
+
+
+def test_a_node_in_no_overlay_is_no_failure(tmp_path: Path) -> None:
+    assert select(FoundConfigs(), (), "d") == FoundConfigs(place="d")
+    assert select(FoundConfigs(faults=("x: broken",)), (), "d").faults == ("x: broken",)
+    assert in_directory(tmp_path / "none", may_be_absent=True) == FoundConfigs()
+    with pytest.raises(Failed, match="No such file"):
+        in_directory(tmp_path / "none")
 
 
 # ------------------------------------------------------------------------------------------------- files

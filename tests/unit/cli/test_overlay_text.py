@@ -1,7 +1,9 @@
 """What `cnictl overlay` shows of a network, for people and for programs."""
 
 import json
+import re
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,19 @@ from cni_plugins.cli.text import plain
 from cni_plugins.contract.facts import NextHop
 from cni_plugins.errors import InvalidNetworkConfig, KernelRefused
 from cni_plugins.kernel.overlay.peers import OverlayRoute
-from cni_plugins.upkeep.overlay import Probe, State, View, inner_ends, route_mtus
+from cni_plugins.kernel.overlay.reach import Reach
+from cni_plugins.upkeep.overlay import State, View
 from cni_plugins.upkeep.overlay_configs import Configured
+from cni_plugins.upkeep.overlay_probe import (
+    Answers,
+    Cause,
+    Finding,
+    Probe,
+    findings,
+    inner_ends,
+    route_mtus,
+)
+from cni_plugins.vxlan.list_digest import list_digest
 from cni_plugins.vxlan.peer_entries import peer_entries
 from tests.unit.vxlan import hosts
 
@@ -27,12 +40,29 @@ def seen(state: State = State.IN_SYNC, *, routes: Any = None, **keys: Any) -> Vi
     overlay = hosts.parsed(**keys)
     host = hosts.local_host(overlay)
     routes_to = {peer.vtep: NextHop("eth0", None, host.local) for peer in host.others}
-    view = View(overlay, host, peer_entries(overlay, host, routes_to), state)
-    return view if routes is None else view._replace(routes={route.dst: route for route in routes})
+    entries = peer_entries(overlay, host, routes_to)
+    view = View(overlay, host, entries, state, tables=reach_of(overlay, entries))
+    planned = [
+        OverlayRoute(item.dst, item.link, item.via, item.mtu, measured=False)
+        for item in entries.routes
+        if item.link
+    ]
+    present = planned if routes is None else routes
+    return view._replace(routes={route.dst: route for route in present} if state != State.IDLE else {})
+
+
+def reach_of(overlay: Any, entries: Any) -> Reach:
+    """Return the tables of a kernel that has what the peers require."""
+    to: dict[str, frozenset[Any]] = {}
+    for mac, vtep in entries.fdb:
+        to[mac] = to.get(mac, frozenset()) | {vtep}
+    mtus = {name: 1450 for name in (overlay.vxlan, overlay.bridge) if name} | {"eth0": 1500}
+    return Reach(to, frozenset(entries.behind), dict(entries.neighbours), mtus)
 
 
 def route(dst: str, mtu: int, *, measured: bool = False, link: str = "vx25") -> OverlayRoute:
-    return OverlayRoute(ip_network(dst), link, None, mtu, measured)
+    net = ip_network(dst)
+    return OverlayRoute(net, link, net.network_address, mtu, measured)
 
 
 def probes(view: View, *measured: tuple[float | None, int | None, float | None]) -> tuple[Probe, ...]:
@@ -64,6 +94,7 @@ def test_status_is_a_page() -> None:
         "  MTU       1450",
         "  backend   static, 2 peers",
         "  entries   2 forwarding, 2 neighbours, 4 routes",
+        f"  digest    {list_digest(view.overlay)}",
         "  drifted   a is missing",
     ]
 
@@ -144,20 +175,124 @@ def test_a_drift_says_how_many_and_what_repairs_it() -> None:
     ]
 
 
-def test_only_a_peer_that_gave_no_answer_at_all_is_silent() -> None:
-    view = seen()
-    heard = NetworkOutcome(HERE, view, probes(view, (None, None, 0.1), (0.1, 1500, None)))
-    silent = NetworkOutcome(HERE, view, probes(view, (0.1, 1500, 0.1), (None, None, None)))
-    assert list(page.unanswered([heard])) == []
-    assert list(page.unanswered([silent])) == ["network net1: no answer from h3 (10.99.0.3)"]
+def faulty(view: View, *texts: str) -> NetworkOutcome:
+    found = zip(view.host.others, texts, strict=False)
+    probed = (Probe(peer, None, None, None, (Finding(Cause.SILENT, text),)) for peer, text in found)
+    return NetworkOutcome(HERE, view, tuple(probed))
 
 
-def test_many_silent_peers_are_counted() -> None:
+def test_peers_with_the_same_fault_share_a_line_and_notes_have_none() -> None:
+    note = Probe(hosts.local_host(hosts.parsed()).own, 0.1, 1500, None, (Finding(Cause.REFUSED, "x", False),))
+    assert list(page.failed_probes([NetworkOutcome(HERE, seen(), (note,))])) == []
+    assert list(page.failed_probes([faulty(seen(), "no answer", "deaf")])) == [
+        "network net1: h2 (10.99.0.2): no answer",
+        "network net1: h3 (10.99.0.3): deaf",
+    ]
+
+
+def test_many_faulty_peers_are_counted() -> None:
     peers = [{"node": f"h{n}", "vtep": f"10.99.0.{n}", "subnet": f"10.244.{n}.0/24"} for n in range(1, 21)]
-    view = seen(peers=peers)
-    [told] = page.unanswered([NetworkOutcome(HERE, view, probes(view, *[(None, None, None)] * 19))])
-    assert told.startswith("network net1: no answer from h2 (10.99.0.2), h3 (10.99.0.3), ")
-    assert told.endswith(", h11 (10.99.0.11), 9 more")
+    [told] = page.failed_probes([faulty(seen(peers=peers), *["no answer"] * 19)])
+    assert told.startswith("network net1: h2 (10.99.0.2), h3 (10.99.0.3), ")
+    assert told.endswith(", h11 (10.99.0.11), 9 more: no answer")
+
+
+# ------------------------------------------------------------------------------------- what is in the kernel
+
+
+def reached(view: View, number: int = 2) -> tuple[str, str]:
+    """Return the columns REACHED and MTU of one peer."""
+    row = list(page.peers_lines([NetworkOutcome(HERE, view)]))[number + 1]
+    cells = [cell.strip() for cell in row.split("  ") if cell.strip()]
+    return cells[3], cells[4]
+
+
+def test_what_the_kernel_lacks_is_shown_instead_of_the_plan() -> None:
+    view = seen()
+    tables = view.tables
+    neighbour, mac = ip_address("10.244.2.0"), "02:fe:0a:63:00:02"
+    assert reached(view) == ("tunnel via vx25", "1450")
+    assert reached(view._replace(routes={})) == ("no route", "-")
+    others = {at: link for at, link in tables.neighbours.items() if at != neighbour}
+    assert reached(view._replace(tables=tables._replace(neighbours=others))) == ("no neighbour", "1450")
+    assert reached(view._replace(tables=tables._replace(to={}))) == ("no forwarding entry", "1450")
+    elsewhere = tables._replace(to={**tables.to, mac: frozenset({ip_address("10.99.0.9")})})
+    assert reached(view._replace(tables=elsewhere)) == ("tunnel via vx25 to 10.99.0.9", "1450")
+    assert reached(seen(State.IDLE)) == ("-", "-")
+
+
+def test_a_route_without_mtu_has_that_of_its_link() -> None:
+    view = seen(routes=[route("10.244.2.0/24", 0), route("10.244.3.0/24", 0)])
+    assert reached(view._replace(tables=view.tables._replace(mtus={"vx25": 1200})))[1] == "1200"
+
+
+def test_of_a_stretched_network_the_entries_that_are_missing_are_counted() -> None:
+    view = seen(**hosts.STRETCHED)
+    assert reached(view) == ("tunnel via vx25", "1450")
+    gone = min(view.tables.behind)
+    partial = view._replace(tables=view.tables._replace(behind=view.tables.behind - {gone}))
+    assert [reached(partial, number)[0] for number in (2, 3)].count(
+        "tunnel via vx25 (lacks 1 of 16 forwarding entries)"
+    ) == 1
+    assert reached(view._replace(tables=view.tables._replace(mtus={}))) == ("no link vx25", "-")
+
+
+def test_where_hosts_are_flooded_the_entry_for_all_counts() -> None:
+    view = seen(**{**hosts.STRETCHED, "bum": "head-end"})
+    assert reached(view) == ("tunnel via vx25", "1450")
+    assert reached(view._replace(tables=view.tables._replace(to={}))) == ("no forwarding entry", "1450")
+
+
+# ------------------------------------------------------------------------------------- what is wrong
+
+
+def found(view: View, **answers: Any) -> list[tuple[Cause, bool]]:
+    """Return what is wrong with h2, which answers all that is asked of it unless said otherwise."""
+    peer = view.host.others[0]
+    all_well = {
+        "times": {peer.vtep: 0.1},
+        "mtus": {peer.vtep: 1500},
+        "ends": inner_ends(view),
+        "near": {peer.vtep: 0.1},
+        "far": {},
+        "refused": {},
+        "macs": {},
+    }
+    return [(one.cause, one.is_fault) for one in findings(view, Answers(**all_well | answers), peer)]
+
+
+H2 = ip_address("10.99.0.2")
+DEAF: dict[str, Any] = {"near": {}}
+
+
+def test_each_answer_has_its_finding() -> None:
+    view = seen()
+    assert found(view) == []
+    assert found(view, times={}, **DEAF) == [(Cause.SILENT, True)]
+    assert found(view, times={}, mtus={}) == []  # it drops ICMP on the underlay
+    assert found(view, **DEAF) == [(Cause.UNKNOWN, True)]
+    assert found(view, **DEAF, far={H2: 0.1}) == [(Cause.ANOTHER_HOST, True)]
+    assert found(view, **DEAF, macs={H2: "02:00:00:00:00:01"}) == [(Cause.WRONG_MAC, True)]
+    assert found(view, **DEAF, refused={H2: 113}) == [(Cause.FILTERED, True)]
+    assert found(view, mtus={H2: 1400}) == [(Cause.PATH_MTU, True)]
+    assert found(view, mtus={H2: 1499}) == [(Cause.PATH_MTU, True)]
+    assert found(view._replace(routes={}), **DEAF) == [(Cause.NO_ENTRY, True)]
+
+
+def test_a_host_without_containers_is_no_fault_unless_all_are_to_stay() -> None:
+    assert found(seen(), **DEAF, refused={H2: 111}) == [(Cause.REFUSED, False)]
+    assert found(seen(keep=True), **DEAF, refused={H2: 111}) == [(Cause.REFUSED, True)]
+
+
+def test_a_path_that_carries_less_than_a_stretched_network_sends_is_a_fault() -> None:
+    view = seen(**hosts.STRETCHED)
+    assert found(view) == []
+    assert found(view, mtus={H2: 1400}) == [(Cause.PATH_MTU, True)]
+
+
+def test_a_route_with_the_measured_mtu_is_none() -> None:
+    view = seen(routes=[route("10.244.2.0/24", 1350, measured=True), route("10.244.3.0/24", 1450)])
+    assert found(view, mtus={H2: 1400}) == []
 
 
 # ------------------------------------------------------------------------------------------------ documents
@@ -185,9 +320,12 @@ def test_the_documents_have_the_keys_that_are_promised() -> None:
             "backend": "static",
             "peers": 2,
             "entries": {"fdb": 2, "neighbours": 2, "routes": 4},
+            "digest": list_digest(view.overlay),
+            "blocked": [],
         }
     ]
     way = {"to": "10.244.2.0/24", "how": "tunnel", "link": "vx25", "mtu": 1350, "measured": True}
+    way |= {"vtep": "10.99.0.2", "lacks": None}
     [peers] = documents.peers([outcome])
     assert peers["peers"][:2] == [
         {"node": "h1", "vtep": "10.99.0.1", "addresses": ["10.244.1.0/24"], "own": True, "ways": []},
@@ -195,7 +333,10 @@ def test_the_documents_have_the_keys_that_are_promised() -> None:
     ]
     [probed] = documents.probe([outcome])
     answered = {"rtt_ms": 0.123, "path_mtu": 1400, "inside_ms": 500.0}
-    assert probed["peers"][0] == {"node": "h2", "vtep": "10.99.0.2", **answered, "ways": [way]}
+    assert probed["peers"][0] == {"node": "h2", "vtep": "10.99.0.2", **answered, "ways": [way]} | {
+        "faults": [],
+        "notes": [],
+    }
     assert probed["peers"][1]["rtt_ms"] is None
 
 
@@ -267,3 +408,45 @@ def test_one_is_not_many() -> None:
     view = View(overlay, host, peer_entries(overlay, host, {}), State.IN_SYNC)
     lines = list(page.status_lines([NetworkOutcome(HERE, view)]))
     assert "  entries   1 forwarding, 1 neighbour, 3 routes" in lines
+
+
+# ------------------------------------------------------------------------------------- what is documented
+
+DOCUMENTED = Path(__file__).parents[3] / "docs" / "cnictl.md"
+
+
+def documented(command: str) -> set[str]:
+    """Return the keys of a command's documents that the page lists: `key`, or `key.part` of its objects."""
+    text = (
+        DOCUMENTED.read_text().partition("With `--json` all commands print a list")[2].partition("## lab")[0]
+    )
+    keys: set[str] = set()
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and cells[1].strip("`") in (command, "all"):
+            keys.update(re.findall(r"`([^`]+)`", cells[0]))
+    return keys
+
+
+def keys_of(value: Any, start: str = "") -> set[str]:
+    if isinstance(value, list):
+        return {key for item in value for key in keys_of(item, start)}
+    if not isinstance(value, dict):
+        return set()
+    own = {f"{start}{key}" for key in value}
+    return own | {key for name, item in value.items() for key in keys_of(item, f"{start}{name}.")}
+
+
+@pytest.mark.parametrize("command", ["sync", "status", "peers", "probe"])
+def test_each_key_is_documented_and_each_documented_key_is_there(command: str) -> None:
+    view = seen()
+    probed = probes(view, (0.1, 1400, 0.5), (None, None, None))
+    probed = tuple(
+        one._replace(findings=(Finding(Cause.SILENT, "x"), Finding(Cause.REFUSED, "y", False)))
+        for one in probed
+    )
+    given = [
+        NetworkOutcome(HERE, view, probed),
+        NetworkOutcome(HERE, error=InvalidNetworkConfig("no underlay")),
+    ]
+    assert keys_of(getattr(documents, command)(given)) == documented(command)

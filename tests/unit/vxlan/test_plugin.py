@@ -71,6 +71,7 @@ def test_status_asks_what_could_be_in_the_way() -> None:
         udp_port=4789,
         full="vxbr25",
         nf_tables=True,
+        filters_frames=True,
     )
     assert asked("STATUS") == expected
     told = asked("STATUS", directRouting="always")
