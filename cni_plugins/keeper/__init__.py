@@ -1,0 +1,1 @@
+"""Follows stores, and applies on this host what they say."""
