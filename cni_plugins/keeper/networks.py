@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from cni_plugins.bridge.config import DEFAULT_BRIDGE
 from cni_plugins.errors import CniError
 from cni_plugins.ownership import BRIDGE_ALIAS
-from cni_plugins.protocol.fields import Conf
+from cni_plugins.protocol.fields import Conf, shown
 from cni_plugins.registries.network_registry import NetworkRegistry
 from cni_plugins.registries.shared_networks import SharedNetwork, SharedNetworks
 from cni_plugins.registries.store import Store
@@ -126,7 +126,8 @@ def _kept(
     try:
         document = _document(network, registry)
     except CniError as err:
-        yield Tell(name, f"network {name} of the store is left out: {validate.told(err)}")
+        word = shown(name) if validate.name_fault(name) else name
+        yield Tell(name, f"network {word} of the store is left out: {validate.told(err)}")
         return
     if file is not None and file.document == document:
         return

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cni_plugins.protocol.fields import shown
 from cni_plugins.registries.network_registry import VERSION
 from cni_plugins.registries.store import ABSENT, Change, Item, Store, key_part, text_of
 
@@ -78,7 +79,8 @@ class SharedNetworks:
             try:
                 networks[name] = _network(name, item.value)
             except ValueError as err:
-                faults[name] = f"network {name} in the store: {err}"
+                word = name if name.isprintable() else shown(name)
+                faults[name] = f"network {word} in the store: {err}"
         return Listed(networks, faults)
 
     def create(self, name: str, make: Callable[[Sequence[SharedNetwork]], SharedNetwork]) -> SharedNetwork:

@@ -17,8 +17,9 @@ _SUBNET_LEN, _BLOCK_LEN, _LONGEST = 24, 28, 30
 
 
 def bridge_of(wish: Wish) -> str:
-    """Return the bridge's name, which looks like Docker's and fits in 15 bytes."""
-    return str(wish.options.get("bridge") or f"br-{digest(wish.name, 12)}")
+    """Return the bridge's name, which looks like Docker's and fits in 15 bytes, also with a dot and a VLAN."""
+    digits = 7 if "vlan" in wish.options else 12
+    return str(wish.options.get("bridge") or f"br-{digest(wish.name, digits)}")
 
 
 def conflist(
