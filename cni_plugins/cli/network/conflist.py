@@ -17,7 +17,7 @@ _SUBNET_LEN, _BLOCK_LEN, _LONGEST = 24, 28, 30
 
 
 def bridge_of(wish: Wish) -> str:
-    """Return the bridge's name, which looks like Docker's and fits in 15 bytes, also with a dot and a VLAN."""
+    """Return the bridge's name, of at most 15 bytes, also with a dot and a VLAN."""
     digits = 7 if "vlan" in wish.options else 12
     return str(wish.options.get("bridge") or f"br-{digest(wish.name, digits)}")
 
