@@ -8,6 +8,7 @@ from cni_plugins.cli.agent import command as agent
 from cni_plugins.cli.install import command as install
 from cni_plugins.cli.ipam import command as ipam
 from cni_plugins.cli.lab import command as lab
+from cni_plugins.cli.network import command as network
 from cni_plugins.cli.overlay import command as overlay
 from cni_plugins.cli.repair import command as repair
 from cni_plugins.cli.version import VERSION_LINE
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Install the CNI plugins of this node, run their agent, and inspect and repair networks.",
 )
 app.add_typer(agent.app, name="agent")
+app.add_typer(network.app, name="network")
 app.add_typer(overlay.app, name="overlay")
 app.add_typer(ipam.app, name="ipam")
 app.add_typer(lab.app, name="lab")

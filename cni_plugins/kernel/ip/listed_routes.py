@@ -1,4 +1,4 @@
-"""Lists the routes of one table out of one link, as the kernel has them."""
+"""Lists routes as the kernel has them: those of one table out of one link, or all that lead somewhere."""
 
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface
@@ -10,9 +10,11 @@ from cni_plugins.kernel.netlink.rtnetlink import read_number
 from cni_plugins.kernel.netlink.socket import NLM_F_DUMP, Answer, Refused, is_absent
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.protocol.fields import IPInterface, IPNetwork
-from cni_plugins.steps.step import Place
+from cni_plugins.steps.step import HOST, Place
 
 _VERSIONS = {family: version for version, family in wire.FAMILY.items()}
+# linux/rtnetlink.h: local, broadcast, anycast and multicast routes repeat what addresses say.
+_OF_ADDRESSES = (2, 3, 4, 5)
 _INTERFACE: dict[int, type[IPInterface]] = {4: IPv4Interface, 6: IPv6Interface}
 
 
@@ -74,6 +76,14 @@ def of_table(session: Session, where: Place, version: int, table: int, index: in
     routes = [_decoded(answer) for answer in answers if answer.data[wire.BODY] == head.family]
     # Kernels before 4.20 list all routes.
     return [route for route in routes if route.table == table and _uses(route, index)]
+
+
+def every(session: Session, version: int) -> list[ListedRoute]:
+    """Return the host's routes of one IP version in all tables, without those that addresses bring about."""
+    head = wire.RouteHead(wire.FAMILY[version])
+    answers = session.rtnl(HOST).dump(wire.route(wire.RTM_GETROUTE, NLM_F_DUMP, head))
+    routes = [_decoded(answer) for answer in answers if answer.data[wire.BODY] == head.family]
+    return [route for route in routes if route.head.kind not in _OF_ADDRESSES]
 
 
 def _decoded(answer: Answer) -> ListedRoute:
