@@ -4,6 +4,7 @@ Lists that arrive are judged, sifted and written as a snapshot. The store's conn
 but for the feed, which has one of its own that only waits.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -89,6 +90,7 @@ class Follower:
     def start(self) -> None:
         """Seed the snapshot if there is none, and follow in threads of their own until `stop`."""
         self._begin()
+        self.report.know(confDir=os.path.dirname(self.of.of.file))
         threading.Thread(target=self._run, daemon=True, name=f"keeper {self.of.network}").start()
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ from cni_plugins.keeper.followed import Followed
 from cni_plugins.keeper.follower import Follower, Surroundings, Timing
 from cni_plugins.keeper.membership import Host
 from cni_plugins.keeper.report import Silent
+from cni_plugins.protocol.fields import shown
 from cni_plugins.registries.network_registry import NetworkRegistry
 from cni_plugins.registries.store import Store, StoreFailed
 
@@ -80,11 +81,15 @@ def release(one: Followed, node: str, *, force: bool, open_store: Opener = open_
         store.close()
 
 
+def no_node(node: str) -> str:
+    return f"there is no node {shown(node)}"
+
+
 def _release(registry: NetworkRegistry, network: str, node: str, *, force: bool) -> Released:
     if node in registry.live() and not force:
-        return Released(network, error=f"node {node} is live: stop its agent first, or use --force")
+        return Released(network, error=f"node {shown(node)} is live: stop its agent first, or use --force")
     parts = tuple(sorted(part.cidr for part in registry.parts() if part.owner.node == node))
     had_record = node in registry.records()
     if not registry.release(node):
-        return Released(network, error=f"there is no node {node}")
+        return Released(network, error=no_node(node))
     return Released(network, parts, had_record)

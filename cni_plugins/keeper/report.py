@@ -17,6 +17,17 @@ _LONGEST = 2000  # characters
 _MOST_NAMED = 50  # nodes
 
 
+_LASTING = {
+    "state": str,
+    "since": float,
+    "confirmed": float,
+    "peers": int,
+    "silent": list,
+    "silentCount": int,
+    "pending": dict,
+}
+
+
 class Tell(Protocol):
     """The journal: lines of pairs of keys and values, and a text."""
 
@@ -62,8 +73,8 @@ class Report:
         """Take over what an earlier process has told, so that times go on."""
         found = self._files.state()
         with self._lock:
-            for key in ("state", "trouble", "since", "confirmed", "peers", "silent", "silentCount"):
-                if isinstance(found.get(key), type(self._facts.get(key, found.get(key)))):
+            for key, kind in _LASTING.items():
+                if isinstance(found.get(key), kind):
                     self._facts[key] = found[key]
             self._applied = found["applied"] if isinstance(found.get("applied"), int) else 0
 

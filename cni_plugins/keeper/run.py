@@ -30,6 +30,7 @@ CONF_DIR = "/etc/cni/net.d"
 _TICK = 0.5  # seconds between two looks at files
 _GATHERING = 0.02  # seconds in which notifications of the kernel are left to come together
 _UNDERLAY = 0.3  # seconds after which a change of the host's addresses is looked at
+_FIRST_ROUND = 5.0  # seconds until the first of these
 _ROUND = 60.0  # seconds between looks at everything, whatever was told
 
 
@@ -103,7 +104,7 @@ class _Keeper:
         self._peers_files: dict[str, Signature] = {}
         self._underlay_due: float | None = None
         self._next_tick = 0.0
-        self._next_round = time.monotonic() + _ROUND
+        self._next_round = time.monotonic() + _FIRST_ROUND
 
     def _listening(self) -> NetworkListener | None:
         try:
@@ -148,6 +149,7 @@ class _Keeper:
         self._look_at_peers_files()
         if now >= self._next_round:
             self._next_round = now + _ROUND
+            self._forget_strangers()
             for network in self._known:
                 self._applier.news(network)
 
@@ -165,7 +167,7 @@ class _Keeper:
         found = followed.directory_signature(directory)
         if found == self._configs:
             return
-        is_first, self._configs = self._configs is None, found
+        self._configs = found
         listed = followed.in_directory(directory)
         self._tell_faults(listed.faults)
         networks = {one.network: one for one in listed.networks}
@@ -175,8 +177,6 @@ class _Keeper:
         for network, one in networks.items():
             if network not in self._known:
                 self._take_up(one)
-        if is_first:
-            self._forget_strangers(networks)
         self._applier.remember_indexes(_index)
 
     def _tell_faults(self, faults: tuple[str, ...]) -> None:
@@ -212,11 +212,12 @@ class _Keeper:
                 self._options.tell.note({"keeper": "left", "network": network}, "its config is gone")
                 self._forget(follower.files)
 
-    def _forget_strangers(self, networks: dict[str, Followed]) -> None:
-        """Remove snapshots of networks whose configs were removed while no keeper was there."""
+    def _forget_strangers(self) -> None:
+        """Remove snapshots of networks whose configs were removed while a container was there, or no keeper."""
         for name in networks_with_files(self._options.places):
-            if name not in networks:
-                self._forget(NetworkFiles(name, self._options.places))
+            files = NetworkFiles(name, self._options.places)
+            if name not in self._known and files.state().get("confDir") == self._options.conf_dir:
+                self._forget(files)
 
     def _forget(self, files: NetworkFiles) -> None:
         """Remove a snapshot, unless containers depend on it."""

@@ -21,7 +21,7 @@ from cni_plugins.upkeep.pacing import Pacing
 from cni_plugins.upkeep.repair import Scope
 
 # What the processes of this suite are called in /proc/PID/comm, which has room for 15 characters.
-_OWN_NAMES = frozenset(name[:15] for name in (*NAMES, "cnictl", "cni-lingering", NAME))
+_OWN_NAMES = frozenset(name[:15] for name in (*NAMES, "cnictl", "cni-lingering", "cni-keeper", NAME))
 _LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 _ROUND = 60.0  # seconds between looks where no notification comes
 _REMEMBERED = 1000  # things said once

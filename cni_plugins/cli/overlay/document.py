@@ -6,7 +6,9 @@ docs/cnictl.md lists the keys, whose meaning never changes.
 from collections.abc import Iterable
 from typing import Any
 
-from cni_plugins.cli.overlay.text import NetworkOutcome, Way, backend, entries, hosts, parts, ways_to
+from cni_plugins.cli.overlay import stores
+from cni_plugins.cli.overlay.text import NetworkOutcome, Way, backend, digest, entries, hosts, parts, ways_to
+from cni_plugins.contract.registry_config import KINDS
 from cni_plugins.upkeep.overlay import Probe, View
 from cni_plugins.vxlan.records import Record
 
@@ -65,6 +67,8 @@ def _status(seen: View) -> dict[str, Any]:
         "backend": backend(seen),
         "peers": None if overlay.roster.records is None else len(site.others),
         "entries": entries(seen),
+        "digest": digest(seen) or None,
+        "store": stores.status_document(overlay.network) if backend(seen) in KINDS else None,
     }
 
 

@@ -8,7 +8,7 @@ def nodes(count: int) -> frozenset[str]:
 
 
 def answer(count: int, *, canary: bool = True, emptied: bool = False) -> Answer:
-    return Answer({node: b"{}" for node in nodes(count)}, canary, emptied)
+    return Answer(dict.fromkeys(nodes(count), b"{}"), canary, emptied)
 
 
 @pytest.mark.parametrize(
