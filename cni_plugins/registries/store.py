@@ -41,6 +41,8 @@ class Item(NamedTuple):
 class Change(NamedTuple):
     """One write of a transaction.
 
+    A key has either a value, which is not empty, or keys below it: in ZooKeeper it could not be told apart.
+
     :param value: None deletes the key, which need not exist.
     :param expected: the version the key must have, ABSENT if it must not exist; None: any.
     """
@@ -92,7 +94,10 @@ class Store(Protocol):
         ...
 
     def follow(self, key: str) -> Feed:
-        """Follow the children of a key; the first `next` returns them all."""
+        """Follow the children of a key; the first `next` returns them all.
+
+        Their names must change with their values, as those of records do: Consul and ZooKeeper tell of names.
+        """
         ...
 
     def close(self) -> None: ...
