@@ -213,7 +213,7 @@ class _Keeper:
                 self._forget(follower.files)
 
     def _forget_strangers(self) -> None:
-        """Remove snapshots of networks whose configs were removed while a container was there, or no keeper."""
+        """Remove snapshots of networks whose configs were removed when it was in use, or unseen."""
         for name in networks_with_files(self._options.places):
             files = NetworkFiles(name, self._options.places)
             if name not in self._known and files.state().get("confDir") == self._options.conf_dir:

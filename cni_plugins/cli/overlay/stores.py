@@ -72,7 +72,8 @@ def status_lines(network: str) -> Iterator[str]:
     if "state" not in state:
         return
     trouble = f", {state['trouble']}" if state.get("trouble") else ""
-    yield f"  store     {state.get('registry', '-')}, node {state.get('node', '-')}, {state['state']}{trouble}"
+    where = f"{state.get('registry', '-')}, node {state.get('node', '-')}"
+    yield f"  store     {where}, {state['state']}{trouble}"
     yield f"  confirmed {_age(state.get('confirmed', 0.0))}"
     silent = state.get("silentCount", 0)
     if silent:

@@ -1,6 +1,5 @@
 """Formats what `cnictl overlay` prints from views and measurements, with pure functions."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -118,29 +117,12 @@ def status_lines(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
         yield f"  underlay  {site.link}, {site.local}, MTU {site.mtu}"
         yield f"  MTU       {site.inner_mtu}"
         yield f"  backend   {backend(seen)}, {_count(seen)}"
-        yield from _of_store(seen)
         count = entries(seen)
         neighbours, routes = (_counted(count[f"{what}s"], what) for what in ("neighbour", "route"))
         yield f"  entries   {count['fdb']} forwarding, {neighbours}, {routes}"
+        if backend(seen) in KINDS:
+            yield from stores.status_lines(overlay.network)
         yield from (f"  drifted   {difference}" for difference in seen.differences)
-
-
-def _of_store(seen: View) -> Iterator[str]:
-    if seen.overlay.roster.records is not None:
-        yield f"  digest    {digest(seen)}"
-    if backend(seen) in KINDS:
-        yield from stores.status_lines(seen.overlay.network)
-
-
-def digest(seen: View) -> str:
-    """Return what is alike on hosts that know the same peers; empty if they are discovered."""
-    if seen.overlay.roster.records is None:
-        return ""
-    known = sorted(
-        (record.node, str(record.vtep), *map(str, parts(record)), record.mac, record.mtu)
-        for record in seen.overlay.roster.records
-    )
-    return hashlib.sha512(repr(known).encode()).hexdigest()[:16]
 
 
 def _encapsulation(seen: View) -> str:
