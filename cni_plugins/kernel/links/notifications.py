@@ -25,6 +25,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _RTA_PRIORITY = 6
 _IFF_UP = 1
 _AF_BRIDGE = 7
+_EVERYWHERE = 0  # RT_SCOPE_UNIVERSE
 _NUMBER = struct.Struct("=I")
 
 
@@ -99,8 +100,9 @@ def _notices(message: Answer) -> Iterator[Notice]:
             if family != _AF_BRIDGE:
                 yield _link(message.kind, index, flags, data)
         case Kind.NEWADDR | Kind.DELADDR:
-            index = _IFADDR.unpack_from(data, _NETLINK_HEADER)[4]
-            yield Notice(What.ADDRESS if message.kind == Kind.NEWADDR else What.ADDRESS_GONE, index)
+            scope, index = _IFADDR.unpack_from(data, _NETLINK_HEADER)[3:]
+            if scope == _EVERYWHERE:  # the kernel makes those of a link by itself
+                yield Notice(What.ADDRESS if message.kind == Kind.NEWADDR else What.ADDRESS_GONE, index)
         case Kind.DELROUTE:
             if _ROUTE.unpack_from(data, _NETLINK_HEADER)[5] == ROUTE_PROTOCOL:
                 values = dict(attributes(data, _NETLINK_HEADER + _ROUTE.size))
