@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from cni_plugins.cli.overlay import stores
 from cni_plugins.cli.text import table
+from cni_plugins.contract.registry_config import KINDS
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.fields import IPAddress, get
 from cni_plugins.upkeep import overlay_probe
@@ -116,6 +118,8 @@ def status_lines(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
         yield f"  entries   {count['fdb']} forwarding, {neighbours}, {routes}"
         if digest := list_digest(overlay):
             yield f"  digest    {digest}"
+        if backend(seen) in KINDS:
+            yield from stores.status_lines(overlay.network)
         yield from (f"  drifted   {difference}" for difference in seen.differences)
         yield from (f"  blocked   {sentence}" for sentence in seen.blocked)
 
