@@ -35,6 +35,7 @@ _SELDOM = (
 ALL = (*USUAL, *_SELDOM)
 # For the process beside the workers that repairs; here, so that it shares their pages.
 FOR_REPAIR = ("cni_plugins.agent.repair.watch",)
+FOR_KEEPER = ("cni_plugins.agent.keeping",)
 
 
 def preload(late: Sequence[str] = ALL) -> None:

@@ -47,6 +47,7 @@ class Options(NamedTuple):
     request_timeout: float = 120.0
     metrics: str = ""
     repair: bool = True
+    keeper: bool = True
     cache_dir: tuple[str, ...] = ()
     plugin_dir: tuple[str, ...] = ()
     conf_dir: str = ""
@@ -69,7 +70,8 @@ def serve(options: Options) -> int:
     except CannotListen as err:
         journal.warn(f"agent: {err}")
         return 1
-    preload.preload((*preload.ALL, *(preload.FOR_REPAIR if options.repair else ())))
+    late = (preload.FOR_REPAIR if options.repair else ()) + (preload.FOR_KEEPER if options.keeper else ())
+    preload.preload((*preload.ALL, *late))
     _Agent(options, listener, journal, supervisor, program).run()
     return 0
 
@@ -85,7 +87,9 @@ def linger(listening: socket.socket, lock: int, seconds: float) -> None:
     listener = Listener(listening, path, own=False)
     preload.preload(preload.USUAL)
     workers = min(default_workers(), _MOST_LINGERING)
-    agent = _Agent(Options(workers, path, repair=False), listener, journal, Supervisor({}), _Program())
+    agent = _Agent(
+        Options(workers, path, repair=False, keeper=False), listener, journal, Supervisor({}), _Program()
+    )
     agent.stay = _Stay(lock, path, seconds)
     agent.run()
 
@@ -189,6 +193,9 @@ class _Agent:
         if options.repair:
             watch = partial(_watch, options, self._scoreboard, self._lifeline, journal)
             self._waiting.append(_Child(watch, None))
+        if options.keeper:
+            keep = partial(_keep, options, self._lifeline, journal)
+            self._waiting.append(_Child(keep, None))
         self._children: dict[int, _Child] = {}
         self._build_mismatches = 0
         self._served = 0
@@ -351,6 +358,13 @@ def _watch(options: Options, scoreboard: Scoreboard, lifeline: int, journal: Jou
 
     scope = watch.scope(options.cache_dir, options.plugin_dir, options.conf_dir)
     watch.run(watch.WatchContext(scope, scoreboard, lifeline, journal))
+
+
+def _keep(options: Options, lifeline: int, journal: Journal) -> None:
+    """Follow the networks whose peers come from a store or file; return when the lifeline is closed."""
+    from cni_plugins.agent import keeping
+
+    keeping.run(options.conf_dir, lifeline, journal)
 
 
 def _no_report(_record: ServedRequest, _call: Call) -> None:

@@ -66,8 +66,17 @@ def _state(found: Any) -> KeeperState | None:  # noqa: ANN401 (JSON is anything)
 
 
 def write(directory: str, name: str, document: object) -> None:
-    """Write a file by rename, durably enough for a reader that comes after a crash of the writer.
+    """Write JSON by rename, see `write_text`.
 
+    :raises OSError:
+    """
+    write_text(directory, name, json.dumps(document, separators=(",", ":")))
+
+
+def write_text(directory: str, name: str, text: str, *, durable: bool = False) -> None:
+    """Write a file by rename, so that a reader finds the old content or the new one, also after a crash.
+
+    :param durable: also after a power failure.
     :raises OSError:
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -75,7 +84,10 @@ def write(directory: str, name: str, document: object) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "w") as file:
-            json.dump(document, file, separators=(",", ":"))
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(fd)
         os.rename(temporary, f"{directory}/{name}")
     except OSError:
         os.unlink(temporary)

@@ -112,6 +112,13 @@ class NetworkRegistry:
                 return
         raise TakenByOther(f"the keys of node {me.node} keep changing")
 
+    def require_free(self, me: Member, vtep: str) -> None:
+        """Write nothing, and return if this host may have its name and address, or has them.
+
+        :raises TakenByOther: when another host has one of them.
+        """
+        list(self._guards(me, vtep))
+
     def _guards(self, me: Member, vtep: str) -> Iterable[Change]:
         """Yield the missing keys that say whose name and address these are; former addresses are removed."""
         if self._store.read(self._key("canary")) is None:

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ from cni_plugins.errors import CniError
 from cni_plugins.ipam_hostlocal.config import HostLocal
 from cni_plugins.ipam_hostlocal.config import parse as parse_pool
 from cni_plugins.ipam_hostlocal.usage import usage
+from cni_plugins.keeper import overview
 from cni_plugins.protocol import request as requests
 
 OTHER = "other"
@@ -141,6 +143,7 @@ class AgentCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._agent()
         yield from self._repairs()
+        yield from _networks()
         yield from self._leases()
 
     def describe(self) -> Iterable[Metric]:
@@ -188,3 +191,31 @@ class AgentCollector(Collector):
                 free.add_metric([network], found.free)
         yield used
         yield free
+
+
+def _networks() -> Iterable[Metric]:
+    """Yield how the keeper stands with the store of each network."""
+    state = GaugeMetricFamily(
+        "cni_network_state",
+        "1 for the state that a network in a store is in: following, broken, held or refused.",
+        labels=["network", "registry", "state"],
+    )
+    peers = GaugeMetricFamily("cni_network_peers", "Other hosts of a network.", labels=["network"])
+    silent = GaugeMetricFamily("cni_network_silent_peers", "Those that show no life.", labels=["network"])
+    age = GaugeMetricFamily(
+        "cni_network_confirmed_seconds",
+        "Time since the store last confirmed the peers.",
+        labels=["network"],
+    )
+    applied = CounterMetricFamily(
+        "cni_network_changes_applied", "Times that the kernel was brought in line.", labels=["network"]
+    )
+    for one in overview.states():
+        name = [one["network"]]
+        state.add_metric([*name, one.get("registry", OTHER), one["state"]], 1)
+        peers.add_metric(name, one.get("peers", 0))
+        silent.add_metric(name, one.get("silentCount", 0))
+        if one.get("confirmed"):
+            age.add_metric(name, max(0.0, time.time() - one["confirmed"]))
+        applied.add_metric(name, one.get("applied", 0))
+    yield from (state, peers, silent, age, applied)

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from cni_plugins.agent.journal import Journal, pairs_line
 from cni_plugins.agent.repair.job import NAME, Event, Job, JobResult
-from cni_plugins.agent.repair.pacing import Pacing
 from cni_plugins.agent.scoreboard import Scoreboard
 from cni_plugins.engine.registry import NAMES
 from cni_plugins.kernel.firewall.notifications import UNKNOWN, Author, RulesetListener
+from cni_plugins.upkeep.pacing import Pacing
 from cni_plugins.upkeep.repair import Scope
 
 # What the processes of this suite are called in /proc/PID/comm, which has room for 15 characters.
-_OWN_NAMES = frozenset(name[:15] for name in (*NAMES, "cnictl", "cni-lingering", NAME))
+_OWN_NAMES = frozenset(name[:15] for name in (*NAMES, "cnictl", "cni-lingering", "cni-keeper", NAME))
 _LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 _ROUND = 60.0  # seconds between looks where no notification comes
 _REMEMBERED = 1000  # things said once

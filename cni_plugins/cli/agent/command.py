@@ -40,13 +40,22 @@ Repair = Annotated[
         help="Bring back rules that other programs remove, as cnictl repair does. Default: on.",
     ),
 ]
+Keeper = Annotated[
+    bool | None,
+    typer.Option(
+        "--keeper/--no-keeper",
+        help="Follow overlay networks whose peers come from a store or a file. Default: on.",
+    ),
+]
 CacheDir = Annotated[
     list[str] | None, typer.Option(help="For repairs: as of cnictl repair; may be repeated.")
 ]
 PluginDir = Annotated[
     list[str] | None, typer.Option(help="For repairs: as of cnictl repair; may be repeated.")
 ]
-ConfDir = Annotated[str | None, typer.Option(help="For repairs: as of cnictl repair.")]
+ConfDir = Annotated[
+    str | None, typer.Option(help="For repairs and the keeper: directory of the runtime's network configs.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -59,6 +68,7 @@ def agent(  # noqa: PLR0913 (one for each option)
     request_timeout: RequestTimeout = None,
     metrics: Metrics = None,
     repair: Repair = None,
+    keeper: Keeper = None,
     cache_dir: CacheDir = None,
     plugin_dir: PluginDir = None,
     conf_dir: ConfDir = None,
@@ -70,6 +80,7 @@ def agent(  # noqa: PLR0913 (one for each option)
         "request_timeout": request_timeout,
         "metrics": metrics,
         "repair": repair,
+        "keeper": keeper,
         "cache_dir": tuple(cache_dir) if cache_dir else None,
         "plugin_dir": tuple(plugin_dir) if plugin_dir else None,
         "conf_dir": conf_dir or None,
@@ -112,6 +123,9 @@ def status(
         document = ask(path)
     except NoAgent as err:
         raise Failed(str(err)) from err
+    from cni_plugins.keeper import overview
+
+    document["keeper"] = overview.states()
     if as_json:
         typer.echo(json.dumps(document, indent=2))
         return

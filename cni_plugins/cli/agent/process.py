@@ -12,6 +12,8 @@ from cni_plugins.agent.serve import Options, serve
 from cni_plugins.cli.failure import Failed
 from cni_plugins.cli.version import AGENT_PROCESS
 
+_SWITCHES = ("repair", "keeper")  # options that are on or off
+
 
 def require_agent_support() -> None:
     """:raises Failed: when the plugins of this build cannot call an agent"""
@@ -60,21 +62,22 @@ def parse_arguments(given: list[str]) -> Options | None:
     for word in given:
         key, _, value = word.removeprefix("--").partition("=")
         found.setdefault(key.replace("-", "_"), []).append(value)
-    repair = "repair" in found
-    if repair == ("no_repair" in found):  # the words are of another build
-        return None
-    found.pop("repair" if repair else "no_repair")
+    switches = {name: name in found for name in _SWITCHES}
+    if any(is_on == (f"no_{name}" in found) for name, is_on in switches.items()):
+        return None  # the words are of another build
+    for name, is_on in switches.items():
+        found.pop(name if is_on else f"no_{name}")
     lists = {name: tuple(found.pop(name, ())) for name in ("cache_dir", "plugin_dir")}
-    single = [name for name in Options._fields if name not in (*lists, "repair")]
+    single = [name for name in Options._fields if name not in (*lists, *_SWITCHES)]
     if list(found) != single:
         return None
     try:
-        return _options({name: found[name][-1] for name in single}, lists, repair=repair)
+        return _options({name: found[name][-1] for name in single}, lists, switches)
     except ValueError:
         return None
 
 
-def _options(single: dict[str, str], lists: dict[str, tuple[str, ...]], *, repair: bool) -> Options:
+def _options(single: dict[str, str], lists: dict[str, tuple[str, ...]], switches: dict[str, bool]) -> Options:
     """:raises ValueError: for a number that is none"""
     return Options(
         workers=int(single["workers"]),
@@ -82,7 +85,9 @@ def _options(single: dict[str, str], lists: dict[str, tuple[str, ...]], *, repai
         recycle_after=int(single["recycle_after"]),
         request_timeout=float(single["request_timeout"]),
         metrics=single["metrics"],
-        repair=repair,
         conf_dir=single["conf_dir"],
-        **lists,
+        repair=switches["repair"],
+        keeper=switches["keeper"],
+        cache_dir=lists["cache_dir"],
+        plugin_dir=lists["plugin_dir"],
     )

@@ -1,5 +1,6 @@
 """Formats the agent's status document as lines of text, with pure functions."""
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,7 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"refused  {sum(refused.values())}"
     yield from (f"         {count} {_REASONS.get(reason, reason)}" for reason, count in refused.items())
     yield from _repairs(document.get("repair", {}))
+    yield from _networks(document.get("keeper", []))
     yield ""
     yield from table(("WORKER", "UP", "SERVED", "RECYCLED", "NOW"), map(_worker, document["workers"]))
     yield ""
@@ -41,6 +43,32 @@ def _repairs(count: dict[str, int]) -> Iterator[str]:
     if count.get("repairs") or count.get("failures"):
         steps, failures = count.get("steps", 0), count.get("failures", 0)
         yield f"repaired {count.get('repairs', 0)} times, {steps} differences, {failures} failures"
+
+
+def _networks(states: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a table of the networks in stores, if there are any."""
+    if not states:
+        return
+    yield ""
+    yield from table(("NETWORK", "STORE", "STATE", "PEERS", "CONFIRMED", "TROUBLE"), map(_network, states))
+
+
+def _network(state: dict[str, Any]) -> tuple[str, ...]:
+    silent = state.get("silentCount", 0)
+    count = f"{state.get('peers', 0)}{f', {silent} silent' if silent else ''}"
+    return (
+        str(state["network"]),
+        str(state.get("registry", "-")),
+        str(state["state"]),
+        count,
+        age(state.get("confirmed", 0.0)),
+        str(state.get("trouble", "")) or "-",
+    )
+
+
+def age(when: float) -> str:
+    """Format how long ago a time was."""
+    return f"{duration(max(0.0, time.time() - when))} ago" if when else "never"
 
 
 def duration(seconds: float) -> str:

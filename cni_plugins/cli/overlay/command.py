@@ -37,7 +37,7 @@ CacheDir = Annotated[
 _CONF_DIR = Path("/etc/cni/net.d")
 
 
-@app.command(help="Update the kernel to match config and peers, as the next ADD would; meant for a timer.")
+@app.command(help="Read the stores, and update the kernel to match config and peers, as the next ADD would.")
 def sync(
     networks: Networks = None,
     *,
@@ -49,15 +49,34 @@ def sync(
     conf: Conf = None,
     as_json: AsJson = False,
 ) -> None:
-    from cni_plugins.cli.overlay import document, text
+    from cni_plugins.cli.overlay import document, stores, text
     from cni_plugins.upkeep import overlay
 
     found = _load(conf_dir, cache_dir, conf, networks)
+    troubles = stores.read_all(found.networks)
     outcomes = _for_each(
         found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
     )
     _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes))
-    _fail([*found.faults, *text.faults(outcomes), *text.unrepaired(outcomes)])
+    _fail([*found.faults, *troubles, *text.faults(outcomes), *text.unrepaired(outcomes)])
+
+
+@app.command(help="Give up what a host owns in the stores of networks, so that others may have it.")
+def release(
+    node: Annotated[str, typer.Argument(help="The host's name in the stores.")],
+    networks: Networks = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also if the host shows life.")] = False,
+    conf_dir: ConfDir = _CONF_DIR,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    from cni_plugins.cli.overlay import stores
+
+    found = _load(conf_dir, None, conf, networks)
+    released = stores.release(found.networks, node, force=force, named=bool(networks))
+    _show(stores.released_document(node, released) if as_json else stores.released_lines(node, released))
+    _fail([*found.faults, *(f"network {one.network}: {one.error}" for one in released if one.error)])
 
 
 @app.command(help="Show each network, and every difference between the kernel and its intended state.")

@@ -6,7 +6,10 @@ docs/cnictl.md lists the keys, whose meaning never changes.
 from collections.abc import Iterable
 from typing import Any
 
+from cni_plugins.cli.overlay import stores
 from cni_plugins.cli.overlay.text import NetworkOutcome, Way, backend, entries, hosts, parts, ways_to
+from cni_plugins.contract.registry_config import KINDS
+from cni_plugins.protocol.fields import get
 from cni_plugins.upkeep.overlay import Probe, View
 from cni_plugins.vxlan.records import Record
 
@@ -16,7 +19,14 @@ def sync(outcomes: Iterable[NetworkOutcome]) -> list[dict[str, Any]]:
 
 
 def status(outcomes: Iterable[NetworkOutcome]) -> list[dict[str, Any]]:
-    return [{**_document(one), **(_status(one.seen) if one.seen else {})} for one in outcomes]
+    return [{**_document(one), **(_status(one.seen) if one.seen else {}), **_store(one)} for one in outcomes]
+
+
+def _store(outcome: NetworkOutcome) -> dict[str, Any]:
+    """Return what is told of a network's store, also if its peers are not known yet."""
+    found = get(outcome.of.conf, "backend")
+    is_in_store = isinstance(found, dict) and get(found, "type") in KINDS
+    return {"store": stores.status_document(outcome.of.network)} if is_in_store else {}
 
 
 def peers(outcomes: Iterable[NetworkOutcome]) -> list[dict[str, Any]]:

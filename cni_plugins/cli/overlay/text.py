@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from cni_plugins.cli.overlay import stores
 from cni_plugins.cli.text import table
+from cni_plugins.contract.registry_config import KINDS
 from cni_plugins.errors import CniError
 from cni_plugins.protocol.fields import IPAddress, IPNetwork, get
 from cni_plugins.steps.overlay import PeerRoute
@@ -118,6 +120,8 @@ def status_lines(outcomes: Iterable[NetworkOutcome]) -> Iterator[str]:
         count = entries(seen)
         neighbours, routes = (_counted(count[f"{what}s"], what) for what in ("neighbour", "route"))
         yield f"  entries   {count['fdb']} forwarding, {neighbours}, {routes}"
+        if backend(seen) in KINDS:
+            yield from stores.status_lines(overlay.network)
         yield from (f"  drifted   {difference}" for difference in seen.differences)
 
 

@@ -98,7 +98,7 @@ class Agent:
         self.socket = directory / "run" / "agent.sock"
         self._log = directory / "agent.log"
         # It would look at what the machine's own runtimes remember.
-        whole = {"workers": 2, "socket": str(self.socket), "repair": False, **options}
+        whole = {"workers": 2, "socket": str(self.socket), "repair": False, "keeper": False, **options}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*inside, sys.executable, "-c", _AGENT, build, repr(whole)],

@@ -18,7 +18,12 @@ OPTIONS = Options(
 
 
 def test_words_are_understood_again() -> None:
-    for options in (OPTIONS, Options(2), OPTIONS._replace(repair=False, plugin_dir=("/p",), conf_dir="/c")):
+    for options in (
+        OPTIONS,
+        Options(2),
+        OPTIONS._replace(repair=False, conf_dir="/c"),
+        OPTIONS._replace(keeper=False),
+    ):
         assert process.parse_arguments(process.arguments(options)) == options
 
 
@@ -30,6 +35,7 @@ def test_words_are_options_of_the_command_so_that_another_build_can_parse_them()
         "--request-timeout=2.5",
         "--metrics=unix:/m",
         "--repair",
+        "--keeper",
         "--cache-dir=/a",
         "--cache-dir=/b=c",
         "--conf-dir=",
@@ -45,6 +51,7 @@ def test_words_are_options_of_the_command_so_that_another_build_can_parse_them()
         [*process.arguments(OPTIONS), "--new=1"],
         [*process.arguments(OPTIONS), "--no-repair"],
         [word for word in process.arguments(OPTIONS) if word != "--repair"],
+        [word for word in process.arguments(OPTIONS) if word != "--keeper"],
     ],
 )
 def test_words_of_another_build_are_left_to_the_parser(words: list[str]) -> None:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from cni_plugins.agent.repair.pacing import Pacing
+from cni_plugins.upkeep.pacing import Pacing
 
 
 def calm(now: float = 0.0) -> Pacing:

@@ -1,0 +1,67 @@
+"""Tells who this host is in a store: its name, and a random number that it keeps for ever."""
+
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+
+from cni_plugins.contract.registry_config import RegistrySection
+from cni_plugins.contract.snapshot import KEPT
+from cni_plugins.registries.network_registry import Member
+
+_NUMBER = re.compile(r"[0-9a-f]{32}")
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def member(section: RegistrySection, kept: str = KEPT) -> Member:
+    """Return this host.
+
+    :raises OSError: when its number can be neither read nor written.
+    """
+    return Member(section.node or os.uname().nodename, host_id(kept))
+
+
+def host_id(kept: str = KEPT) -> str:
+    """Return the number of this installation, which the first call creates."""
+    path = f"{kept}/host-id"
+    found = _read(path)
+    if found:
+        return found
+    os.makedirs(kept, mode=0o700, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "w") as file:
+            file.write(f"{secrets.token_hex(16)}\n")
+            file.flush()
+            os.fsync(fd)
+        if os.path.exists(path):  # it is damaged: it is as if this host had been installed again
+            os.rename(temporary, path)
+        else:
+            with suppress(FileExistsError):  # another process was faster
+                os.link(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return _read(path)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            text = file.read(64).strip()
+    except (OSError, ValueError):
+        return ""
+    return text if _NUMBER.fullmatch(text) else ""
+
+
+def boot_id() -> str:
+    """Return what is different after each boot, and on every other host."""
+    with open(_BOOT_ID) as file:
+        return file.read().strip()
+
+
+def boot_time() -> float:
+    """Return the seconds since the boot, which no change of the clock affects; alike in all processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
