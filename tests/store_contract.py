@@ -1,4 +1,4 @@
-"""What every store must do (registries/store.py), as tests: of each real server, and of the double in memory."""
+"""What every store must do (registries/store.py), as tests: of real servers, and of the double in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def named(text: str) -> tuple[str, bytes]:
 
 
 class StoreContract:
-    """Subclasses have a fixture `opened`, which opens a connection, and say how long `hold` holds at least."""
+    """Subclasses have a fixture `opened`, which opens a connection, and say how short `hold` may be."""
 
     shortest_hold = SHORTEST_HOLD
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cni_plugins.contract.registry_config import RegistrySection
 from cni_plugins.contract.snapshot import KEPT, RUN
-from cni_plugins.keeper import followed, identity, own_record
+from cni_plugins.keeper import beside, followed, identity, own_record
 from cni_plugins.keeper.applier import Applier
 from cni_plugins.keeper.files import NetworkFiles, Places, networks_with_files
 from cni_plugins.keeper.followed import Followed, Signature
@@ -24,6 +24,8 @@ from cni_plugins.keeper.membership import Host
 from cni_plugins.keeper.report import Tell
 from cni_plugins.kernel.links.notifications import NetworkListener
 from cni_plugins.registries.store import Store
+from cni_plugins.upkeep import caches
+from cni_plugins.upkeep.networks import registry_file
 
 NAME = "cni-keeper"  # in /proc/PID/comm
 CONF_DIR = "/etc/cni/net.d"
@@ -43,6 +45,8 @@ class KeeperOptions(NamedTuple):
     conf_dir: str = CONF_DIR
     places: Places = Places(RUN, KEPT)
     timing: Timing = Timing()
+    registry_file: Path = registry_file.DEFAULT
+    cache_dirs: tuple[Path, ...] = caches.DEFAULT
 
 
 def surroundings(options: KeeperOptions, changed: Callable[[str], None]) -> Surroundings:
@@ -97,6 +101,16 @@ class _Keeper:
         self._around = surroundings(options, self._wakeup.call)
         self._applier = Applier(options.tell)
         self._listener = self._listening()
+        self._beside = beside.Beside(
+            beside.Surroundings(
+                options.open_store,
+                options.tell,
+                Path(options.conf_dir),
+                options.places,
+                options.registry_file,
+                options.cache_dirs,
+            )
+        )
         self._followers: dict[str, Follower] = {}
         self._known: dict[str, Followed] = {}
         self._faults: tuple[str, ...] = ()
@@ -147,6 +161,7 @@ class _Keeper:
         self._next_tick = now + _TICK
         self._look_at_configs()
         self._look_at_peers_files()
+        self._beside.look()
         if now >= self._next_round:
             self._next_round = now + _ROUND
             self._forget_strangers()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from cni_plugins.protocol.fields import shown
 from cni_plugins.registries.network_registry import VERSION
-from cni_plugins.registries.store import ABSENT, Change, Item, Store, key_part, text_of
+from cni_plugins.registries.store import ABSENT, Change, Feed, Item, Store, key_part, text_of
 
 _NETWORKS = f"{VERSION}/networks"
 _CHANGES = f"{VERSION}/networks-changes"
@@ -70,6 +70,10 @@ class SharedNetworks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def follow(self) -> Feed:
+        """Follow the networks, to learn when to list them."""
+        return self._store.follow(_NETWORKS)
 
     def list(self) -> Listed:
         networks: dict[str, SharedNetwork] = {}

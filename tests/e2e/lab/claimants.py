@@ -1,7 +1,7 @@
 """Many processes that claim blocks of one network at once, and are killed meanwhile and started anew.
 
-`python -m tests.e2e.lab.claimants SECTION NETWORK PROCESSES BLOCKS KILLS` prints, as JSON, what each of them was
-told it owns. One process imports the client, and forks, as 50 imports would take a minute.
+`python -m tests.e2e.lab.claimants SECTION NETWORK PROCESSES BLOCKS KILLS` prints, as JSON, what each of them
+was told it owns. One process imports the client, and forks, as 50 imports would take a minute.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _fork(
         while stays:
             signal.pause()
         os._exit(0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (a fork ends here)
         traceback.print_exc()
         os._exit(1)
 

@@ -1,7 +1,7 @@
 """A process that follows a key, and prints a line for each view: the number of names, and a digest of all.
 
-`python -m tests.e2e.lab.follower SECTION KEY`; tests stop it for a while. It begins again when its feed ends, and
-prints why.
+`python -m tests.e2e.lab.follower SECTION KEY`; tests stop it for a while. It begins again when its feed
+ends, and prints why.
 """
 
 from __future__ import annotations
