@@ -135,7 +135,8 @@ def demand_and_wait(directory: str, names: Iterable[str], seconds: float) -> boo
     """
     paths = [f"{directory}/{_DEMANDS}/{name}" for name in names]
     try:
-        os.makedirs(f"{directory}/{_DEMANDS}", mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(f"{directory}/{_DEMANDS}", 0o700)
         for path in paths:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as err:

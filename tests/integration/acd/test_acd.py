@@ -189,3 +189,62 @@ def test_an_address_that_answers_on_another_host_of_an_overlay_is_not_given_out(
     assert given(result) == ["192.168.100.4"]
     assert lan.bed.call("CHECK", {**conf, "prevResult": result}, sandbox)[0] == 0
     assert lan.bed.call("DEL", {**conf, "prevResult": result}, sandbox)[0] == 0
+
+
+def test_the_host_of_an_overlay_asks_for_ipv6_as_well(
+    overlay: tuple[Lan, dict[str, Any]], tmp_path: Path
+) -> None:
+    lan, conf = overlay
+    ranges = [[{"subnet": "fd00:100::/64", "rangeStart": "fd00:100::3"}]]
+    blocks = [{"node": "near", "vtep": "10.99.0.1", "blocks": ["fd00:100::/120"]}]
+    blocks += [{"node": "far", "vtep": "10.99.0.2", "blocks": ["fd00:100::100/120"]}]
+    (tmp_path / "peers.json").write_text(json.dumps({"peers": blocks}))
+    lan.far.run("ip", "address", "add", "fd00:100::3/64", "dev", "vx0", "nodad")
+    conf = {**conf, "subnet": "fd00:100::/64", "ipam": {**conf["ipam"], "ranges": ranges}}
+    assert given(lan.bed.add(conf, lan.bed.sandbox())) == ["fd00:100::4"]
+
+
+def test_an_overlay_in_which_no_probe_reaches_another_host_is_refused(
+    overlay: tuple[Lan, dict[str, Any]],
+) -> None:
+    lan, conf = overlay
+    code, error = lan.bed.call("ADD", {**conf, "bum": "none"}, lan.bed.sandbox())
+    assert (code, error["code"]) == (1, 7)
+    assert "acd is true, but with bum none no probe reaches another host" in error["msg"]
+
+
+def test_mode_source_hears_nobody_and_is_refused(lan: Lan) -> None:
+    conf = lan.macvlan(mode="source", allowedMACs=["02:00:00:00:00:01"], ipam=lan.bed.host_local(SUBNETS[0]))
+    code, error = lan.bed.call("ADD", conf, lan.bed.sandbox())
+    assert (code, error["code"]) == (1, 7)
+    assert "acd is of no use in mode source" in error["msg"]
+
+
+@pytest.mark.parametrize("mode", ["bridge", "vepa", "private", "passthru"])
+def test_every_other_mode_of_macvlan_hears_who_has_an_address(lan: Lan, mode: str) -> None:
+    lan.take("10.1.0.2/24", "fd00:1::2/64")
+    sandbox = lan.bed.sandbox()
+    result = lan.bed.add(lan.macvlan(mode=mode, ipam=lan.bed.host_local(*SUBNETS)), sandbox)
+    assert given(result) == ["10.1.0.3", "fd00:1::3"]
+    assert all(sandbox.reaches(address) for address in ("10.1.0.2", "fd00:1::2"))
+
+
+def test_a_refused_step_after_the_probe_leaves_nothing(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cni_plugins.kernel import dispatch
+    from cni_plugins.steps.ip import EnsureAddress
+
+    carry_out = dispatch.carry_out
+
+    def refuse(session: Any, step: Any) -> str:
+        if isinstance(step, EnsureAddress):
+            raise OSError(13, "Permission denied")
+        return carry_out(session, step)
+
+    monkeypatch.setattr(dispatch, "carry_out", refuse)
+    sandbox = lan.bed.sandbox()
+    conf = lan.macvlan(ipam=lan.bed.host_local(SUBNETS[0]))
+    before = lan.bed.state()
+    code, error = lan.bed.call("ADD", conf, sandbox)
+    assert (code, error["code"]) == (1, 100)
+    assert sandbox.link("eth0") is None
+    assert lan.bed.state() == before
