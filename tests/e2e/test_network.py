@@ -138,6 +138,39 @@ def test_nothing_leaves_an_internal_network(networks: Networks) -> None:
     assert not networks.reaches("cnien1", "192.0.2.2")
 
 
+COUNTING = """
+table ip t {
+    chain c {
+        type filter hook input priority 0
+        icmp type echo-request counter
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_what_is_sent_to_the_bridges_own_mac_address_leaves_no_internal_network(
+    networks: Networks, *, internal: bool
+) -> None:
+    masquerade = "com.docker.network.bridge.enable_ip_masquerade=false"
+    words = ("--internal",) if internal else ("-o", masquerade)
+    bridge = networks.create("one", *words)["plugins"][0]["bridge"]
+    networks.create("forwarding")
+    first, second = networks.host.netns("cnien1", "cnien2")
+    networks.add("one", first)
+    networks.add("forwarding", second)  # with the first gateway, the host forwards
+    networks.host.run("ip", "netns", "exec", "outside", "nft", "-f", "-", input=COUNTING)
+    (link,) = json.loads(networks.host.run("ip", "-j", "link", "show", bridge).stdout)
+    networks.host.run("ip", "-n", "cnien1", "route", "replace", "default", "dev", "eth0")
+    neighbour = ("192.0.2.2", "lladdr", link["address"], "dev", "eth0")
+    networks.host.run("ip", "-n", "cnien1", "neigh", "replace", *neighbour)
+    networks.reaches("cnien1", "192.0.2.2")
+    seen = networks.host.run("ip", "netns", "exec", "outside", "nft", "list", "table", "ip", "t").stdout
+    assert ("packets 0" in seen) == internal
+    networks.delete("one", first)
+    assert "internal" not in networks.host.run("nft", "list", "ruleset").stdout
+
+
 def test_without_icc_containers_reach_the_outside_alone(networks: Networks) -> None:
     networks.create("apart", "-o", "com.docker.network.bridge.enable_icc=false")
     first, second = networks.host.netns("cnien1", "cnien2")
