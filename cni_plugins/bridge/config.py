@@ -70,6 +70,7 @@ class BridgeConfig(MasqueradeOptions, OptionalAutoMtu):
     disable_container_interface: bool = False
     port_isolation: bool = False
     remove_idle_bridge: bool = False
+    internal: bool = False
     ipam: IpamSection = IpamSection()
     dns: OptionalDns = None
     args: ArgsSection = ArgsSection()
@@ -95,6 +96,8 @@ class BridgeConfig(MasqueradeOptions, OptionalAutoMtu):
             raise ValueError("cannot set hairpin mode and promiscuous mode at the same time")
         if self.disable_container_interface and self.ipam.type:
             raise ValueError("cannot use IPAM when DisableContainerInterface flag is set")
+        if self.internal and (self.is_gw or self.masquerade.is_on):
+            raise ValueError("internal is true, so there can be no gateway on this host, and no ipMasq")
         if self.is_gw and ifname_fault(self.gateway_link):
             raise ValueError(f"link name {shown(self.gateway_link)} {ifname_fault(self.gateway_link)}")
         return self

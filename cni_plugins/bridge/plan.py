@@ -55,6 +55,7 @@ def decide(request: Request, config: BridgeConfig, lease: Result, facts: Facts) 
         *_gateways(request, config, identity, ips, facts),
         # Before the sandbox has routes: a program that sends at once must not get past the rules.
         *_source_guard(request, config, identity),
+        *_host_guard(request, config, identity),
         *_masquerade(request, config, identity.pair, ips),
         *_sandbox(request, config, identity, lease),
         *_readiness(request, config, identity, ips),
@@ -146,6 +147,13 @@ def _source_guard(request: Request, config: BridgeConfig, identity: BridgeIdenti
         # capabilities are arguments of each call.
         pair = identity.pair
         yield EnsureSourceGuard(request.owner, pair.host_end, identity.guarded_mac, recorded_mac=pair.mac)
+
+
+def _host_guard(request: Request, config: BridgeConfig, identity: BridgeIdentity) -> Iterator[Step]:
+    if config.internal and identity.pair.ours:
+        from cni_plugins.steps.host_guard import EnsureHostGuard
+
+        yield EnsureHostGuard(request.owner, identity.pair.host_end)
 
 
 def _sandbox(

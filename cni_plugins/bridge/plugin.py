@@ -26,7 +26,7 @@ def asks(request: Request, config: BridgeConfig | None) -> Asks:
             host=links,
             vlan_filtering=config.uses_vlans,
             full=config.bridge,
-            nf_tables=config.macspoofchk or rules.nf_tables,
+            nf_tables=config.macspoofchk or config.internal or rules.nf_tables,
         )
     if request.command == "ADD":
         links = (*links, request.attachment.host_end)
@@ -57,7 +57,7 @@ def status(_request: Request, config: BridgeConfig, facts: Facts) -> None:
     if not facts.vlan_filtering:
         raise NotAvailable("this kernel's bridges cannot filter VLANs", "vlan or vlanTrunk is set")
     require_port(facts, config.bridge)
-    require_rules(facts, "ipMasq or macspoofchk is set")
+    require_rules(facts, "ipMasq, macspoofchk or internal is set")
 
 
 PLUGIN = Plugin(

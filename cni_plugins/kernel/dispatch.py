@@ -86,6 +86,10 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one f
 
             own = rule_removal.DEEDS | masquerade.DEEDS | source_guard.DEEDS
             return own | iptables_masquerade.DEEDS | reference_cleanup.DEEDS
+        case "host_guard":
+            from cni_plugins.kernel.firewall import host_guard
+
+            return host_guard.DEEDS
         case "forwarding_filter":
             from cni_plugins.kernel.firewall import (
                 bridges_apart,

@@ -79,6 +79,7 @@ def _bridge(wish: Wish, subnets: Sequence[IPNetwork]) -> dict[str, Any]:
         "type": "bridge",
         "bridge": bridge_of(wish),
         **({"isDefaultGateway": True, "ipMasq": wish.options.get("masquerade", True)} if routed else {}),
+        **({"internal": True} if wish.internal else {}),
         "hairpinMode": True,
         "removeIdleBridge": True,
         **_mtu(wish, automatic=True),

@@ -23,7 +23,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "bridge": frozenset(
         (
             *(*_EVERY, "bridge", "isGateway", "isDefaultGateway", "hairpinMode", "mtuAuto", "vlan"),
-            *("removeIdleBridge", "portIsolation", "macspoofchk"),
+            *("removeIdleBridge", "portIsolation", "macspoofchk", "internal"),
         )
     ),
     "macvlan": frozenset((*_EVERY, "master", "mode", "vlan")),

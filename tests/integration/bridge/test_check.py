@@ -113,6 +113,21 @@ def test_check_needs_the_interface_in_prev_result(bed: Any) -> None:
     assert (code, error["code"]) == (1, 7)
 
 
+@pytest.mark.parametrize(
+    "lost", ["flush set bridge cni_plugins internal", "flush chain bridge cni_plugins host_guard"]
+)
+def test_an_internal_bridge_that_the_host_takes_frames_from(bed: Any, lost: str) -> None:
+    conf, sandbox = bed.conf(internal=True, ipam=bed.host_local("10.1.0.0/24")), bed.sandbox()
+    result = bed.add(conf, sandbox)
+    assert bed.call("CHECK", {**conf, "prevResult": result}, sandbox) == (0, None)
+    bed.host.run("nft", *lost.split())
+    code, error = bed.call("CHECK", {**conf, "prevResult": result}, sandbox)
+    assert (code, error["code"]) == (1, 103)
+    assert error["msg"].startswith("guard of the host against veth")
+    assert bed.call("DEL", conf, sandbox) == (0, None)
+    assert "internal" not in bed.host.run("nft", "list", "ruleset")
+
+
 def test_a_mac_that_only_add_was_asked_for(bed: Any) -> None:
     conf, sandbox = (
         bed.conf(macspoofchk=True, ipam=bed.host_local("10.1.0.0/24", "fd00:1::/64")),

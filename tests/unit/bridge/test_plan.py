@@ -24,6 +24,7 @@ from cni_plugins.steps.firewall import (
     EnsureMasquerade,
     EnsureSourceGuard,
 )
+from cni_plugins.steps.host_guard import EnsureHostGuard
 from cni_plugins.steps.ip import (
     IF_PRESENT,
     WANTED,
@@ -240,6 +241,19 @@ def test_masquerading_of_one_family_through_iptables() -> None:
 def test_source_checks_bear_the_address_in_effect() -> None:
     (step,) = of(planned(macspoofchk=True, runtimeConfig={"mac": "02:00:00:00:00:42"}), EnsureSourceGuard)
     assert step.mac == "02:00:00:00:00:42"
+
+
+def test_the_host_takes_nothing_from_an_internal_bridge() -> None:
+    (step,) = of(planned(internal=True), EnsureHostGuard)
+    assert step.link == request().attachment.host_end
+    assert not of(planned(), EnsureHostGuard)
+
+
+@pytest.mark.parametrize("keys", [{"isGateway": True}, {"isDefaultGateway": True}, {"ipMasq": True}])
+def test_an_internal_bridge_leads_nowhere(keys: dict[str, bool]) -> None:
+    with pytest.raises(InvalidNetworkConfig) as caught:
+        planned(internal=True, **keys)
+    assert "internal is true, so there can be no gateway on this host, and no ipMasq" in caught.value.msg
 
 
 def test_promiscuous_mode() -> None:

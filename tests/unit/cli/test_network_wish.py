@@ -91,6 +91,7 @@ def test_an_internal_bridge_has_no_gateway_no_masquerade_and_no_ports() -> None:
     document = made(SUBNET, internal=True)
     bridge, firewall = document["plugins"]
     assert {"isDefaultGateway", "isGateway", "ipMasq"} & set(bridge) == set()
+    assert bridge["internal"] is True
     assert "routes" not in bridge["ipam"]
     assert firewall["type"] == "firewall"
     assert document["cni-plugins.network"]["internal"] is True
