@@ -1,6 +1,6 @@
 """The cost of a small packet through an overlay, beside one that was made by hand and has no rules, as root.
 
-`python -m tests.bench.packets [--rounds N] [--plugins DIR] [--no-masquerade]` makes four hosts of namespaces:
+`python -m tests.bench.packets [--rounds N] [--plugins DIR] [--no-masquerade] [--beside-unguarded]` makes four hosts of namespaces:
 two in our overlay, two in one of iproute2 commands with the same links, routes and entries. It prints the
 medians of CPU time per datagram of 64 bytes from container to container, and their ratio.
 """
@@ -37,6 +37,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--plugins", type=Path, default=_REPOSITORY / "dist")
     parser.add_argument("--no-masquerade", action="store_true")
+    parser.add_argument(
+        "--beside-unguarded", action="store_true", help="compare with ours, without sourceGuard"
+    )
     chosen = parser.parse_args(words)
     if os.geteuid() != 0:
         sys.stderr.write("packets: network namespaces need root\n")
@@ -45,15 +48,22 @@ def main(words: list[str]) -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnib-packets-")))
         sender = directory / "packets"
         subprocess.run(["cc", "-O2", "-o", sender, Path(__file__).with_suffix(".c")], check=True)
-        ours = _ours(stack, directory, chosen.plugins, masquerade=not chosen.no_masquerade)
-        theirs = _by_hand(stack)
+        masquerade = not chosen.no_masquerade
+        ours = _ours(stack, directory, chosen.plugins, masquerade=masquerade)
+        bare = {"masquerade": masquerade, "sourceGuard": False}
+        theirs = (
+            _ours(stack, directory / "bare", chosen.plugins, **bare)
+            if chosen.beside_unguarded
+            else _by_hand(stack)
+        )
         for first, second in (ours, theirs):
             assert first.succeeds("ping", "-c1", "-W2", _TARGET)
             _sink(stack, second)
         figures = [(_cost(ours[0], sender), _cost(theirs[0], sender)) for _ in range(chosen.rounds)]
     mine, other = (statistics.median(column) for column in zip(*figures, strict=True))
     ratio = statistics.median(one / two for one, two in figures)
-    sys.stdout.write(f"ours {mine:.0f} ns, by hand {other:.0f} ns, ratio {ratio:.2f}\n")
+    beside = "unguarded" if chosen.beside_unguarded else "by hand"
+    sys.stdout.write(f"ours {mine:.0f} ns, {beside} {other:.0f} ns, ratio {ratio:.2f}\n")
     return 0
 
 
@@ -89,7 +99,7 @@ def _namespace(stack: ExitStack) -> Namespace:
 
 
 def _ours(
-    stack: ExitStack, directory: Path, plugins: Path, *, masquerade: bool
+    stack: ExitStack, directory: Path, plugins: Path, *, masquerade: bool, **keys: Any
 ) -> tuple[Namespace, Namespace]:
     containers = []
     for number, host in enumerate(_hosts(stack), 1):
@@ -101,6 +111,7 @@ def _ours(
             "ipMasq": masquerade,
             "backend": {"type": "static", "peers": _PEERS},
             "ipam": {"type": "host-local", "dataDir": str(directory / str(number))},
+            **keys,
         }
         container = _namespace(stack)
         environment = cni.environment("ADD", netns=container.path, path=plugins)

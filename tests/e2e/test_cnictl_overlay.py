@@ -105,7 +105,7 @@ def write(node: Node, conf: Mapping[str, Any], number: int = 10) -> None:
 def test_what_cannot_be_done_is_a_sentence(hosts: Hosts, command: str) -> None:
     node = hosts.one
     cases = [
-        ([], f"no overlay network in {CONFS}: no file there has a plugin of type vxlan"),
+        (["blue"], f"no overlay network in {CONFS}: no file there has a plugin of type vxlan"),
         (["--conf-dir", "/nowhere"], "/nowhere: No such file or directory"),
         (["--conf", "/nowhere"], "no overlay network in /nowhere: /nowhere: No such file or directory"),
     ]
@@ -116,6 +116,44 @@ def test_what_cannot_be_done_is_a_sentence(hosts: Hosts, command: str) -> None:
     done = hosts.run(node, command, "pink")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"cnictl: no overlay network 'pink' in {CONFS}, only {Net('l3').name}\n"
+
+
+@pytest.mark.parametrize("command", ["sync", "status", "peers", "probe"])
+def test_a_node_in_no_overlay_is_no_failure(hosts: Hosts, command: str) -> None:
+    assert hosts.lines(hosts.one, command) == [f"no overlay network in {CONFS}"]
+    assert json.loads("\n".join(hosts.lines(hosts.one, command, "--json"))) == []
+
+
+def test_hosts_that_disagree_have_other_digests(hosts: Hosts) -> None:
+    net = Net("l3-file")
+    publish(net, hosts.bed.nodes)
+    with configured(hosts, net, ACROSS):
+        digests = {hosts.document(node, "status")["digest"] for node in hosts.bed.nodes}
+        assert len(digests) == 1
+        shuffled = [net.record(node) for node in reversed(hosts.bed.nodes)]
+        publish(net, [hosts.one], shuffled)
+        assert hosts.document(hosts.one, "status")["digest"] in digests
+        publish(net, [hosts.one], shuffled[1:])
+        assert hosts.document(hosts.one, "status", code=1)["digest"] not in digests
+        publish(net, hosts.bed.nodes)
+
+
+def test_a_chain_that_drops_is_told_with_rules_that_help(hosts: Hosts) -> None:
+    node = hosts.one
+    with configured(hosts, Net("l3", families=(4,)), ACROSS) as [one, two]:
+        node.host.run("nft", "add table ip other")
+        chain = "{ type filter hook forward priority 0; policy drop; }"
+        node.host.run("nft", f"add chain ip other forward {chain}")
+        try:
+            assert one.unreached(two.addresses, 1) == sorted(two.addresses)
+            [told] = hosts.document(node, "status", code=1)["blocked"]
+            assert one.check().document["code"] == 103
+            for command in told.split("`")[1::2]:
+                node.host.run(*command.split())
+            assert hosts.document(node, "status")["blocked"] == []
+            assert one.unreached(two.addresses) == []
+        finally:
+            node.host.run("nft", "delete table ip other")
 
 
 def test_who_is_not_root_is_told(hosts: Hosts) -> None:
@@ -229,7 +267,8 @@ def test_nothing_is_made_where_no_container_is_unless_asked_for(hosts: Hosts, sh
         assert tables(node) == before
         assert hosts.lines(node, "sync", "--create") == [f"{net.name}: created"]
         assert hosts.lines(node, "sync") == [f"{net.name}: in sync"]
-        probed = hosts.document(hosts.one, "probe")["peers"]
+        probed = hosts.document(hosts.one, "probe", code=1)["peers"]  # the hop is narrow
+        assert [[fault["cause"] for fault in peer["faults"]] for peer in probed] == [["path MTU"], []]
         assert all(peer["inside_ms"] is not None for peer in probed), probed
         with attached(hosts.bed, net, [(3, "ovkfc")]) as [three]:
             assert three.unreached(one.addresses) == []
@@ -303,7 +342,8 @@ def test_a_measured_mtu_is_written_kept_and_taken_back(hosts: Hosts, version: in
     with configured(hosts, net, [*ACROSS, (3, "ovkfc")]) as [one, two, three]:
         to_two = dict.fromkeys(net.subnets(2), (measured, True))
         to_three = dict.fromkeys(net.subnets(3), (usual, False))
-        probed = {peer["node"]: peer for peer in hosts.document(node, "probe")["peers"]}
+        probed = {peer["node"]: peer for peer in hosts.document(node, "probe", code=1)["peers"]}
+        assert [fault["cause"] for fault in probed["h2"]["faults"]] == ["path MTU"]
         assert [probed[name]["path_mtu"] for name in ("h2", "h3")] == [NARROW, 1500]
         assert all(peer["rtt_ms"] and peer["inside_ms"] for peer in probed.values())
         assert hosts.ways(node) == dict.fromkeys(to_two, (usual, False)) | to_three
@@ -347,7 +387,7 @@ def widened(bed: Bed) -> Iterator[None]:
 def test_the_stretched_network_is_measured_and_has_nothing_to_be_written_to(hosts: Hosts) -> None:
     with configured(hosts, Net("l2"), ACROSS):
         before = tables(hosts.one)
-        lines = hosts.lines(hosts.one, "probe", "--write")
+        lines = hosts.lines(hosts.one, "probe", "--write", code=1)  # the path is narrow
         assert lines[-1] == "no routes to write to: mode l2 has none"
         assert tables(hosts.one) == before
 
@@ -361,5 +401,5 @@ def test_a_silent_peer_is_named(hosts: Hosts) -> None:
             hosts.bed.switch.run("ip", "-n", "near", "link", "set", HOP, "up")
             hosts.bed.switch.run("ip", "-n", "near", "route", "replace", "10.99.1.0/24", "via", "10.99.9.2")
         assert done.returncode == 1
-        assert done.stderr == f"cnictl: network {Net('l3').name}: no answer from h2 (10.99.1.2)\n"
+        assert done.stderr == f"cnictl: network {Net('l3').name}: h2 (10.99.1.2): no answer\n"
         assert next(row for row in done.stdout.splitlines() if row.startswith("h3")).split()[2] != "-"
