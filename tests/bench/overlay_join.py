@@ -1,8 +1,9 @@
 """How long after a host has been started all the others reach it: real flanneld, and ours, on one etcd.
 
 `python -m tests.bench.overlay_join flannel|ours [--at 10 30 100]` needs root and the servers of .ci/servers.
-Hosts are network namespaces on one bridge, started one after the other. Measured is from the start of a host's
-process to the first answer that each of the others gets to a ping of the new host's address in the overlay.
+Hosts are network namespaces on one bridge, started one after the other. Measured is from the start of a
+host's process to the first answer that each of the others gets to a ping of the new host's address in the
+overlay.
 """
 
 import argparse

@@ -165,7 +165,7 @@ def test_a_converted_host_keeps_its_subnet_for_good(fleet: Fleet) -> None:
 
 def test_a_host_on_which_flannel_still_is_does_not_join(fleet: Fleet) -> None:
     before = fleet.key_of(1)
-    with pytest.raises(Exception, match="flannel is still on this host"):
+    with pytest.raises(Exception, match="flannel is still here"):
         fleet.start_ours(1)
     fleet.keepers.clear()
     assert fleet.key_of(1) == before
