@@ -10,6 +10,7 @@ They are written by rename, mode 0600 in directories of mode 0700. `state.json` 
 
 import json
 import os
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, get_args
 
 RUN = "/run/cni-plugins"
@@ -65,6 +66,17 @@ def _state(found: Any) -> KeeperState | None:  # noqa: ANN401 (JSON is anything)
     return KeeperState(found["state"], str(found.get("trouble", "")), since, confirmed)
 
 
+def make_private(directory: str) -> None:
+    """Create a directory and those above it that do not exist, for root alone.
+
+    :raises OSError:
+    """
+    if not os.path.isdir(directory):
+        make_private(os.path.dirname(directory))
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+
+
 def write(directory: str, name: str, document: object) -> None:
     """Write JSON by rename, see `write_text`.
 
@@ -79,7 +91,7 @@ def write_text(directory: str, name: str, text: str, *, durable: bool = False) -
     :param durable: also after a power failure.
     :raises OSError:
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_private(directory)
     temporary = f"{directory}/.{name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -66,6 +66,11 @@ class Applier:
         if network in self._works:
             self._works[network].has_news = True
 
+    def look(self) -> None:
+        """Look at all networks soon, but not sooner than repairs of what is fought over."""
+        for work in self._works.values():
+            work.pacing.changed(time.monotonic())
+
     def notice(self, notices: Iterable[Notice]) -> bool:
         """Take note of what has changed; say whether addresses of the host, as of the underlay, have."""
         now = time.monotonic()
@@ -126,7 +131,8 @@ class Applier:
         work.pacing.begun()
         outcome = self._outcome(work)
         now = time.monotonic()
-        repaired = is_repair and outcome.changed
+        # What could not be brought in line may have been removed again meanwhile: no reason for haste.
+        repaired = is_repair and (outcome.changed or bool(outcome.trouble))
         work.pacing.ended(now, now - begun, repaired=repaired, failed=bool(outcome.trouble))
         self._say(work, outcome, "repaired" if is_repair else "applied")
         if work.report is not None:

@@ -54,7 +54,7 @@ class NetworkFiles:
 
         :raises Busy: when another process holds it for too long.
         """
-        os.makedirs(self.run, mode=0o700, exist_ok=True)
+        snapshot.make_private(self.run)
         fd = os.open(f"{self.run}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _lock(fd)

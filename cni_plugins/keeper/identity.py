@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from cni_plugins.contract.registry_config import RegistrySection
-from cni_plugins.contract.snapshot import KEPT
+from cni_plugins.contract.snapshot import KEPT, make_private
 from cni_plugins.registries.network_registry import Member
 
 _NUMBER = re.compile(r"[0-9a-f]{32}")
@@ -28,7 +28,7 @@ def host_id(kept: str = KEPT) -> str:
     found = _read(path)
     if found:
         return found
-    os.makedirs(kept, mode=0o700, exist_ok=True)
+    make_private(kept)
     temporary = f"{path}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

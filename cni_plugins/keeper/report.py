@@ -134,7 +134,8 @@ class Report:
         self._written, self._written_at = document, now
 
     def _tell_change(self, state: str, trouble: str) -> None:
-        if (state, trouble) != self._state_told:
+        is_start = self._state_told == ("", "") and state == "broken" and not trouble
+        if (state, trouble) != self._state_told and not is_start:
             self._state_told = state, trouble
             pairs = {"keeper": state, "network": self._files.network, "registry": self._kind}
             (self._tell.warn if trouble else self._tell.note)(pairs, trouble)

@@ -150,14 +150,12 @@ class _Keeper:
         if now >= self._next_round:
             self._next_round = now + _ROUND
             self._forget_strangers()
-            for network in self._known:
-                self._applier.news(network)
+            self._applier.look()
 
     def _look_at_underlay(self) -> None:
         for follower in self._followers.values():
             follower.look_again()
-        for network in self._known:
-            self._applier.news(network)
+        self._applier.look()
 
     # -------------------------------------------------------------------------------------------- files
 

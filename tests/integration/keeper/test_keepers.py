@@ -144,8 +144,8 @@ def test_an_address_that_changes_is_followed_by_all(group: Group) -> None:
     hosts, sandboxes, addresses = group
     ping = Ping(sandboxes[0], addresses[1])
     third = hosts[2].namespace
-    third.run("ip", "address", "add", "192.0.2.33/24", "dev", "eth0")
     third.run("ip", "address", "del", "192.0.2.3/24", "dev", "eth0")
+    third.run("ip", "address", "add", "192.0.2.33/24", "dev", "eth0")
     wait(lambda: all(host.peers["h3"]["vtep"] == "192.0.2.33" for host in hosts))
     wait(lambda: all("192.0.2.33" in host.fdb() and "192.0.2.3" not in host.fdb() for host in hosts[:2]))
     wait(lambda: sandboxes[0].reaches(addresses[2]))
