@@ -24,7 +24,8 @@ from cni_plugins.keeper.report import Report, Tell
 from cni_plugins.keeper.sift import Sieve, Sifted, Sound
 from cni_plugins.keeper.silence import Silence
 from cni_plugins.protocol import json_text
-from cni_plugins.registries.network_registry import AllTaken, NetworkRegistry, TakenByOther, records_of
+from cni_plugins.registries.layouts import registry_of
+from cni_plugins.registries.network_registry import NetworkRegistry, Refused, TakenByOther, records_of
 from cni_plugins.registries.store import Store, StoreFailed
 
 LIFE = 60.0  # seconds that a sign of life is valid
@@ -118,6 +119,8 @@ class Follower:
                 self._session(back_off)
             except StoreFailed as err:
                 self.report.say("broken", f"{self._section.type}: {err}")
+            except Refused as err:
+                self.report.say("refused", str(err))
             except Exception as err:  # noqa: BLE001 (a fault in one network must not end the others)
                 self.report.say("broken", f"internal error: {err} ({type(err).__name__})")
             if time.monotonic() - begun > LIFE:
@@ -128,7 +131,7 @@ class Follower:
         """Follow until the store fails."""
         store = self._around.open_store(self._section)
         try:
-            registry = NetworkRegistry(store, self.of.network)
+            registry = registry_of(store, self._section, self.of.network, self.of.of.conf)
             self._settle(registry, registry.records())
             self._mail = Mailbox()
             self._mail.pump(registry.follow)
@@ -202,7 +205,7 @@ class Follower:
             with self.files.locked():
                 self._own = self._member.settle(registry, listed)
             self._trouble, self._has_joined = "", True
-        except (TakenByOther, AllTaken, CniError, Busy, ValueError) as err:
+        except (Refused, CniError, Busy, ValueError) as err:
             self._trouble = f"{err}{f' ({err.details})' if isinstance(err, CniError) and err.details else ''}"
             self._due["settle"] = self._around.clock() + self._retry.failed() + 1.0
             self.report.say("refused", self._trouble)
@@ -295,7 +298,7 @@ class Follower:
         self._begin()
         store = self._around.open_store(self._section)
         try:
-            registry = NetworkRegistry(store, self.of.network)
+            registry = registry_of(store, self._section, self.of.network, self.of.of.conf)
             self._settle(registry, registry.records())
             self._found = registry.records()
             self._look(registry, self._found)
@@ -306,6 +309,8 @@ class Follower:
         except StoreFailed as err:
             self.report.say("broken", f"{self._section.type}: {err}")
             raise
+        except Refused as err:
+            self.report.say("refused", str(err))
         finally:
             store.close()
 

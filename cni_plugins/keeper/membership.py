@@ -65,6 +65,7 @@ class Membership:
         known = self.former()
         at = self._host.find_underlay(self._of, known.record.vtep if known else None)
         registry.require_free(self.me, str(at.vtep))
+        registry.adopt(self.me, str(at.vtep))
         parts, got = self._own_parts(registry, known, listed)
         document = own_record.document(self.me, at, parts, self._of, former, self._host.epoch)
         made = sound(self.me.node, document, self._of.extent)

@@ -11,7 +11,8 @@ from cni_plugins.keeper.follower import Follower, Surroundings, Timing
 from cni_plugins.keeper.membership import Host
 from cni_plugins.keeper.report import Silent
 from cni_plugins.protocol.fields import shown
-from cni_plugins.registries.network_registry import NetworkRegistry
+from cni_plugins.registries.layouts import registry_of
+from cni_plugins.registries.network_registry import NetworkRegistry, Refused
 from cni_plugins.registries.store import Store, StoreFailed
 
 Opener = Callable[[RegistrySection], Store]
@@ -74,7 +75,10 @@ def release(one: Followed, node: str, *, force: bool, open_store: Opener = open_
     except StoreFailed as err:
         return Released(one.network, error=f"{one.section.type}: {err}")
     try:
-        return _release(NetworkRegistry(store, one.network), one.network, node, force=force)
+        registry = registry_of(store, one.section, one.network, one.of.conf)
+        return _release(registry, one.network, node, force=force)
+    except Refused as err:
+        return Released(one.network, error=str(err))
     except StoreFailed as err:
         return Released(one.network, error=f"{one.section.type}: {err}")
     finally:

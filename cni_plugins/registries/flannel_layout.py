@@ -24,6 +24,7 @@ from cni_plugins.vxlan.identity import default_vni, vtep_mac
 VXLAN, HOST_GATEWAY = "vxlan", "host-gw"
 RESERVED = "cni-plugins"  # BackendType of a subnet whose host has no record yet; flanneld ignores it
 _OURS = "CniPlugins"  # key of LeaseAttrs
+_MORE = {"epoch": str, "mtu": int}  # of a record of ours, for which flannel has no place
 _NOWHERE = IPv4Address(0)
 _DEFAULT_VNI, _KERNEL_PORT = 1, 8472  # flanneld's; the kernel's when it is told none
 _SUBNET = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(&[a-f\d:]+-\d+)?")
@@ -70,6 +71,7 @@ class Entry(NamedTuple):
     :param name: the last part of the key.
     :param node: name of a host of ours, empty: flannel's.
     :param host: random number of a host that keeps the key itself; empty: flannel's, or exported for it.
+    :param more: what else its record has.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Entry(NamedTuple):
     mac: str = ""
     node: str = ""
     host: str = ""
+    more: tuple[tuple[str, str | int], ...] = ()
 
     @property
     def owner(self) -> Member:
@@ -137,8 +140,9 @@ def differences(flannel: FlannelConfig, ours: VxlanConfig, network: str) -> Iter
         yield f"vni is {vni}, flannel's {flannel.vni}"
     if ours.port != flannel.port:
         yield f"port is {ours.port}, flannel's {flannel.port}"
-    if ours.subnet_len not in (0, flannel.length):
-        yield f"subnetLen is {ours.subnet_len}, flannel's {flannel.length}"
+    is_usual = flannel.length == _USUAL_LENGTH and flannel.network.prefixlen <= _LONGEST_USUAL
+    if ours.subnet_len != flannel.length and (ours.subnet_len or not is_usual):
+        yield f"subnetLen is {ours.subnet_len or 'missing'}, flannel's {flannel.length}"
 
 
 # ------------------------------------------------------------------------------------------------- entries
@@ -186,14 +190,15 @@ def records(listed: Iterable[Entry], vni: int) -> tuple[dict[str, bytes], dict[s
     return found, ignored
 
 
-def lease_attrs(me: Member, address: str, vni: int, mac: str = "") -> bytes:
+def lease_attrs(me: Member, record: Mapping[str, Any], vni: int) -> bytes:
     """Return the value of a host's subnet.
 
     :param me: `host` is empty if somebody else writes it for the host.
-    :param mac: that of its VXLAN link, if it is not the one derived from the address.
     """
-    mac = mac or vtep_mac(IPv4Address(address))
-    return _text(address, VXLAN, {"VNI": vni, "VtepMAC": mac}, me)
+    address = str(record["vtep"])
+    mac = str(record.get("mac") or vtep_mac(IPv4Address(address)))
+    more = {key: record[key] for key in _MORE if key in record}
+    return _text(address, VXLAN, {"VNI": vni, "VtepMAC": mac}, me, more)
 
 
 def reservation(me: Member) -> bytes:
@@ -203,11 +208,13 @@ def reservation(me: Member) -> bytes:
 
 def taken_over(entry: Entry, me: Member) -> bytes:
     """Return the value by which a host of ours takes its former subnet; others see no difference."""
-    return lease_attrs(me, str(entry.address), entry.vni, entry.mac)
+    return lease_attrs(me, {"vtep": entry.address, "mac": entry.mac}, entry.vni)
 
 
-def _text(address: str, kind: str, data: Mapping[str, Any], me: Member) -> bytes:
-    ours = {"node": me.node, "host": me.host} if me.host else {"node": me.node}
+def _text(
+    address: str, kind: str, data: Mapping[str, Any], me: Member, more: Mapping[str, Any] | None = None
+) -> bytes:
+    ours = {"node": me.node, **({"host": me.host} if me.host else {}), **(more or {})}
     document = {
         "PublicIP": address,
         "PublicIPv6": None,
@@ -219,10 +226,12 @@ def _text(address: str, kind: str, data: Mapping[str, Any], me: Member) -> bytes
 
 
 def _record(entry: Entry, node: str) -> bytes:
-    record = {"mac": entry.mac, "node": node, "subnet": str(entry.subnet), "vtep": str(entry.address)}
-    if entry.mac == vtep_mac(entry.address):
-        del record["mac"]
-    return json.dumps(record, separators=(",", ":")).encode()
+    record = {"node": node, "subnet": str(entry.subnet), "vtep": str(entry.address), **dict(entry.more)}
+    if entry.mac != vtep_mac(entry.address):
+        record["mac"] = entry.mac
+    if entry.host:
+        record["host"] = entry.host
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _not_ours_to_reach(entry: Entry, vni: int) -> str:
@@ -255,6 +264,7 @@ def _entry(name: str, value: bytes) -> Entry:
         parse_mac(mac) if mac else "",
         typed(ours, "node", str, f"{_OURS}."),
         typed(ours, "host", str, f"{_OURS}."),
+        tuple((key, typed(ours, key, kind, f"{_OURS}.")) for key, kind in _MORE.items() if key in ours),
     )
 
 

@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from cni_plugins.contract.model import load
@@ -22,7 +21,6 @@ from cni_plugins.registries import flannel_layout as layout
 from cni_plugins.registries.flannel_layout import Entry, FlannelConfig
 from cni_plugins.registries.network_registry import (
     VERSION,
-    AllTaken,
     Member,
     NetworkRegistry,
     Part,
@@ -35,7 +33,7 @@ from cni_plugins.vxlan.config import VxlanConfig
 _SUBNETS = "subnets"
 _ATTEMPTS = 64  # of one transaction, while others write the same keys
 _HASH = 8  # hexadecimal digits
-_ROUTES = "/proc/thread-self/net/fib_trie"
+_NOBODY = Member("nobody, as flannel's config leaves it out", "")
 
 
 class Mismatch(Refused):
@@ -46,22 +44,14 @@ class FlannelRegistry(NetworkRegistry):
     """One flannel network in a store. Every method raises StoreFailed, too, and Mismatch.
 
     :param conf: the vxlan plugin's config, which must agree with flannel's; None: it is not compared.
-    :param is_here: says whether an address is one of this host.
     :ivar ignored: by key, why a subnet of the last list is no peer.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        network: str,
-        conf: Conf | None = None,
-        is_here: Callable[[IPv4Address], bool] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, network: str, conf: Conf | None = None) -> None:
         super().__init__(store, network)
         self._base = f"cni-plugins/{VERSION}/{key_part(network)}"
         self._network = network
         self._ours = None if conf is None else load(VxlanConfig, conf)
-        self._is_here = is_here or has_address
         self.ignored: dict[str, str] = {}
 
     # ------------------------------------------------------------------------------------------- reading
@@ -126,7 +116,7 @@ class FlannelRegistry(NetworkRegistry):
         """
         config = self.config()
         address, subnet = _place(record)
-        value = layout.lease_attrs(me, str(address), config.vni, str(record.get("mac") or ""))
+        value = layout.lease_attrs(me, record, config.vni)
         for _ in range(_ATTEMPTS):
             changes = [*self._guards(me, str(address)), *self._publication(me, address, subnet, value)]
             if not changes or self._store.commit(changes):
@@ -138,54 +128,55 @@ class FlannelRegistry(NetworkRegistry):
     ) -> Iterable[Change]:
         """Yield what makes `value` the only subnet that flanneld sees of this host."""
         there = self._entries()
-        _require_free(subnet, [entry for entry, _ in there if not self._is_ours(entry, me, address)])
+        others = [entry for entry, _ in there if not _is_of(entry, me) and not _is_former(entry, address)]
+        _require_free(subnet, others)
         target = next((found for found in there if found[0].subnet == subnet), None)
         if target is None:
             yield Change(_key(layout.key_of(subnet)), value, ABSENT)
         elif target[1].value != value:
-            self._require_stopped(target[0])
+            _require_stopped(target[0])
             yield Change(_key(target[0].name), value, target[1].version)
         for entry, item in there:
             if entry.address == address and entry.subnet != subnet:
-                self._require_stopped(entry)
+                _require_stopped(entry)
                 yield Change(_key(entry.name), None, item.version)
 
-    def claim(self, me: Member, candidates: Iterable[str], wanted: int = 1) -> list[str]:
-        """Return subnets of this host: those it has, its former one, and free ones that flannel allows.
+    def adopt(self, me: Member, vtep: str) -> None:
+        """Keep the subnet that flanneld had on this host, or that was exported for it.
 
-        :param candidates: CIDRs, the preferred one first; those that do not fit are left out.
-        :raises AllTaken: when there are not enough.
+        Nothing changes for other hosts, but the key has no lease any more.
+
+        :raises Refused: when flannel is still there.
         """
         config = self.config()
-        there = [entry for entry, _ in self._entries()]
-        mine = [str(entry.subnet) for entry in there if _is_of(entry, me)]
-        former = (entry.subnet for entry in there if not _is_of(entry, me) and self._is_former(entry))
-        asked = (IPv4Network(cidr) for cidr in candidates if ":" not in cidr)
-        remaining = (net for net in chain(former, asked, config.subnets(me.node)) if config.fits(net))
-        for net in remaining:
-            if len(mine) >= wanted:
-                break
-            if str(net) not in mine and self.own(me, str(net)) is None:
-                mine.append(str(net))
-        if len(mine) < wanted:
-            raise AllTaken(f"node {me.node} needs {wanted}, and has {', '.join(mine) or 'none'}")
-        return mine
+        address = IPv4Address(vtep)
+        for entry, item in self._entries():
+            if _is_former(entry, address) and config.fits(entry.subnet) and entry.vni == config.vni:
+                _require_stopped(entry)
+                self._store.commit([Change(_key(entry.name), layout.taken_over(entry, me), item.version)])
+
+    def claim(self, me: Member, candidates: Iterable[str], wanted: int = 1) -> list[str]:
+        """Return subnets of this host: those it has, and free ones that flannel's config allows.
+
+        :param candidates: CIDRs, the preferred one first; others follow if these are not enough.
+        :raises AllTaken: when there are not enough.
+        """
+        others = map(str, self.config().subnets(me.node))
+        return super().claim(me, chain(candidates, others), wanted)
 
     def own(self, me: Member, cidr: str) -> Member | None:
-        """Make this host the owner of a subnet; return another host that is."""
-        wanted = IPv4Network(cidr)
+        """Make this host the owner of a subnet; return another host that is, or whose subnet overlaps."""
+        try:
+            wanted = IPv4Network(cidr)
+        except ValueError:
+            return _NOBODY
+        if not self.config().fits(wanted):
+            return _NOBODY
         for _ in range(_ATTEMPTS):
-            found = next((one for one in self._entries() if one[0].subnet.overlaps(wanted)), None)
-            if found is None:
-                change = Change(_key(layout.key_of(wanted)), layout.reservation(me), ABSENT)
-            elif _is_of(found[0], me):
-                return None
-            elif found[0].subnet != wanted or not self._is_former(found[0]):
-                return found[0].owner
-            else:
-                self._require_stopped(found[0])
-                change = Change(_key(found[0].name), layout.taken_over(found[0], me), found[1].version)
-            if self._store.commit([change]):
+            found = next((one for one, _ in self._entries() if one.subnet.overlaps(wanted)), None)
+            if found is not None:
+                return None if _is_of(found, me) and found.subnet == wanted else found.owner
+            if self._store.commit([Change(_key(layout.key_of(wanted)), layout.reservation(me), ABSENT)]):
                 return None
         raise TakenByOther(f"{cidr} keeps changing its owner")
 
@@ -213,7 +204,7 @@ class FlannelRegistry(NetworkRegistry):
         config = self.config()
         address, subnet = _place(record)
         node = Member(str(record.get("node") or address), "")
-        value = layout.lease_attrs(node, str(address), config.vni, str(record.get("mac") or ""))
+        value = layout.lease_attrs(node, record, config.vni)
         if not config.fits(subnet):
             raise Mismatch(f"subnet {subnet} of node {node.node} is none of flannel's {config.network}")
         for _ in range(_ATTEMPTS):
@@ -228,24 +219,6 @@ class FlannelRegistry(NetworkRegistry):
             if dry_run or self._store.commit([Change(_key(name), value, version)]):
                 return f"{'added' if found is None else 'replaced'} {_SUBNETS}/{name}"
         raise TakenByOther(f"{subnet} keeps changing its owner")
-
-    # -------------------------------------------------------------------------------------- whose it is
-
-    def _is_ours(self, entry: Entry, me: Member, address: IPv4Address) -> bool:
-        return _is_of(entry, me) or (entry.address == address and not entry.host)
-
-    def _is_former(self, entry: Entry) -> bool:
-        """Say whether flanneld had this subnet on this host, or it was exported for this host."""
-        return not entry.host and entry.kind == layout.VXLAN and self._is_here(entry.address)
-
-    def _require_stopped(self, entry: Entry) -> None:
-        """:raises Refused: when flannel's subnet would be taken while it is still in use on this host."""
-        link = f"flannel.{entry.vni}"
-        if not entry.node and self._is_here(entry.address) and _has_link(link):
-            raise Refused(
-                f"flannel is still on this host, with subnet {entry.subnet}: "
-                f"stop flanneld, and delete link {link}"
-            )
 
 
 class _Translated:
@@ -273,17 +246,18 @@ class _Translated:
         self._feed.close()
 
 
-def has_address(address: IPv4Address) -> bool:
-    """Say whether an address is one of this host, in the network namespace of this thread."""
-    try:
-        lines = Path(_ROUTES).read_text().splitlines()
-    except OSError:
-        return False
-    wanted = f"|-- {address}"
-    return any(
-        line.strip() == wanted and lines[number + 1].strip() == "/32 host LOCAL"
-        for number, line in enumerate(lines[:-1])
-    )
+def _is_former(entry: Entry, address: IPv4Address) -> bool:
+    """Say whether flanneld had this subnet on the host with an address, or it was exported for that host."""
+    return not entry.host and entry.kind == layout.VXLAN and entry.address == address
+
+
+def _require_stopped(entry: Entry) -> None:
+    """:raises Refused: when this host would take what flannel still uses on it."""
+    link = f"flannel.{entry.vni}"
+    if not entry.node and _has_link(link):
+        raise Refused(
+            f"flannel is still here, with subnet {entry.subnet}: stop flanneld, and delete link {link}"
+        )
 
 
 def _has_link(name: str) -> bool:

@@ -2,12 +2,13 @@
 
 from cni_plugins.contract.registry_config import RegistrySection
 from cni_plugins.protocol.fields import Conf
-from cni_plugins.registries.contract import Registry
 from cni_plugins.registries.network_registry import NetworkRegistry
 from cni_plugins.registries.store import Store
 
 
-def registry_of(store: Store, section: RegistrySection, network: str, conf: Conf | None = None) -> Registry:
+def registry_of(
+    store: Store, section: RegistrySection, network: str, conf: Conf | None = None
+) -> NetworkRegistry:
     """Return the network.
 
     :param store: opened with the section's prefix.

@@ -1,8 +1,9 @@
 """How long after a host has been started all the others reach it: real flanneld, and ours, on one etcd.
 
 `python -m tests.bench.overlay_join flannel|ours [--at 10 30 100]` needs root and the servers of .ci/servers.
-Hosts are network namespaces on one bridge, started one after the other. Measured is from the start of a host's
-process to the first answer that each of the others gets to a ping of the new host's address in the overlay.
+Hosts are network namespaces on one bridge, started one after the other. Measured is from the start of a
+host's process to the first answer that each of the others gets to a ping of the new host's address in the
+overlay.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import statistics
 import struct
@@ -82,7 +84,7 @@ class Host:
     def start(self, *words: str, conf: str = "") -> None:
         with self.namespace.entered(), (self.directory / f"log{self.number}").open("wb") as log:
             self.process = subprocess.Popen(
-                words,
+                ["setpriv", "--pdeathsig", "KILL", "--", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -107,7 +109,8 @@ class Host:
 
 
 def start_flannel(host: Host) -> None:
-    words = [str(FLANNELD), "-etcd-endpoints", _ENDPOINT, "-iface", _UPLINK]
+    """Run flanneld without its rules for iptables: a hundred of it would compare them every 5 s."""
+    words = [str(FLANNELD), "-etcd-endpoints", _ENDPOINT, "-iface", _UPLINK, "-iptables-forward-rules=false"]
     host.start(*words, "-subnet-file", f"{host.directory}/subnet{host.number}.env")
 
 
@@ -272,6 +275,7 @@ def main(words: list[str]) -> int:
     if os.geteuid() != 0 or lacking:
         sys.stderr.write(f"overlay_join: needs root, and {', '.join(lacking) or 'nothing else'}\n")
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"{'host':>5} {'subnet after':>13} {'half reach it':>14} {'all reach it':>13}")
     for number, joined in joins(wanted.kind, sorted(wanted.at)):
         half, last = statistics.median(joined.reached or [joined.known]), max(joined.reached, default=0.0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cni_plugins.registries.network_registry import Refused
 from cni_plugins.vxlan.identity import vtep_mac
-from tests.e2e.lab.flannel import ENDPOINT, FLANNELD, NETWORK, Fleet, pinging, raise_fleet, until
+from tests.e2e.lab.flannel import CNICTL, ENDPOINT, FLANNELD, NETWORK, Fleet, pinging, raise_fleet, until
 from tests.e2e.lab.overlay import Node, raise_bed
 from tests.e2e.lab.plugin import Call, run
 from tests.servers.etcd import PROGRAM as ETCD
@@ -22,8 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not ETCD.exists(), reason=f"no {ETCD} (.ci/servers fetches it)"),
 ]
 
-# From the source tree, as what it writes into etcd is in question here, not how it is frozen.
-CNICTL = (sys.executable, "-m", "cni_plugins.cli.main")
 IMPORT = (*CNICTL, "overlay", "import", "flannel", "--etcd", ENDPOINT)
 EXPORT = (
     *CNICTL,
@@ -165,9 +163,9 @@ def test_a_converted_host_keeps_its_subnet_for_good(fleet: Fleet) -> None:
 
 def test_a_host_on_which_flannel_still_is_does_not_join(fleet: Fleet) -> None:
     before = fleet.key_of(1)
-    with pytest.raises(Exception, match="flannel is still on this host"):
+    with pytest.raises(Refused, match="flannel is still here"):
         fleet.start_ours(1)
-    fleet.keepers.clear()
+    fleet.stop_ours(1)
     assert fleet.key_of(1) == before
 
 

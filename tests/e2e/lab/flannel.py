@@ -1,8 +1,8 @@
 """
 A fleet of flannel's hosts and ours on one bed, with etcd on the router that all of them reach.
 
-flanneld is the real one (.ci/servers builds it). On hosts of ours the keeper's part is done by `Keeper`, a
-thread that follows the registry, writes the snapshot that plugins read, and calls `cnictl overlay sync`.
+flanneld is the real one (.ci/servers builds it). Hosts of ours have an agent, whose keeper joins them;
+plugins are called without it. cnictl is that of the source tree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,18 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugins.contract import snapshot
-from cni_plugins.contract.model import load
-from cni_plugins.contract.registry_config import RegistrySection
-from cni_plugins.registries.contract import Registry
-from cni_plugins.registries.layouts import registry_of
-from cni_plugins.registries.network_registry import Member, records_of
-from cni_plugins.registries.open import open_store
+from cni_plugins.registries.network_registry import Refused
 from tests.e2e.lab.host import Host
 from tests.e2e.lab.overlay import UPLINK, Bed, Container, Node, attach, detach
 from tests.namespaces import entered
 from tests.servers.etcd import Etcd
 from tests.servers.member import CACHE
 
+CNICTL = (sys.executable, "-m", "cni_plugins.cli.main")
 FLANNELD = CACHE / "flannel/flanneld"
 ETCD = "10.99.0.254"
 ENDPOINT = f"http://{ETCD}:2379"
@@ -45,48 +41,6 @@ _PATIENCE = 60.0  # seconds, on a machine under load
 _LEFT = ("cni0", "flannel.1")
 
 
-class Keeper(threading.Thread):
-    """What keeps a host of ours in the network, until it is stopped."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__(name=f"keeper of {node.name}", daemon=True)
-        self.node, self.conf = node, conf_of(node)
-        self.failure: Exception | None = None
-        self._me = Member(node.name, f"{node.number:032x}")
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        try:
-            with entered(self.node.file("")), registry(self.node) as mine:
-                self._follow(mine)
-        except Exception as err:  # noqa: BLE001 (told by the test's own thread)
-            self.failure = err
-
-    def _follow(self, mine: Registry) -> None:
-        [subnet] = mine.claim(self._me, [])
-        mine.join(self._me, {"node": self.node.name, "vtep": self.node.vteps[4], "subnet": subnet})
-        feed = mine.follow()
-        try:
-            while not self._stopped.is_set():
-                found = feed.next(0.2)
-                if found is not None:
-                    self._apply(records_of(found))
-        finally:
-            feed.close()
-
-    def _apply(self, records: Mapping[str, bytes]) -> None:
-        document = {"self": self.node.name, "peers": [json.loads(text) for text in records.values()]}
-        snapshot.write(str(self.node.host.path(snapshot.overlay_dir(NAME))), "peers.json", document)
-        self.node.host.run("/opt/cni/bin/cnictl", "overlay", "sync")
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join(_PATIENCE)
-        assert not self.is_alive()
-        if self.failure is not None:
-            raise self.failure
-
-
 @dataclass
 class Fleet:
     """:ivar daemons, keepers, containers: by number of the host."""
@@ -95,7 +49,7 @@ class Fleet:
     etcd: Etcd
     logs: Path
     daemons: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    keepers: dict[int, Keeper] = field(default_factory=dict)
+    keepers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     containers: dict[int, Container] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------- flannel
@@ -136,20 +90,32 @@ class Fleet:
         """Let a host join, and wait until it has the peers."""
         node = self.bed.node(number)
         node.host.write(f"/etc/cni/net.d/10-{NAME}.conf", json.dumps(conf_of(node)))
-        keeper = self.keepers[number] = Keeper(node)
-        keeper.start()
-        path = node.host.path(f"{snapshot.overlay_dir(NAME)}/peers.json")
-        until(lambda: path.exists() or keeper.failure, f"the snapshot of h{number}")
-        if keeper.failure is not None:
-            keeper.stop()
+        directory = node.host.path(snapshot.overlay_dir(NAME))
+        words = [*CNICTL, "agent", "--workers", "1", "--no-repair", "--socket", "/run/cni-plugins/other.sock"]
+        with (self.logs / f"agent{number}").open("ab") as log:
+            self.keepers[number] = node.host.start(*words, log=log)
+        until(lambda: self._knows(directory), f"h{number} knows its peers", self._agents_log(number))
+
+    @staticmethod
+    def _knows(directory: Path) -> bool:
+        """:raises Refused: when the keeper says that it cannot be in the network."""
+        state = snapshot.read_state(str(directory))
+        if state is not None and state.state == "refused":
+            raise Refused(state.trouble)
+        return (directory / "peers.json").exists()
+
+    def _agents_log(self, number: int) -> Callable[[], str]:
+        return lambda: (self.logs / f"agent{number}").read_text()[-3000:]
 
     def stop_ours(self, number: int) -> None:
-        self.keepers.pop(number).stop()
+        process = self.keepers.pop(number)
+        process.terminate()
+        process.wait(_PATIENCE)
 
     def release(self, number: int, by: int) -> None:
         """Take a host out of the network for good, from another one."""
-        with entered(self.bed.node(by).file("")), registry(self.bed.node(by)) as there:
-            assert there.release(f"h{number}")
+        words = ["overlay", "release", f"h{number}", NAME, "--force"]
+        self.bed.node(by).host.run(*CNICTL, *words)
 
     # ---------------------------------------------------------------------------------------- containers
 
@@ -219,10 +185,7 @@ class Fleet:
             yield
 
     def close(self) -> None:
-        for keeper in self.keepers.values():
-            with suppress(Exception):
-                keeper.stop()
-        for process in self.daemons.values():
+        for process in (*self.keepers.values(), *self.daemons.values()):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -249,18 +212,6 @@ def conf_of(node: Node) -> dict[str, Any]:
     backend = {"type": "etcd", "endpoints": [ENDPOINT], "layout": "flannel", "node": node.name}
     network = {"vni": 1, "port": 8472, "network": NETWORK, "ipMasq": True}
     return {"cniVersion": "1.0.0", "name": NAME, "type": "vxlan", **network, "backend": backend}
-
-
-@contextmanager
-def registry(node: Node) -> Iterator[Registry]:
-    """The network as a host of ours sees it; the calling thread must be in its namespace."""
-    conf = conf_of(node)
-    section = load(RegistrySection, conf["backend"])
-    store = open_store(section)
-    try:
-        yield registry_of(store, section, NAME, conf)
-    finally:
-        store.close()
 
 
 @contextmanager

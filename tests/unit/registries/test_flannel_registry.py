@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from ipaddress import IPv4Address
 
 import pytest
 
@@ -41,8 +40,8 @@ def cluster() -> MemoryCluster:
     return made
 
 
-def registry(cluster: MemoryCluster, *here: str, conf: dict[str, object] | None = None) -> FlannelRegistry:
-    return FlannelRegistry(cluster.store(), "blue", conf, lambda address: str(address) in here)
+def registry(cluster: MemoryCluster, conf: dict[str, object] | None = None) -> FlannelRegistry:
+    return FlannelRegistry(cluster.store(), "blue", conf)
 
 
 def flannel_host(cluster: MemoryCluster, subnet: str, address: str, **more: object) -> None:
@@ -179,7 +178,9 @@ def test_a_host_of_ours_is_one_that_flanneld_can_read(cluster: MemoryCluster) ->
         "CniPlugins": {"node": "h1", "host": ME.host},
     }
     assert not cluster.expiry
-    assert parsed(blue.records()) == {"h1": {"node": "h1", "vtep": "192.0.2.1", "subnet": "10.5.7.0/24"}}
+    assert parsed(blue.records()) == {
+        "h1": {"node": "h1", "vtep": "192.0.2.1", "subnet": "10.5.7.0/24", "host": ME.host}
+    }
     before = cluster.commits
     blue.join(ME, record())
     assert cluster.commits == before
@@ -196,7 +197,7 @@ def test_a_host_that_moves_leaves_nothing_behind(cluster: MemoryCluster) -> None
 
 def test_a_subnet_or_address_of_another_is_refused_with_its_name(cluster: MemoryCluster) -> None:
     flannel_host(cluster, "10.5.52.0-24", "192.0.2.2")
-    blue = registry(cluster, "192.0.2.1")
+    blue = registry(cluster)
     with pytest.raises(TakenByOther, match=r"node 192.0.2.2 \(192.0.2.2\) has subnet 10.5.52.0/24"):
         blue.join(ME, record(subnet="10.5.52.0/24"))
     blue.join(OTHER, {**record("192.0.2.3"), "node": "h2"})
@@ -259,6 +260,24 @@ def test_a_subnet_that_is_somebodys_is_not_claimed(cluster: MemoryCluster, name:
     assert cluster.items[f"subnets/{name}"].value == text
 
 
+def test_what_flannel_has_no_place_for_is_kept_for_hosts_of_ours(cluster: MemoryCluster) -> None:
+    blue = registry(cluster)
+    whole = record(mtu=9000, epoch="e1", host=ME.host, v=1, mac="8e:00:00:00:00:01")
+    blue.join(ME, whole)
+    assert parsed(blue.records())["h1"] == {key: item for key, item in whole.items() if key != "v"}
+    blue.join(OTHER, {**record("192.0.2.3", "10.5.8.0/24"), "node": "h2", "mtu": 1400})
+    cluster.put("subnets/10.5.8.0-24", cluster.items["subnets/10.5.8.0-24"].value.replace(b"1400", b'"1400"'))
+    assert list(blue.records()) == ["h1"]
+    assert blue.ignored == {"10.5.8.0-24": "CniPlugins.mtu: expected a whole number, got '1400'"}
+
+
+def test_a_length_that_is_not_the_usual_one_must_be_said(cluster: MemoryCluster) -> None:
+    cluster.put("config", json.dumps({**NETWORK, "SubnetLen": 26}).encode())
+    with pytest.raises(Mismatch, match="subnetLen is missing, flannel's 26"):
+        registry(cluster, conf=CONF).follow()
+    registry(cluster, conf={**CONF, "subnetLen": 26}).follow().close()
+
+
 def test_many_hosts_claim_different_subnets(cluster: MemoryCluster) -> None:
     blue = registry(cluster)
     claimed = [blue.claim(Member(f"n{number}", str(number)), [])[0] for number in range(40)]
@@ -291,7 +310,8 @@ def test_disown_and_release_give_back(cluster: MemoryCluster) -> None:
 def test_a_converted_host_keeps_its_subnet_and_other_hosts_see_no_gap(cluster: MemoryCluster) -> None:
     flannel_host(cluster, "10.5.52.0-24", "192.0.2.1")
     flannel_host(cluster, "10.5.53.0-24", "192.0.2.2")
-    blue = registry(cluster, "192.0.2.1")
+    blue = registry(cluster)
+    blue.adopt(ME, "192.0.2.1")
     assert blue.claim(ME, ["10.5.9.0/24"]) == ["10.5.52.0/24"]
     taken = value(cluster, "10.5.52.0-24")
     assert taken["BackendData"] == {"VNI": 1, "VtepMAC": "8e:11:22:33:44:55"}
@@ -306,10 +326,10 @@ def test_a_host_on_which_flannel_still_runs_is_not_converted(
 ) -> None:
     flannel_host(cluster, "10.5.52.0-24", "192.0.2.1")
     monkeypatch.setattr(flannel_registry, "_has_link", lambda name: name == "flannel.1")
-    blue = registry(cluster, "192.0.2.1")
+    blue = registry(cluster)
     before = dict(cluster.items)
     attempts: list[Callable[[], object]] = [
-        lambda: blue.claim(ME, []),
+        lambda: blue.adopt(ME, "192.0.2.1"),
         lambda: blue.join(ME, record(subnet="10.5.52.0/24")),
         lambda: blue.join(ME, record()),
     ]
@@ -340,9 +360,9 @@ def test_static_peers_are_exported_without_taking_anything(cluster: MemoryCluste
         blue.export(record(subnet="10.5.52.0/24"))
     with pytest.raises(Mismatch, match="none of flannel's 10.5.0.0/16"):
         blue.export(record(subnet="10.6.0.0/24"))
-    here = registry(cluster, "192.0.2.1")
-    assert here.claim(ME, []) == ["10.5.7.0/24"]
-    assert here.export(record()) == ""
+    blue.adopt(ME, "192.0.2.1")
+    assert blue.claim(ME, []) == ["10.5.7.0/24"]
+    assert blue.export(record()) == ""
 
 
 # ------------------------------------------------------------------------------------------------ the config
@@ -417,9 +437,3 @@ def test_the_layout_decides_what_is_opened_and_where(cluster: MemoryCluster) -> 
     assert section().prefix == "/cni-plugins"
     assert section(layout="flannel").prefix == "/coreos.com/network"
     assert section(Layout="flannel", PREFIX="/other/net/").prefix == "/other/net"
-
-
-def test_an_address_of_this_host_is_found_in_the_kernel() -> None:
-    assert flannel_registry.has_address(IPv4Address("127.0.0.1"))
-    assert not flannel_registry.has_address(IPv4Address("192.0.2.77"))
-    assert not flannel_registry.has_address(IPv4Address("127.255.255.255"))
