@@ -60,7 +60,7 @@ def content(overlay: Overlay, host: LocalHost) -> str:
 
 def _digest(entries: EnsurePeers, listed: tuple[IPAddress, ...] | None) -> str:
     """Return a digest of all entries; another release may compute others from the same records."""
-    found = hashlib.sha256()
+    found = hashlib.sha512()
     for part in (
         (mac.encode() + to.packed for mac, to in entries.fdb),
         (mac.encode() for mac in entries.behind),

@@ -155,7 +155,7 @@ def _listed(fd: int, path: str, extent: Extent) -> Listed:
         return known
     is_settled = time.time_ns() - status.st_ctime_ns > _SETTLED
     content = _content(fd, path)
-    key = (hashlib.sha256(content).digest(), extent)
+    key = (hashlib.sha512(content).digest(), extent)
     _keep(_kept, key, _kept.get(key) or _checked(content, path, extent))
     if is_settled and _identity(os.fstat(fd)) == identity:
         _keep(_seen, path, (identity, key[0]))

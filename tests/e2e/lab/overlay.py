@@ -9,6 +9,7 @@ container network, so only masqueraded traffic gets an answer.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -466,10 +467,9 @@ def _of_overlay(link: Mapping[str, Any]) -> dict[str, Any]:
     data = link.get("linkinfo", {}).get("info_data", {})
     vxlan = {key: value for key, value in data.items() if key in VXLAN_SETTINGS}
     return {
-        **{
-            key: link.get(key)
-            for key in ("ifname", "address", "mtu", "ifalias", "master", "inet6_addr_gen_mode")
-        },
+        **{key: link.get(key) for key in ("ifname", "address", "mtu", "master", "inet6_addr_gen_mode")},
+        # Without the digest of what its tables have, which is another for every link.
+        "ifalias": re.sub(r" has: [0-9a-f]+", "", link.get("ifalias", "")),
         "up": "UP" in link["flags"],
         **vxlan,
     }
