@@ -1,4 +1,4 @@
-"""Keeps what stores have beside the peers of overlays: blocks of addresses, and networks made for many hosts."""
+"""Keeps what stores have beside the peers of overlays: blocks of addresses, and networks of many hosts."""
 
 import threading
 import time

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -393,7 +393,7 @@ class _Server:
         self._listener = socket.create_server(("127.0.0.1", free_ports(1)[0]))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -423,7 +423,7 @@ class _Proxy:
         self._server._serve = self._serve  # type: ignore[method-assign]
         self.url = self._server.url
 
-    def __enter__(self) -> _Proxy:
+    def __enter__(self) -> Self:
         self._server.__enter__()
         return self
 

@@ -16,7 +16,7 @@ from cni_plugins.upkeep.networks.validate import told
 
 
 def _open(section: RegistrySection) -> Store:
-    from cni_plugins.registries.open import open_store  # type: ignore[import-not-found,unused-ignore]
+    from cni_plugins.registries.open import open_store
 
     store: Store = open_store(section)
     return store
