@@ -12,6 +12,9 @@ PLUGINS = ("bridge", "firewall", "ipam_hostlocal", "ipam_static", "loopback", "m
 FOR_CNICTL = {
     "cni_plugins.kernel.echo",
     "cni_plugins.kernel.firewall.notifications",
+    "cni_plugins.kernel.overlay.path",
+    "cni_plugins.kernel.overlay.reach",
+    "cni_plugins.vxlan.list_digest",
     "cni_plugins.ipam_hostlocal.usage",
 }
 AFTER = "import sys; from cni_plugins.agent import preload, worker; preload.preload(); print(*sys.modules)"

@@ -116,6 +116,7 @@ NEVER_REPAIRED = {
     "AddMacvlan",
     "AwaitAddresses",
     "AwaitUp",
+    "ExpectForwarded",
     "Announce",
     "Advertise",
     "ForgetUdpFlows",
