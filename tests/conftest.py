@@ -44,6 +44,7 @@ _SLOW_FIRST = (
     "integration/bandwidth/test_traffic.py",
     "integration/cli/test_interrupted.py",
     "integration/agent/test_metrics.py",
+    "integration/vxlan/test_probe.py",
 )
 _TOGETHER = {"e2e/test_vlan_vm.py": "vm", "e2e/test_macvlan_vm.py": "vm"}
 """Files that share what one process has."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from cni_plugins.errors import NameTaken
 from cni_plugins.ownership import Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface
-from cni_plugins.steps.flow import Flow
+from cni_plugins.steps.forwarded import Flow
 
 
 class ForwardFilterAsks(NamedTuple):

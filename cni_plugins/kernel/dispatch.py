@@ -10,6 +10,7 @@ from cni_plugins.steps.step import ABSENT, Step
 
 _FAMILIES = (
     "firewall",
+    "forwarded",
     "forwarding_filter",
     "ip",
     "links",
@@ -90,6 +91,10 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one f
             from cni_plugins.kernel.firewall import host_guard
 
             return host_guard.DEEDS
+        case "forwarded":
+            from cni_plugins.kernel.firewall import forward_drops
+
+            return forward_drops.DEEDS
         case "forwarding_filter":
             from cni_plugins.kernel.firewall import (
                 bridges_apart,
@@ -109,12 +114,12 @@ def _family(name: str) -> Deeds:  # noqa: C901, PLR0911, PLR0912, PLR0915 (one f
 
             return host_access.DEEDS | link.DEEDS | vlan.DEEDS
         case "overlay":
-            from cni_plugins.kernel.firewall import forward_drops, port_sources
+            from cni_plugins.kernel.firewall import port_sources
             from cni_plugins.kernel.overlay import bridge as overlay_bridge
             from cni_plugins.kernel.overlay import packet_filter, peers, vxlan
 
             of_network = overlay_bridge.DEEDS | packet_filter.DEEDS | peers.DEEDS | vxlan.DEEDS
-            return of_network | port_sources.DEEDS | forward_drops.DEEDS
+            return of_network | port_sources.DEEDS
         case "port_mappings":
             from cni_plugins.kernel.firewall import iptables_ports, localnet, port_maps, reference_ports
 

@@ -24,7 +24,7 @@ from cni_plugins.kernel.session import netns
 from cni_plugins.kernel.session.session import Session
 from cni_plugins.ownership import ALIAS_PREFIX
 from cni_plugins.protocol.fields import IPAddress
-from cni_plugins.steps.flow import Flow
+from cni_plugins.steps.forwarded import Flow
 from cni_plugins.steps.step import HOST, SANDBOX, Place
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 from cni_plugins.ownership import Owner
 from cni_plugins.protocol.fields import IPAddress, IPInterface, IPNetwork
 from cni_plugins.steps.firewall import DelOwnedRules
-from cni_plugins.steps.flow import Flow
 from cni_plugins.steps.step import Removal, Shared, Step
 
 # The address whose entries in a VXLAN link's table receive all frames without an entry of their own.
@@ -259,18 +258,6 @@ class EnsurePortSources(Step):
 
     def phrase(self) -> str:
         return f"check the sources of what enters by {self.port}"
-
-
-class ExpectForwarded(Step):
-    """No filter of another program drops these packets; it is for the administrator to let them through."""
-
-    flows: tuple[Flow, ...]
-
-    kept_because = "changes nothing"
-    not_repaired_because = "the rules are another program's"
-
-    def phrase(self) -> str:
-        return "look for filters that drop what is forwarded"
 
 
 class DelIdleOverlay(Removal):

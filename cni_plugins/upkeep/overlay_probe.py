@@ -118,6 +118,9 @@ def _ask(seen: View) -> Answers:
     near = _inside(ends, _ONE_HOP)
     silent = {vtep: end for vtep, end in ends.items() if vtep not in near}
     far = _inside(silent, 0)
+    if far:  # once more, before another host is accused
+        near |= _inside({vtep: ends[vtep] for vtep in far}, _ONE_HOP)
+        far = {vtep: time for vtep, time in far.items() if vtep not in near}
     below = [vtep for vtep in silent if vtep not in far and vtep in times]
     tunnel = _tunnel(seen)
     if tunnel is None or not below:

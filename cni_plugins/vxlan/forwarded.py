@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cni_plugins.steps.flow import Flow
+from cni_plugins.steps.forwarded import Flow
 from cni_plugins.vxlan.config import Overlay
 
 

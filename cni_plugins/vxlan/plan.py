@@ -14,9 +14,10 @@ from cni_plugins.contract.prev_result import appended
 from cni_plugins.protocol.fields import get
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Interface, Result
+from cni_plugins.steps.forwarded import ExpectForwarded
 from cni_plugins.steps.ip import EnsureAddress
 from cni_plugins.steps.links import Announce, AttachPort, AwaitUp, EnsureUp
-from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources, ExpectForwarded
+from cni_plugins.steps.overlay import DelIdleOverlay, DelProxied, EnsurePortSources
 from cni_plugins.steps.step import SANDBOX, Plan, Step
 from cni_plugins.vxlan.addressing import in_effect
 from cni_plugins.vxlan.config import Overlay

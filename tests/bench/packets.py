@@ -1,8 +1,9 @@
 """The cost of a small packet through an overlay, beside one that was made by hand and has no rules, as root.
 
-`python -m tests.bench.packets [--rounds N] [--plugins DIR] [--no-masquerade] [--beside-unguarded]` makes four hosts of namespaces:
-two in our overlay, two in one of iproute2 commands with the same links, routes and entries. It prints the
-medians of CPU time per datagram of 64 bytes from container to container, and their ratio.
+`python -m tests.bench.packets [--rounds N] [--plugins DIR] [--no-masquerade] [--beside-unguarded]` makes
+four hosts of namespaces: two in our overlay, two in one of iproute2 commands with the same links, routes and
+entries, or in ours without `sourceGuard`. It prints the medians of CPU time per datagram of 64 bytes from
+container to container, and their ratio.
 """
 
 import argparse
@@ -57,7 +58,8 @@ def main(words: list[str]) -> int:
             else _by_hand(stack)
         )
         for first, second in (ours, theirs):
-            assert first.succeeds("ping", "-c1", "-W2", _TARGET)
+            # On a loaded machine the kernel's work queue lets a new port wait for seconds.
+            assert any(first.succeeds("ping", "-c1", "-W2", _TARGET) for _ in range(10))
             _sink(stack, second)
         figures = [(_cost(ours[0], sender), _cost(theirs[0], sender)) for _ in range(chosen.rounds)]
     mine, other = (statistics.median(column) for column in zip(*figures, strict=True))

@@ -19,8 +19,7 @@ from cni_plugins.kernel.ip import sysctl
 from cni_plugins.kernel.netlink import nf_tables as wire
 from cni_plugins.kernel.netlink.attributes import attributes, read_text
 from cni_plugins.kernel.session.session import Session
-from cni_plugins.steps.flow import Flow
-from cni_plugins.steps.overlay import ExpectForwarded
+from cni_plugins.steps.forwarded import ExpectForwarded, Flow
 from cni_plugins.steps.step import HOST, UNCHANGED
 
 R = TypeVar("R")

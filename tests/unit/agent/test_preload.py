@@ -13,6 +13,9 @@ PLUGINS = (*IPAM, "bridge", "firewall", "loopback", "macvlan", "ptp", "vxlan")
 FOR_CNICTL = {
     "cni_plugins.kernel.firewall.notifications",
     "cni_plugins.kernel.links.notifications",
+    "cni_plugins.kernel.overlay.path",
+    "cni_plugins.kernel.overlay.reach",
+    "cni_plugins.vxlan.list_digest",
     "cni_plugins.ipam_hostlocal.usage",
 }
 AFTER = "import sys; from cni_plugins.agent import preload, worker; preload.preload(); print(*sys.modules)"

@@ -117,6 +117,7 @@ NEVER_REPAIRED = {
     "AddMacvlan",
     "AwaitAddresses",
     "AwaitUp",
+    "ExpectForwarded",
     "Announce",
     "Advertise",
     "ForgetUdpFlows",

@@ -323,3 +323,20 @@ def test_a_gateways_twin_is_the_gateway_of_the_other_family() -> None:
 
 def test_peers_are_not_changed_by_a_config_that_names_them() -> None:
     assert [record.node for record in parsed(peers=PEERS).roster.records or ()] == ["h1", "h2", "h3"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "guarded"),
+    [
+        ({}, True),
+        ({"peers": BARE, "backend": {"subnet": "10.244.1.0/24"}}, True),
+        ({"restrictSources": False}, False),
+        ({"restrictSources": False, "sourceGuard": True}, True),
+        ({"sourceGuard": False}, False),
+        (STRETCHED, True),
+        ({**STRETCHED, "bum": "head-end"}, False),
+        ({**STRETCHED, "bum": "head-end", "sourceGuard": True}, True),
+    ],
+)
+def test_sources_are_checked_where_all_are_known(keys: dict[str, Any], guarded: bool) -> None:
+    assert parsed(**keys).guarded is guarded

@@ -11,6 +11,7 @@ from cni_plugins.ownership import OVERLAY_ALIAS, Owner, network_tag
 from cni_plugins.protocol.macs import link_local
 from cni_plugins.protocol.result import DNS, Interface, IPConfig, Result, Route
 from cni_plugins.steps.firewall import DelIptablesMasquerade, DelOwnedRules
+from cni_plugins.steps.forwarded import ExpectForwarded, Flow
 from cni_plugins.steps.ip import IF_PRESENT, WANTED, AddRoute, EnableForwarding, EnsureAddress, EnsureSysctl
 from cni_plugins.steps.links import AddVeth, Announce, AttachPort, AwaitUp, DelLink, EnsureUp
 from cni_plugins.steps.overlay import (
@@ -447,7 +448,10 @@ def test_check_compares_the_very_steps_of_add(lease: Result, keys: dict[str, Any
     made = answered(lease, **keys, ipMasq=True)
     asked = request("CHECK", keys={**keys, "ipMasq": True}, prev_result=made)
     again = made._replace(interfaces=())
-    assert decide(asked, parse(asked), again, facts()).plan == planned(lease, **keys, ipMasq=True)
+    *steps, forwarded = decide(asked, parse(asked), again, facts()).plan
+    assert tuple(steps) == planned(lease, **keys, ipMasq=True)
+    assert isinstance(forwarded, ExpectForwarded)  # which ADD cannot do anything about
+    assert Flow("vxbr25", "", forwarded.flows[-1].versions, "vxbr25") == forwarded.flows[-1]
 
 
 def test_check_needs_what_add_answered() -> None:

@@ -13,6 +13,7 @@ from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
 from cni_plugins.ownership import OVERLAY_ALIAS, network_tag
 from cni_plugins.steps.overlay import DelProxied
 from cni_plugins.vxlan.config import newest, parse
+from cni_plugins.steps.forwarded import Flow
 from cni_plugins.vxlan.plugin import PLUGIN, asks, status
 from tests.unit.vxlan.hosts import BARE, GROUP, PEERS, STRETCHED, facts, link, parsed, request
 
@@ -72,10 +73,28 @@ def test_status_asks_what_could_be_in_the_way() -> None:
         full="vxbr25",
         nf_tables=True,
         filters_frames=True,
+        forwarded=(
+            Flow("vxbr25", "vx25", (4,), "vxbr25"),
+            Flow("vx25", "vxbr25", (4,), "vxbr25"),
+        ),
     )
     assert asked("STATUS") == expected
     told = asked("STATUS", directRouting="always")
     assert (told.host, told.unsupported_kinds, told.udp_port) == (("vxbr25",), (), 0)
+    assert told.forwarded == (Flow("vxbr25", "", (4,), "vxbr25"),)
+    assert not asked("STATUS", sourceGuard=False).filters_frames
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [({"filters_frames": False}, NotAvailable), ({"dropped_by": ("chain x drops",)}, LimitedConnectivity)],
+)
+def test_frames_that_cannot_be_checked_and_packets_that_are_dropped_are_told(
+    more: dict[str, Any], error: type[Exception]
+) -> None:
+    asked_for = request("STATUS")
+    with pytest.raises(error):
+        status(asked_for, parse(asked_for), facts(UNDERLAY, **more))
 
 
 # ------------------------------------------------------------------------------------------------- STATUS

@@ -1,6 +1,8 @@
-"""Describes packets that a host forwards."""
+"""Defines what a host is to forward, and the step that expects nobody to drop it."""
 
 from typing import NamedTuple
+
+from cni_plugins.steps.step import Step
 
 
 class Flow(NamedTuple):
@@ -17,3 +19,15 @@ class Flow(NamedTuple):
     versions: tuple[int, ...]
     inside: str
     bridged: bool = False
+
+
+class ExpectForwarded(Step):
+    """No filter of another program drops these packets; it is for the administrator to let them through."""
+
+    flows: tuple[Flow, ...]
+
+    kept_because = "changes nothing"
+    not_repaired_because = "the rules are another program's"
+
+    def phrase(self) -> str:
+        return "look for filters that drop what is forwarded"
