@@ -10,6 +10,7 @@ from cni_plugins.steps.step import ABSENT, Step
 
 _FAMILIES = (
     "firewall",
+    "host_guard",
     "forwarding_filter",
     "ip",
     "links",
