@@ -11,6 +11,7 @@ from cni_plugins.steps.step import ABSENT, Step
 _FAMILIES = (
     "firewall",
     "forwarded",
+    "host_guard",
     "forwarding_filter",
     "ip",
     "links",

@@ -93,11 +93,17 @@ def shared(wish: Wish, place: Place) -> Created:
             except Contended as err:
                 raise Failed("other hosts keep creating networks; try again") from err
             done = keeper.round_on(store, registry, place.conf_dir, place.cache_dirs)
+            here = _read(place).find(wish.name)  # another process may have written it
     except OSError as err:
         raise Failed(f"{err.filename or place.conf_dir}: {err.strerror}") from err
-    path = files.path_of(place.conf_dir, wish.name)
-    is_here = path in done.written
-    return Created(wish.name, network.subnets, path if is_here else None, True, network.vni, done.told)  # noqa: FBT003
+    return Created(
+        name=wish.name,
+        subnets=network.subnets,
+        file=here.path if here is not None and here.follows == network.number else None,
+        is_shared=True,
+        vni=network.vni,
+        told=done.told,
+    )
 
 
 # ------------------------------------------------------------------------------------------- what is in use

@@ -112,6 +112,15 @@ def test_a_subnet_or_vni_of_another_network_is_refused(fleet: Fleet) -> None:
     assert str(caught.value) == "the store has a network blue already"
 
 
+def test_a_host_that_does_not_follow_a_network_does_not_get_it(fleet: Fleet) -> None:
+    place = fleet.place(networks=["web-*"])
+    made = creating.shared(read(Words("blue", "vxlan")), place)
+    assert (made.file, made.told) == (None, ())
+    assert [*text.created(made)] == [f"blue: 10.128.0.0/16, VNI {made.vni}, in the store"]
+    assert [*place.conf_dir.glob("*")] == []
+    assert fleet.follow("h2") == ["80-blue.conflist"]
+
+
 def test_a_network_is_kept_while_a_host_has_a_container_on_it(fleet: Fleet, bed: Any) -> None:
     fleet.create("blue")
     cached = attach(fleet, "h2", "blue", bed)
