@@ -29,6 +29,7 @@ from cni_plugins.registries.store import Store, StoreFailed
 
 LIFE = 60.0  # seconds that a sign of life is valid
 _MOST_FAULTS = 3
+_REFUSED = 8.0  # seconds
 
 
 class Timing(NamedTuple):
@@ -81,9 +82,10 @@ class Follower:
         self._own: Sound | None = None
         self._found: Mapping[str, bytes] = {}
         self._mail = Mailbox()
-        self._retry = BackOff()
+        self._retry = BackOff(_REFUSED)
         self._due: dict[str, float] = {}
         self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"keeper {of.network}")
 
     # ---------------------------------------------------------------------------------------- in a thread
 
@@ -91,12 +93,16 @@ class Follower:
         """Seed the snapshot if there is none, and follow in threads of their own until `stop`."""
         self._begin()
         self.report.know(confDir=os.path.dirname(self.of.of.file))
-        threading.Thread(target=self._run, daemon=True, name=f"keeper {self.of.network}").start()
+        self._thread.start()
 
-    def stop(self) -> None:
-        """Follow no longer; does not wait for a store that does not answer."""
+    def stop(self, patience: float = 0.0) -> None:
+        """Follow no longer.
+
+        :param patience: seconds to wait for a store that does not answer.
+        """
         self._has_ended.set()
         self._mail.wake()
+        self._thread.join(patience)
 
     def look_again(self) -> None:
         """Look whether this host is what it has published: its underlay may have changed."""
@@ -143,6 +149,8 @@ class Follower:
     def _step(self, registry: NetworkRegistry) -> None:
         """Wait for something to do, and do it."""
         letter = self._mail.wait(self._patience())
+        if self._has_ended.is_set():
+            return
         if letter.failure is not None:
             raise letter.failure
         if letter.found is not None:
@@ -178,7 +186,8 @@ class Follower:
 
     def _must_settle(self, now: float) -> bool:
         """Say whether the store may lack what this host is; one that keeps losing it is asked ever less."""
-        if self._own is not None and self._host.me.node not in self._found:
+        is_lost = self._own is not None and self._host.me.node not in self._found
+        if is_lost and not self._trouble:
             if self._due.get("retry", 0.0) <= now:
                 self._due["retry"] = now + self._retry.failed()
                 return True
@@ -204,7 +213,7 @@ class Follower:
             self._trouble, self._has_joined = "", True
         except (TakenByOther, AllTaken, CniError, Busy, ValueError) as err:
             self._trouble = f"{err}{f' ({err.details})' if isinstance(err, CniError) and err.details else ''}"
-            self._due["settle"] = self._around.clock() + self._retry.failed() + 1.0
+            self._due["settle"] = self._around.clock() + self._retry.failed()
             self.report.say("refused", self._trouble)
 
     def _require_unique(self, listed: Mapping[str, bytes]) -> None:
