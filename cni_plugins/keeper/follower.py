@@ -18,7 +18,7 @@ from cni_plugins.keeper.belief import Answer, Pending
 from cni_plugins.keeper.files import Busy, NetworkFiles, Places
 from cni_plugins.keeper.followed import Followed
 from cni_plugins.keeper.identity import boot_time
-from cni_plugins.keeper.mailbox import Mailbox
+from cni_plugins.keeper.mailbox import Letter, Mailbox
 from cni_plugins.keeper.membership import Host, Membership
 from cni_plugins.keeper.report import Report, Tell
 from cni_plugins.keeper.sift import Sieve, Sifted, Sound
@@ -151,13 +151,8 @@ class Follower:
         letter = self._mail.wait(self._patience())
         if self._has_ended.is_set():
             return
-        if letter.failure is not None:
-            raise letter.failure
-        if letter.found is not None:
-            self._found = records_of(letter.found)
+        self._open(letter)
         now = self._around.clock()
-        if letter.is_alive:
-            self.report.confirmed()
         if self._take_turn("relist", now, self._around.timing.relist):
             self._found = registry.records()
             letter = letter._replace(found={})
@@ -168,6 +163,15 @@ class Follower:
             self._look(registry, self._found)
         if self._take_turn("life", now, self._around.timing.life):
             self._show_life(registry, now)
+
+    def _open(self, letter: Letter) -> None:
+        """Take note of what has arrived."""
+        if letter.failure is not None:
+            raise letter.failure
+        if letter.found is not None:
+            self._found = records_of(letter.found)
+        if letter.is_alive and not self._pending:
+            self.report.confirmed()
 
     def _patience(self) -> float:
         """Return how long nothing is to be done."""

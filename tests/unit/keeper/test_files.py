@@ -1,5 +1,6 @@
 import json
 import threading
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,8 @@ def blue(places: Places) -> NetworkFiles:
 
 
 def sound(node: str) -> Sound:
-    return Sound(
-        Record(node, "192.0.2.1"), json.dumps({"node": node, "vtep": "192.0.2.1"}, separators=(",", ":"))
-    )  # type: ignore[arg-type]
+    text = json.dumps({"node": node, "vtep": "192.0.2.1"}, separators=(",", ":"))
+    return Sound(Record(node, ip_address("192.0.2.1")), text)
 
 
 def test_a_snapshot_is_written_only_when_it_differs(blue: NetworkFiles) -> None:
