@@ -15,6 +15,7 @@ least one of the two sees the other.
 """
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,8 @@ from cni_plugins.registries.store import StoreFailed
 _GRACE = 60.0  # seconds that a fixed address stays claimed without a lease, for the call that asked for it
 _TOLD = 60.0  # seconds for which a refusal can be read
 _LIFE, _LIFE_AGAIN = 60.0, 15.0  # seconds
+_EVERY = 5.0  # seconds between rounds that nobody asks for: leases are counted then
+_LONGEST_PAUSE = 30.0  # seconds after a round that failed
 _CONFIRM_AGAIN = 30.0  # seconds after which state.json is written although nothing changed
 
 
@@ -54,11 +57,13 @@ class Round(NamedTuple):
     """What one round came to.
 
     :param trouble: a sentence, empty if there is none.
+    :param is_complete: False: the store failed on the way, and no demand was answered.
     """
 
     state: StateName
     trouble: str
     blocks: Blocks | None
+    is_complete: bool = True
 
 
 # --------------------------------------------------------------------------------------------- the keeper
@@ -71,7 +76,7 @@ class _NotBelieved(Exception):
 class BlockKeeper:
     """Keeps the blocks of this host in one network.
 
-    One thread uses it. After `step` the caller waits as long as it likes, or until `has_demand`.
+    One thread uses it. `tick` paces itself; who calls `step` waits as long as it likes.
     """
 
     def __init__(
@@ -91,11 +96,28 @@ class BlockKeeper:
         self._entered = False
         self._lived = 0.0
         self._state: KeeperState | None = None
+        self._failures = 0
+        self._due = 0.0
         self._restore()
 
     def has_demand(self) -> bool:
         """Say whether a call waits for an answer."""
         return bool(blocks_file.demands(self._run).paths)
+
+    def tick(self) -> Round | None:
+        """Do a round if one is due or a call waits for it; to be called every tenth of a second.
+
+        :raises OSError: see `step`.
+        """
+        is_asked = not self._failures and self.has_demand()
+        if time.monotonic() < self._due and not is_asked:
+            return None
+        done = self.step()
+        self._failures = 0 if done.is_complete else self._failures + 1
+        jitter = random.uniform(0.3, 1)  # noqa: S311 (no secret)
+        pause = min(_LONGEST_PAUSE, 2.0**self._failures) * jitter if self._failures else _EVERY
+        self._due = time.monotonic() + pause
+        return done
 
     def step(self) -> Round:
         """Do one round, whatever the store does meanwhile.
@@ -103,9 +125,10 @@ class BlockKeeper:
         :raises OSError: when this host's files cannot be written.
         """
         state: StateName = "following"
-        trouble = ""
+        trouble, is_complete = "", False
         try:
             trouble = self._round()
+            is_complete = True
             state = "refused" if trouble else state
         except StoreFailed as err:
             state, trouble = "broken", str(err)
@@ -116,7 +139,7 @@ class BlockKeeper:
         except CniError as err:  # the leases cannot be read
             state, trouble = "broken", f"{err.msg} ({err.full_details()})"
         self._tell(state, trouble)
-        return Round(state, trouble, self._written())
+        return Round(state, trouble, self._written(), is_complete)
 
     def give_back(self, block: IPNetwork) -> bool:
         """Give back a block or single address of this host, unless it is leased; say whether that was done.

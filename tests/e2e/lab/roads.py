@@ -106,6 +106,7 @@ ROADS = {
     "error": Call("ADD", BROKEN),
     "loopback ADD": Call("ADD", LOOPBACK),
     "host-local ADD": Call("ADD", BRIDGE, plugin="host-local", container="ipam"),
+    "cluster DEL": Call("DEL", {**PLAIN, "ipam": {"type": "cluster"}}, plugin="cluster", container="ipam"),
     "static ADD": Call("ADD", {**PLAIN, "ipam": {"type": "static"}}, plugin="static"),
     "bridge ADD": Call("ADD", BRIDGE, container="plain", ifname="eth1"),
     "bridge ADD, everything on": Call("ADD", FULL),

@@ -12,7 +12,7 @@ from cni_plugins.protocol.request import Request
 from tests import cni
 
 REFERENCE = Path("/usr/lib/cni/host-local")
-ROOM = "/cni_plugins/ipam_hostlocal/"
+ROOMS = ("/cni_plugins/ipam_hostlocal/", "/cni_plugins/leases/")
 
 
 def request(
@@ -57,14 +57,14 @@ def ended(pid: int) -> int:
 
 
 def killed_at(line: int, work: Callable[[], None]) -> bool:
-    """Run `work` in a child that is killed at the n-th line it runs in the room; say whether it got there."""
+    """Run `work` in a child that is killed at the n-th line it runs in them; say whether it got there."""
 
     def traced() -> None:
         left = line
 
         def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
             nonlocal left
-            if ROOM not in frame.f_code.co_filename:
+            if not any(room in frame.f_code.co_filename for room in ROOMS):
                 return None
             if event == "line":
                 left -= 1

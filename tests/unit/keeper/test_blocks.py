@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugins.contract.snapshot import read_state
-from cni_plugins.keeper import blocks_configs
+from cni_plugins.keeper import blocks, blocks_configs
 from cni_plugins.registries.network_registry import Member, NetworkRegistry
 from cni_plugins.registries.store import Change, Unreachable
 from tests.memory_store import MemoryCluster, MemoryStore
@@ -228,6 +228,38 @@ def test_a_block_claimed_at_the_same_time_as_one_across_it_is_given_back(
     one.step()
     assert one.written["blocks"] == []
     assert set(owners(cluster).values()) == {"b"}
+
+
+def test_rounds_come_by_themselves_and_at_once_when_a_call_waits(
+    tmp_path: Path, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = host(tmp_path, cluster)
+    assert one.keeper is not None
+    first = one.keeper.tick()
+    assert first is not None
+    assert first.is_complete
+    assert one.keeper.tick() is None
+    (one.directory / "demand").mkdir(mode=0o700)
+    (one.directory / "demand" / "more-4").touch()
+    assert one.keeper.tick() is not None
+    assert list((one.directory / "demand").iterdir()) == []
+    monkeypatch.setattr(blocks, "_EVERY", 0.0)
+    (one.directory / "demand" / "more-4").touch()
+    assert one.keeper.tick() is not None
+    assert one.keeper.tick() is not None
+
+
+def test_a_store_that_is_away_is_not_asked_at_every_tick(tmp_path: Path, cluster: MemoryCluster) -> None:
+    cluster.set_down(True)
+    one = host(tmp_path, cluster)
+    assert one.keeper is not None
+    done = one.keeper.tick()
+    assert done is not None
+    assert not done.is_complete
+    (one.directory / "demand").mkdir(mode=0o700)
+    (one.directory / "demand" / "more-4").touch()
+    assert one.keeper.tick() is None
+    assert (one.directory / "demand" / "more-4").exists()
 
 
 HOSTILE = ("nonsense", "192.0.2.0-33", "../x", "300.0.2.0-24", "192.0.2.77-24", "fe80::1%eth0-128")
