@@ -4,6 +4,8 @@ import sys
 
 from cni_plugins.cli.version import AGENT_PROCESS, VERSION_LINE
 
+STORE_CHECK = "store-check"  # not listed
+
 
 def main() -> None:
     """Run one command line and exit."""
@@ -18,6 +20,10 @@ def main() -> None:
         if code is not None:
             sys.exit(code)
         words[0] = "agent"
+    if words[:1] == [STORE_CHECK]:
+        from cni_plugins.cli.store_check import check
+
+        sys.exit(check(sys.stdin.read(), *words[1:]))
     sys.exit(_commands(words))
 
 

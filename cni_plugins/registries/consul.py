@@ -181,6 +181,8 @@ class _Agent:
             allowed=(_OK, _NOT_FOUND),
             waits=waits,
         )
+        if "X-Consul-Index" not in answer.headers:
+            raise Unusable(f"{self.endpoint}: this is no Consul: X-Consul-Index is missing")
         if answer.headers.get("X-Consul-KnownLeader", "true") != "true":
             raise Unreachable(f"{self.endpoint}: No cluster leader")
         return answer

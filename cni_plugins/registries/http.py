@@ -229,9 +229,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _words(chain: list[BaseException]) -> str:
     """Return the innermost reason."""
+    for each in reversed(chain):
+        if isinstance(each, OSError) and each.strerror and not isinstance(each, TimeoutError):
+            return each.strerror
     if any(isinstance(each, TimeoutError | urllib3.exceptions.TimeoutError) for each in chain):
         return "no answer in time"
-    for each in reversed(chain):
-        if isinstance(each, OSError) and each.strerror:
-            return each.strerror
     return "the connection was closed"

@@ -32,7 +32,7 @@ class Unusable(StoreFailed):
 
 
 class Item(NamedTuple):
-    """The value of a key, and its version, which changes with every write and is never 0."""
+    """The value of a key, and its version, never 0, and another one after each change of value."""
 
     value: bytes
     version: int

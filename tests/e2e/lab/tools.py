@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -25,13 +26,15 @@ def kernel_image() -> Path | None:
 
 
 def missing(needs: tuple[str, ...]) -> list[str]:
-    """What of `needs` is absent: a program, `python:MODULE`, or `kernel` (an image and its modules)."""
+    """What of `needs` is absent: a program, `python:MODULE`, `server:NAME` (of .ci/servers), or `kernel`."""
     return [need for need in needs if not _present(need)]
 
 
 def _present(need: str) -> bool:
     if need.startswith("python:"):
         return importlib.util.find_spec(need.removeprefix("python:")) is not None
+    if need.startswith("server:"):
+        return importlib.import_module(f"tests.servers.{need.removeprefix('server:')}").PROGRAM.exists()
     if need == "kernel":
         return kernel_image() is not None
     return program(need) is not None
