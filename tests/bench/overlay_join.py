@@ -281,7 +281,8 @@ def main(words: list[str]) -> int:
     )
     for number, joined in joins(wanted.kind, sorted(wanted.at)):
         half, last = statistics.median(joined.reached or [joined.known]), max(joined.reached, default=0.0)
-        times = f"{joined.known:>11.2f} s {half:>12.2f} s {last:>11.2f} s {max(0.0, last - joined.known):>14.2f} s"
+        rest = max(0.0, last - joined.known)
+        times = f"{joined.known:>11.2f} s {half:>12.2f} s {last:>11.2f} s {rest:>14.2f} s"
         print(f"{number:>5} {times}", flush=True)
     return 0
 
