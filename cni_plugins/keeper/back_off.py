@@ -8,15 +8,21 @@ _MOST_DOUBLINGS = 16
 
 
 class BackOff:
-    """Waiting times between tries that fail."""
+    """Waiting times between tries that fail.
 
-    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+    :param longest: seconds.
+    """
+
+    def __init__(
+        self, longest: float = _LONGEST, uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._longest = longest
         self._uniform = uniform
         self._failures = 0
 
     def failed(self) -> float:
         """Return how many seconds to wait after one more failure."""
-        ceiling = min(_LONGEST, _FIRST * 2 ** min(self._failures + 1, _MOST_DOUBLINGS))
+        ceiling = min(self._longest, _FIRST * 2 ** min(self._failures + 1, _MOST_DOUBLINGS))
         self._failures += 1
         return self._uniform(_FIRST, ceiling)
 

@@ -18,7 +18,7 @@ from cni_plugins.keeper.belief import Answer, Pending
 from cni_plugins.keeper.files import Busy, NetworkFiles, Places
 from cni_plugins.keeper.followed import Followed
 from cni_plugins.keeper.identity import boot_time
-from cni_plugins.keeper.mailbox import Mailbox
+from cni_plugins.keeper.mailbox import Letter, Mailbox
 from cni_plugins.keeper.membership import Host, Membership
 from cni_plugins.keeper.report import Report, Tell
 from cni_plugins.keeper.sift import Sieve, Sifted, Sound
@@ -30,6 +30,7 @@ from cni_plugins.registries.store import Store, StoreFailed
 
 LIFE = 60.0  # seconds that a sign of life is valid
 _MOST_FAULTS = 3
+_REFUSED = 8.0  # seconds
 
 
 class Timing(NamedTuple):
@@ -82,9 +83,10 @@ class Follower:
         self._own: Sound | None = None
         self._found: Mapping[str, bytes] = {}
         self._mail = Mailbox()
-        self._retry = BackOff()
+        self._retry = BackOff(_REFUSED)
         self._due: dict[str, float] = {}
         self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"keeper {of.network}")
 
     # ---------------------------------------------------------------------------------------- in a thread
 
@@ -92,12 +94,16 @@ class Follower:
         """Seed the snapshot if there is none, and follow in threads of their own until `stop`."""
         self._begin()
         self.report.know(confDir=os.path.dirname(self.of.of.file))
-        threading.Thread(target=self._run, daemon=True, name=f"keeper {self.of.network}").start()
+        self._thread.start()
 
-    def stop(self) -> None:
-        """Follow no longer; does not wait for a store that does not answer."""
+    def stop(self, patience: float = 0.0) -> None:
+        """Follow no longer.
+
+        :param patience: seconds to wait for a store that does not answer.
+        """
         self._has_ended.set()
         self._mail.wake()
+        self._thread.join(patience)
 
     def look_again(self) -> None:
         """Look whether this host is what it has published: its underlay may have changed."""
@@ -146,13 +152,10 @@ class Follower:
     def _step(self, registry: NetworkRegistry) -> None:
         """Wait for something to do, and do it."""
         letter = self._mail.wait(self._patience())
-        if letter.failure is not None:
-            raise letter.failure
-        if letter.found is not None:
-            self._found = records_of(letter.found)
+        if self._has_ended.is_set():
+            return
+        self._open(letter)
         now = self._around.clock()
-        if letter.is_alive:
-            self.report.confirmed()
         if self._take_turn("relist", now, self._around.timing.relist):
             self._found = registry.records()
             letter = letter._replace(found={})
@@ -163,6 +166,15 @@ class Follower:
             self._look(registry, self._found)
         if self._take_turn("life", now, self._around.timing.life):
             self._show_life(registry, now)
+
+    def _open(self, letter: Letter) -> None:
+        """Take note of what has arrived."""
+        if letter.failure is not None:
+            raise letter.failure
+        if letter.found is not None:
+            self._found = records_of(letter.found)
+        if letter.is_alive and not self._pending:
+            self.report.confirmed()
 
     def _patience(self) -> float:
         """Return how long nothing is to be done."""
@@ -181,7 +193,8 @@ class Follower:
 
     def _must_settle(self, now: float) -> bool:
         """Say whether the store may lack what this host is; one that keeps losing it is asked ever less."""
-        if self._own is not None and self._host.me.node not in self._found:
+        is_lost = self._own is not None and self._host.me.node not in self._found
+        if is_lost and not self._trouble:
             if self._due.get("retry", 0.0) <= now:
                 self._due["retry"] = now + self._retry.failed()
                 return True
@@ -207,7 +220,7 @@ class Follower:
             self._trouble, self._has_joined = "", True
         except (Refused, CniError, Busy, ValueError) as err:
             self._trouble = f"{err}{f' ({err.details})' if isinstance(err, CniError) and err.details else ''}"
-            self._due["settle"] = self._around.clock() + self._retry.failed() + 1.0
+            self._due["settle"] = self._around.clock() + self._retry.failed()
             self.report.say("refused", self._trouble)
 
     def _require_unique(self, listed: Mapping[str, bytes]) -> None:

@@ -1,13 +1,13 @@
 """Tells who this host is in a store: its name, and a random number that it keeps for ever."""
 
+import fcntl
 import os
 import re
 import secrets
 import time
-from contextlib import suppress
 
 from cni_plugins.contract.registry_config import RegistrySection
-from cni_plugins.contract.snapshot import KEPT, make_private
+from cni_plugins.contract.snapshot import KEPT, make_private, write_text
 from cni_plugins.registries.network_registry import Member
 
 _NUMBER = re.compile(r"[0-9a-f]{32}")
@@ -29,21 +29,13 @@ def host_id(kept: str = KEPT) -> str:
     if found:
         return found
     make_private(kept)
-    temporary = f"{path}.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(f"{kept}/.host-id.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        with open(fd, "w") as file:
-            file.write(f"{secrets.token_hex(16)}\n")
-            file.flush()
-            os.fsync(fd)
-        if os.path.exists(path):  # it is damaged: it is as if this host had been installed again
-            os.rename(temporary, path)
-        else:
-            with suppress(FileExistsError):  # another process was faster
-                os.link(temporary, path)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _read(path):  # nor has another process written it meanwhile
+            write_text(kept, "host-id", f"{secrets.token_hex(16)}\n", durable=True)
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        os.close(fd)
     return _read(path)
 
 

@@ -29,6 +29,7 @@ NAME = "cni-keeper"  # in /proc/PID/comm
 CONF_DIR = "/etc/cni/net.d"
 _TICK = 0.5  # seconds between two looks at files
 _GATHERING = 0.02  # seconds in which notifications of the kernel are left to come together
+_PATIENCE = 1.0  # seconds for a store to answer when a network is not followed any more
 _UNDERLAY = 0.3  # seconds after which a change of the host's addresses is looked at
 _FIRST_ROUND = 5.0  # seconds until the first of these
 _ROUND = 60.0  # seconds between looks at everything, whatever was told
@@ -205,7 +206,7 @@ class _Keeper:
         self._peers_files.pop(network, None)
         follower = self._followers.pop(network, None)
         if follower is not None:
-            follower.stop()
+            follower.stop(_PATIENCE)
             if is_gone:
                 self._options.tell.note({"keeper": "left", "network": network}, "its config is gone")
                 self._forget(follower.files)

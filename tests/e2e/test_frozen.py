@@ -22,7 +22,9 @@ import pytest
 from cni_plugins.engine import registry
 from tests import cni
 from tests.e2e.lab.seccomp import refuse_memory_files
-from tests.e2e.lab.tools import REPOSITORY
+from tests.e2e.lab.tools import REPOSITORY, missing
+from tests.servers.certificates import Certificates
+from tests.servers.clusters import cluster_of
 
 pytestmark = pytest.mark.needs("unshare", "mount")
 
@@ -501,3 +503,34 @@ def test_install_replaces_whole_files_only(dist: Path, tmp_path: Path) -> None:
     assert len(inodes[0]) == len(inodes[1]) == 1
     assert inodes[0] != inodes[1]
     assert is_version(run(target / "bridge", CNI_COMMAND="VERSION").stdout)
+
+
+@pytest.mark.parametrize("kind", ["etcd", "consul", "zookeeper"])
+def test_the_operators_program_reaches_each_kind_of_store(dist: Path, tmp_path: Path, kind: str) -> None:
+    if missing((f"server:{kind}",)):
+        pytest.skip(f"not installed here: {kind} (.ci/install installs it)")
+    certificates = Certificates(tmp_path / "certificates")
+    cluster = cluster_of(kind, tmp_path / "servers", tls=certificates)
+    files = {"certFile": str(certificates.client_cert), "keyFile": str(certificates.client_key)}
+    section = {"type": kind, "endpoints": cluster.endpoints, "caFile": str(certificates.ca), **files}
+    try:
+        cluster.start()
+        prefix = "cni-plugins" if kind == "consul" else "/cni-plugins"
+        cluster.put(f"{prefix}/v1/blue/found", b"1")
+        done = subprocess.run(
+            [str(dist / "cnictl"), "store-check", "v1/blue"],
+            input=json.dumps(section),
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+    finally:
+        cluster.close()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "found\n", "")
+
+
+def test_the_plugins_program_has_no_client_of_a_store(dist: Path) -> None:
+    program = (dist / "bridge").read_bytes()
+    for module in (b"etcd3gw", b"kazoo", b"urllib3", b"cni_plugins.registries"):
+        assert module not in program
+    assert b"etcd3gw" in (dist / "cnictl").read_bytes()

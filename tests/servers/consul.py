@@ -53,6 +53,8 @@ class Consul(Cluster):
             "retry_join": [f"{a}:{p[1]}" for a, p in zip(self._addresses, self._ports, strict=True)],
             "retry_interval": "1s",
             "leave_on_terminate": False,
+            # A member that hangs is a member still.
+            "autopilot": {"cleanup_dead_servers": False},
         }
         config["ports"]["https" if self._tls else "http"] = http
         if self._tls:

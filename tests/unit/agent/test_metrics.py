@@ -23,6 +23,7 @@ from cni_plugins.agent.metrics.channel import Channel, RequestReport
 from cni_plugins.agent.metrics.exporter import AgentCollector, LabelValues, RequestCounts
 from cni_plugins.agent.metrics.http import listener
 from cni_plugins.agent.scoreboard import Scoreboard
+from cni_plugins.keeper import overview
 from tests.unit.agent import calls
 
 DONE = ServedRequest("bridge", "ADD", "net1", "c1", "eth0", 0, "", 0.0123)
@@ -339,3 +340,26 @@ def test_only_what_a_range_offers_is_leased_or_free(tmp_path: Path) -> None:
     second = {"subnet": "10.2.0.0/29", "gateway": "10.2.0.3"}
     page = counted(pool(tmp_path, subnet=None, ranges=[[first, second]]))
     assert leases(page) == (2, 9 + 4)
+
+
+def test_networks_in_stores_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        {
+            "network": "blue",
+            "registry": "etcd",
+            "state": "following",
+            "peers": 5,
+            "silentCount": 1,
+            "applied": 3,
+        },
+        {"network": "red", "registry": "consul", "state": "held", "confirmed": 1.0},
+    ]
+    monkeypatch.setattr(overview, "states", lambda: found)
+    values = counted()
+    assert values["cni_network_state{network=blue,registry=etcd,state=following}"] == 1
+    assert values["cni_network_state{network=red,registry=consul,state=held}"] == 1
+    assert values["cni_network_peers{network=blue}"] == 5
+    assert values["cni_network_silent_peers{network=blue}"] == 1
+    assert values["cni_network_changes_applied_total{network=blue}"] == 3
+    assert values["cni_network_confirmed_seconds{network=red}"] > 1e9
+    assert "cni_network_confirmed_seconds{network=blue}" not in values

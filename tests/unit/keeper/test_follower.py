@@ -93,7 +93,7 @@ class Node:
 
     def stop(self) -> None:
         if self.follower is not None:
-            self.follower.stop()
+            self.follower.stop(10.0)
 
     @property
     def peers(self) -> dict[str, Any]:
