@@ -276,10 +276,14 @@ def main(words: list[str]) -> int:
         sys.stderr.write(f"overlay_join: needs root, and {', '.join(lacking) or 'nothing else'}\n")
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    print(f"{'host':>5} {'subnet after':>13} {'half reach it':>14} {'all reach it':>13}")
+    print(
+        f"{'host':>5} {'subnet after':>13} {'half reach it':>14} {'all reach it':>13} {'from the subnet':>16}"
+    )
     for number, joined in joins(wanted.kind, sorted(wanted.at)):
         half, last = statistics.median(joined.reached or [joined.known]), max(joined.reached, default=0.0)
-        print(f"{number:>5} {joined.known:>11.2f} s {half:>12.2f} s {last:>11.2f} s", flush=True)
+        rest = max(0.0, last - joined.known)
+        times = f"{joined.known:>11.2f} s {half:>12.2f} s {last:>11.2f} s {rest:>14.2f} s"
+        print(f"{number:>5} {times}", flush=True)
     return 0
 
 

@@ -2,7 +2,7 @@
 A fleet of flannel's hosts and ours on one bed, with etcd on the router that all of them reach.
 
 flanneld is the real one (.ci/servers builds it). Hosts of ours have an agent, whose keeper joins them;
-plugins are called without it. cnictl is that of the source tree.
+plugins are called without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,7 +28,7 @@ from tests.namespaces import entered
 from tests.servers.etcd import Etcd
 from tests.servers.member import CACHE
 
-CNICTL = (sys.executable, "-m", "cni_plugins.cli.main")
+CNICTL = ("/opt/cni/bin/cnictl",)
 FLANNELD = CACHE / "flannel/flanneld"
 ETCD = "10.99.0.254"
 ENDPOINT = f"http://{ETCD}:2379"
