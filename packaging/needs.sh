@@ -47,6 +47,9 @@ table='
     firewalld           e2e                   firewalld                   firewalld       firewalld
     qemu-system-x86_64  e2e                   qemu-system-x86             qemu-system-x86 qemu-system-x86_64
     kernel              e2e                   linux-image-cloud-amd64     -               -
+    openssl             e2e                   openssl                     openssl         openssl
+    java                e2e                   default-jre-headless        java-latest-openjdk-headless openjdk17-jre-headless
+    mvn                 e2e                   maven                       maven           maven
 '
 
 want() {

@@ -15,6 +15,8 @@ _LACKING = "not installed"
 # By the time they take: a long file that starts last leaves the other core idle.
 _SLOW_FIRST = (
     "differential/test_differential.py",
+    "e2e/test_store_faults.py",
+    "e2e/test_stores.py",
     "e2e/test_vlan_vm.py",
     "e2e/test_macvlan_vm.py",
     "e2e/test_kills.py",
@@ -38,6 +40,7 @@ _SLOW_FIRST = (
     "e2e/test_hostile_runtime.py",
     "e2e/test_overlay_matrix.py",
     "e2e/test_overlay_input.py",
+    "e2e/test_store_access.py",
     "e2e/test_bad_input.py",
     "integration/engine/test_refused_steps.py",
     "integration/ipam_hostlocal/test_kill.py",

@@ -7,9 +7,7 @@ from typing import Protocol
 
 from cni_plugins.registries.store import StoreFailed, Unreachable
 
-_SILENT = (
-    60.0  # seconds without proof that the store is there; whatever the thread waits for, this is the end
-)
+_SILENT = 60.0  # seconds without proof that the store is there; then the feed ends
 Delta = Mapping[str, bytes | None]  # None: the name is gone
 
 
@@ -95,9 +93,7 @@ class ThreadedFeed:
             self._proven = time.monotonic()
 
     def _run(self) -> None:
-        failure: StoreFailed = Unreachable(
-            "the store is not followed any more"
-        )  # also of what nobody foresaw
+        failure: StoreFailed = Unreachable("the feed has ended")  # after an unforeseen exception, too
         try:
             self._follower.run(self._publish, self._prove)
         except StoreFailed as error:
