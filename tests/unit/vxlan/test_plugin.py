@@ -11,9 +11,9 @@ from cni_plugins.contract.facts import Asks, NextHop
 from cni_plugins.engine import registry
 from cni_plugins.errors import CniError, LimitedConnectivity, NotAvailable
 from cni_plugins.ownership import OVERLAY_ALIAS, network_tag
+from cni_plugins.steps.forwarded import Flow
 from cni_plugins.steps.overlay import DelProxied
 from cni_plugins.vxlan.config import newest, parse
-from cni_plugins.steps.forwarded import Flow
 from cni_plugins.vxlan.plugin import PLUGIN, asks, status
 from tests.unit.vxlan.hosts import BARE, GROUP, PEERS, STRETCHED, facts, link, parsed, request
 
