@@ -95,6 +95,7 @@ def test_no_first_view_is_a_failure_and_not_an_empty_list() -> None:
 def test_an_unforeseen_exception_ends_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[object] = []
     monkeypatch.setattr(threading, "excepthook", printed.append)
+
     class Broken(Script):
         def run(self, *_: object) -> None:
             raise ZeroDivisionError
