@@ -48,8 +48,10 @@ class Member:
         self.directory.mkdir(parents=True, exist_ok=True)
         where = entered(self._netns) if self._netns else contextlib.nullcontext()
         with where, (self.directory / "log").open("ab") as log:
+            # Whoever ends this process ends its servers, too.
+            words = ["setpriv", "--pdeathsig", "KILL", "--", *self._command()]
             self._process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def kill(self) -> None:

@@ -92,8 +92,10 @@ def test_no_first_view_is_a_failure_and_not_an_empty_list() -> None:
     feed.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_unforeseen_exception_ends_the_feed() -> None:
+def test_an_unforeseen_exception_ends_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+
     class Broken(Script):
         def run(self, *_: object) -> None:
             raise ZeroDivisionError
@@ -101,6 +103,10 @@ def test_an_unforeseen_exception_ends_the_feed() -> None:
     feed = ThreadedFeed(Broken())
     with pytest.raises(Unreachable, match="the feed has ended"):
         feed.next(5)
+    for thread in threading.enumerate():
+        if thread.name == "feed":
+            thread.join(5)
+    assert len(printed) == 1
 
 
 def test_a_closed_feed_says_so_and_closes_its_connection() -> None:
