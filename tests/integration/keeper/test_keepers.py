@@ -33,11 +33,15 @@ def group(wire: Wire) -> Group:
     confs = [host.configure() for host in hosts]
     for host in hosts:
         host.tell("start")
-    wait(lambda: know_each_other(*hosts))
-    made = [host.add(conf) for host, conf in zip(hosts, confs, strict=True)]
-    wait(lambda: are_wired(*hosts))
-    sandboxes, addresses = [one for one, _ in made], [address for _, address in made]
-    wait(lambda: all(sandboxes[0].reaches(address) for address in addresses[1:]))
+    try:
+        wait(lambda: know_each_other(*hosts))
+        made = [host.add(conf) for host, conf in zip(hosts, confs, strict=True)]
+        wait(lambda: are_wired(*hosts))
+        sandboxes, addresses = [one for one, _ in made], [address for _, address in made]
+        wait(lambda: all(sandboxes[0].reaches(address) for address in addresses[1:]))
+    except AssertionError as err:
+        told = [(host.name, host.state, sorted(host.peers), host.fdb(), host.log) for host in hosts]
+        raise AssertionError(told) from err
     return hosts, sandboxes, addresses
 
 

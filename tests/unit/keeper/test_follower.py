@@ -160,7 +160,7 @@ def test_hosts_that_join_find_each_other_with_subnets_of_their_own(node: Maker) 
     assert len(set(subnets)) == 5
     assert all(subnet.startswith("10.0.") and subnet.endswith(".0/24") for subnet in subnets)
     assert lists[0]["h1"] == {"v": 1, "node": "h1", "vtep": "192.0.2.1", "subnets": [subnets[0]], "mtu": 1500}
-    assert all("blue" in host.news for host in hosts)
+    wait(lambda: all("blue" in host.news for host in hosts))
 
 
 def test_a_snapshot_is_private_has_a_copy_and_names_this_host(node: Maker) -> None:
