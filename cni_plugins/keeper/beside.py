@@ -1,7 +1,6 @@
 """Keeps what stores have beside the peers of overlays: blocks of addresses, and networks of many hosts."""
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,7 @@ from cni_plugins.registries.store import Store, StoreFailed
 from cni_plugins.upkeep import caches
 from cni_plugins.upkeep.networks import registry_file
 
-_BLOCKS = 10.0  # seconds between rounds of blocks, if no call asks for one
-_DEMANDS = 0.1  # seconds between looks for calls that do
+_DEMANDS = 0.1  # seconds between looks for calls that ask for a block or address
 _NETWORKS = 5.0  # seconds between rounds of networks, if the store tells no change
 
 Open = Callable[[RegistrySection], Store]
@@ -89,7 +87,7 @@ class Beside:
             me = identity.member(one.registry, around.places.kept)
             places = blocks.Places(around.places.run, around.places.kept)
             keeper = BlockKeeper(one, NetworkRegistry(store, one.network), me, places)
-            return Session(lambda: _round_of_blocks(keeper), lambda ended: _await_demand(keeper, ended))
+            return Session(lambda: _round_of_blocks(keeper), lambda ended: ended.wait(_DEMANDS))
 
         return Rounds(f"blocks {one.network}", lambda: around.open_store(one.registry), begin, around.tell)
 
@@ -130,15 +128,11 @@ class Beside:
         self._faults = found
 
 
-def _round_of_blocks(keeper: BlockKeeper) -> Iterable[str]:
+def _round_of_blocks(keeper: BlockKeeper) -> Iterable[str] | None:
     """:raises StoreFailed: when the store does not answer, so that another connection is made."""
-    done = keeper.step()
+    done = keeper.tick()
+    if done is None:
+        return None
     if done.state == "broken":
         raise StoreFailed(done.trouble)
     return [done.trouble] if done.trouble else []
-
-
-def _await_demand(keeper: BlockKeeper, ended: threading.Event) -> None:
-    until = time.monotonic() + _BLOCKS
-    while not ended.wait(_DEMANDS) and time.monotonic() < until and not keeper.has_demand():
-        pass

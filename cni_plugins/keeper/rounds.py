@@ -13,12 +13,12 @@ from cni_plugins.registries.store import Store, StoreFailed
 class Session(NamedTuple):
     """What is done while a store is connected.
 
-    :param round: does one round, and returns a sentence for each thing that is wrong.
+    :param round: does one round, and returns a sentence for each thing that is wrong; None: none was due.
     :param wait: returns when the next round is due; soon after it is asked whether the thread is to end.
     """
 
-    round: Callable[[], Iterable[str]]
-    wait: Callable[[threading.Event], None]
+    round: Callable[[], Iterable[str] | None]
+    wait: Callable[[threading.Event], object]
 
 
 class Rounds:
@@ -64,8 +64,10 @@ class Rounds:
         try:
             session = self._begin(store)
             while not self._has_ended.is_set():
-                self._say(session.round())
-                back_off.succeeded()
+                wrong = session.round()
+                if wrong is not None:
+                    self._say(wrong)
+                    back_off.succeeded()
                 session.wait(self._has_ended)
         finally:
             store.close()

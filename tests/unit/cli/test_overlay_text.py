@@ -14,6 +14,7 @@ from cni_plugins.cli.overlay.text import NetworkOutcome
 from cni_plugins.cli.text import plain
 from cni_plugins.contract.facts import NextHop
 from cni_plugins.errors import InvalidNetworkConfig, KernelRefused
+from cni_plugins.keeper import overview
 from cni_plugins.kernel.overlay.peers import OverlayRoute
 from cni_plugins.kernel.overlay.reach import Reach
 from cni_plugins.upkeep.overlay import State, View
@@ -438,7 +439,11 @@ def keys_of(value: Any, start: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("command", ["sync", "status", "peers", "probe"])
-def test_each_key_is_documented_and_each_documented_key_is_there(command: str) -> None:
+def test_each_key_is_documented_and_each_documented_key_is_there(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "state_of", lambda network: {"network": network, "state": "following"})
+    stored = Configured("blue", "/etc/cni/net.d/11.conf", {"backend": {"type": "etcd"}})
     view = seen()
     probed = probes(view, (0.1, 1400, 0.5), (None, None, None))
     probed = tuple(
@@ -448,5 +453,6 @@ def test_each_key_is_documented_and_each_documented_key_is_there(command: str) -
     given = [
         NetworkOutcome(HERE, view, probed),
         NetworkOutcome(HERE, error=InvalidNetworkConfig("no underlay")),
+        NetworkOutcome(stored, error=InvalidNetworkConfig("no underlay")),
     ]
     assert keys_of(getattr(documents, command)(given)) == documented(command)
