@@ -44,7 +44,8 @@ class StoreServer:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -68,6 +69,9 @@ class StoreServer:
                 _send(connection, answer)
 
     def close(self) -> None:
+        # The thread must be gone before the descriptor is: its number is that of the next server's listener.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._listener.close()
 
 

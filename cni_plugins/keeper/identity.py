@@ -43,7 +43,7 @@ def _read(path: str) -> str:
     try:
         with open(path) as file:
             text = file.read(64).strip()
-    except (OSError, ValueError):
+    except (FileNotFoundError, UnicodeDecodeError):
         return ""
     return text if _NUMBER.fullmatch(text) else ""
 

@@ -47,6 +47,9 @@ class Member(NamedTuple):
     host: str
 
 
+_NOBODY = Member("?", "?")
+
+
 class Part(NamedTuple):
     """A subnet or block, and whose it is."""
 
@@ -153,6 +156,8 @@ class NetworkRegistry:
         owner = self._store.read(self._key("owners", key_part(me.node)))
         if owner is None:
             yield Change(self._key("owners", key_part(me.node)), _owner_text(me), ABSENT)
+        elif _member(owner) == _NOBODY:
+            raise TakenByOther(f"the key of node {me.node}'s owner has a value that no host has written")
         elif _member(owner).host != me.host:
             raise TakenByOther(
                 f"another host is node {me.node} already: give this one another name (backend.node), "
@@ -250,5 +255,5 @@ def _member(item: Item) -> Member:
         found = json.loads(item.value)
         node, host = found["node"], found["host"]
     except (ValueError, TypeError, KeyError):
-        return Member("?", "?")
-    return Member(node, host) if isinstance(node, str) and isinstance(host, str) else Member("?", "?")
+        return _NOBODY
+    return Member(node, host) if isinstance(node, str) and isinstance(host, str) else _NOBODY
