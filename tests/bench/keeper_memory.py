@@ -1,7 +1,7 @@
 """What the keeper of a frozen agent takes of the memory, with the records of many hosts in each store.
 
-`python -m tests.bench.keeper_memory [--records 2000] [etcd|consul|zookeeper …]` needs root, `dist/` and the servers
-of .ci/servers. One host joins; the records of the others are written to its store.
+`python -m tests.bench.keeper_memory [--records 2000] [etcd|consul|zookeeper …]` needs root, `dist/` and the
+servers of .ci/servers. One host joins; the records of the others are written to its store.
 """
 
 import argparse
