@@ -111,6 +111,9 @@ class MemoryFeed:
 
     def next(self, timeout: float) -> Mapping[str, bytes] | None:
         end = time.monotonic() + timeout
+        if self._last is None and timeout <= 0:
+            # A server's answer takes its time.
+            raise Unreachable("the store has not answered yet")
         while True:
             found = {name: item.value for name, item in self._store.children(self._key).items()}
             if found != self._last:

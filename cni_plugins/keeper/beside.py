@@ -110,13 +110,15 @@ class Beside:
 
         def begin(store: Store) -> Session:
             feed = SharedNetworks(store).follow()
-            feed.next(0.0)  # all, which the first round reads
 
             def wait(_ended: threading.Event) -> None:
+                # The first answer is what there is, which the first round may have read already.
                 feed.next(_NETWORKS)
 
             return Session(
-                lambda: networks.round_on(store, registry, around.conf_dir, around.cache_dirs).told, wait
+                lambda: networks.round_on(store, registry, around.conf_dir, around.cache_dirs).told,
+                wait,
+                feed.close,
             )
 
         return Rounds("networks", lambda: around.open_store(registry.section), begin, around.tell)

@@ -55,6 +55,7 @@ class Report:
         self._known: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._written_at = float("-inf")
+        self._is_confirmed = False
         self._applied = 0
         self._apply_trouble = ""
         self._state_told = ("", "")
@@ -90,6 +91,9 @@ class Report:
         """Say that the store confirms what the snapshot says."""
         with self._lock:
             self._facts["confirmed"] = time.time()
+            if not self._is_confirmed:
+                # What an earlier process has left in the file may be as it is now, but for the time.
+                self._is_confirmed, self._written_at = True, float("-inf")
             self._write()
 
     def know(self, **facts: Any) -> None:  # noqa: ANN401 (JSON is anything)

@@ -15,10 +15,12 @@ class Session(NamedTuple):
 
     :param round: does one round, and returns a sentence for each thing that is wrong; None: none was due.
     :param wait: returns when the next round is due; soon after it is asked whether the thread is to end.
+    :param close: called when no further round is done.
     """
 
     round: Callable[[], Iterable[str] | None]
     wait: Callable[[threading.Event], object]
+    close: Callable[[], object] = lambda: None
 
 
 class Rounds:
@@ -63,14 +65,20 @@ class Rounds:
         store = self._open_store()
         try:
             session = self._begin(store)
-            while not self._has_ended.is_set():
-                wrong = session.round()
-                if wrong is not None:
-                    self._say(wrong)
-                    back_off.succeeded()
-                session.wait(self._has_ended)
+            try:
+                self._do_rounds(session, back_off)
+            finally:
+                session.close()
         finally:
             store.close()
+
+    def _do_rounds(self, session: Session, back_off: BackOff) -> None:
+        while not self._has_ended.is_set():
+            wrong = session.round()
+            if wrong is not None:
+                self._say(wrong)
+                back_off.succeeded()
+            session.wait(self._has_ended)
 
     def _say(self, sentences: Iterable[str]) -> None:
         """Tell the journal what it has not been told by the round before."""

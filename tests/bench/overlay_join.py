@@ -1,9 +1,9 @@
 """How long after a host has been started all the others reach it: real flanneld, and ours, on one etcd.
 
-`python -m tests.bench.overlay_join flannel|ours [--at 10 30 100]` needs root and the servers of .ci/servers.
-Hosts are network namespaces on one bridge, started one after the other. Measured is from the start of a
-host's process to the first answer that each of the others gets to a ping of the new host's address in the
-overlay.
+`python -m tests.bench.overlay_join flannel|ours|ours-running [--at 10 30 100]` needs root and the servers
+of .ci/servers. Hosts are network namespaces on one bridge, started one after the other. Measured is from the
+start of a host's process to the first answer that each of the others gets to a ping of the new host's address
+in the overlay; with `ours-running` from the moment in which the config arrives at a host whose agent runs.
 """
 
 import argparse
@@ -40,12 +40,13 @@ _UPLINK = "uplink"
 _CONFIG, _SUBNETS = "/coreos.com/network/config", "/coreos.com/network/subnets/"
 _OURS = "join"
 _PATIENCE = 120.0  # seconds
+_REST = 1.0  # seconds until a started agent has nothing more to do
 _EVERY = 0.01  # seconds between two echo requests of a host
 # A host's own files: what is written there lies in memory, and goes with the process.
 _PRIVATE = """
 for dir in /run /etc/cni /var/lib; do mount -t tmpfs -o mode=755 tmpfs $dir; done
 mkdir -p /etc/cni/net.d
-printf %s "$CONF" >/etc/cni/net.d/10-join.conf
+[ -z "$CONF" ] || printf %s "$CONF" >/etc/cni/net.d/10-join.conf
 exec "$0" agent --workers 1 --no-repair
 """
 
@@ -92,6 +93,11 @@ class Host:
                 start_new_session=True,
             )
 
+    def inside(self, path: str) -> Path:
+        """Return what this process calls a file of the host's process."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/root") / path
+
     def close(self) -> None:
         if self.process is not None:
             self.process.terminate()
@@ -114,12 +120,36 @@ def start_flannel(host: Host) -> None:
     host.start(*words, "-subnet-file", f"{host.directory}/subnet{host.number}.env")
 
 
-def start_ours(host: Host) -> None:
-    """Run the agent, whose keeper does all of it; `keep`, as there is no container."""
+def _conf(host: Host) -> str:
+    """The config of a host; `keep`, as there is no container."""
     backend = {"type": "etcd", "endpoints": [_ENDPOINT], "node": f"h{host.number}"}
     network = {"network": _NETWORK, "subnetLen": 24, "keep": True, "underlay": {"interface": _UPLINK}}
     conf = {"cniVersion": "1.1.0", "name": _OURS, "type": "vxlan", **network, "backend": backend}
-    host.start("unshare", "-m", "sh", "-euc", _PRIVATE, str(CNICTL), conf=json.dumps(conf))
+    return json.dumps(conf)
+
+
+def _start_agent(host: Host, conf: str = "") -> None:
+    host.start("unshare", "-m", "sh", "-euc", _PRIVATE, str(CNICTL), conf=conf)
+
+
+def start_ours(host: Host) -> None:
+    """Run the agent, whose keeper does all of it."""
+    _start_agent(host, _conf(host))
+
+
+def run_agent(host: Host) -> None:
+    """Run the agent of a host that has no network yet."""
+    _start_agent(host)
+    assert host.process is not None
+    _until(lambda: "agent" if host.inside("run/cni-plugins/agent.sock").exists() else None, host)
+    time.sleep(_REST)
+
+
+def configure(host: Host) -> None:
+    """Give the config to a host whose agent runs."""
+    path = host.inside("etc/cni/net.d/10-join.conf")
+    path.with_suffix(".new").write_text(_conf(host))
+    path.with_suffix(".new").rename(path)
 
 
 def flannels_address(etcd: Etcd, host: Host) -> str | None:
@@ -140,9 +170,19 @@ def our_address(etcd: Etcd, host: Host) -> str | None:
     return None
 
 
-KINDS: dict[str, tuple[Callable[[Host], None], Callable[[Etcd, Host], str | None], Path]] = {
-    "flannel": (start_flannel, flannels_address, FLANNELD),
-    "ours": (start_ours, our_address, CNICTL),
+class Kind(NamedTuple):
+    """:param prepare: what is done before the time is taken."""
+
+    start: Callable[[Host], None]
+    address_of: Callable[[Etcd, Host], str | None]
+    program: Path
+    prepare: Callable[[Host], None] = lambda _host: None
+
+
+KINDS = {
+    "flannel": Kind(start_flannel, flannels_address, FLANNELD),
+    "ours": Kind(start_ours, our_address, CNICTL),
+    "ours-running": Kind(configure, our_address, CNICTL, run_agent),
 }
 
 
@@ -151,10 +191,11 @@ KINDS: dict[str, tuple[Callable[[Host], None], Callable[[Etcd, Host], str | None
 
 def measured(etcd: Etcd, kind: str, host: Host, others: list[Host]) -> Joined:
     """Start a host, and wait until all the others reach it."""
-    start, address_of, _ = KINDS[kind]
+    of = KINDS[kind]
+    of.prepare(host)
     begun = time.monotonic()
-    start(host)
-    address = _until(lambda: address_of(etcd, host), host)
+    of.start(host)
+    address = _until(lambda: of.address_of(etcd, host), host)
     known = time.monotonic() - begun
     return Joined(known, [at - begun for at in _answers(address, others, host)])
 
@@ -271,7 +312,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--at", type=int, nargs="+", default=[10, 30, 100], metavar="NUMBER")
     wanted = parser.parse_args(words)
-    lacking = [str(file) for file in (ETCD, KINDS[wanted.kind][2]) if not file.exists()]
+    lacking = [str(file) for file in (ETCD, KINDS[wanted.kind].program) if not file.exists()]
     if os.geteuid() != 0 or lacking:
         sys.stderr.write(f"overlay_join: needs root, and {', '.join(lacking) or 'nothing else'}\n")
         return 1

@@ -148,3 +148,15 @@ def test_confirmation_alone_is_rarely_written(blue: NetworkFiles) -> None:
     for _ in range(20):
         report.confirmed()
     assert Path(blue.run, "state.json").stat().st_ino == first
+
+
+def test_the_first_confirmation_after_a_restart_is_written_at_once(blue: NetworkFiles) -> None:
+    first = Report(blue, "etcd", Silent())
+    first.say("following")
+    first.confirmed()
+    before = blue.state()["confirmed"]
+    second = Report(blue, "etcd", Silent())
+    second.load()
+    second.say("following")
+    second.confirmed()
+    assert blue.state()["confirmed"] > before
