@@ -30,6 +30,7 @@ def test_the_agents_process_carries_no_parser_of_options() -> None:
         "--request-timeout=1.0",
         "--metrics=",
         "--repair",
+        "--keeper",
         "--conf-dir=",
     )
     code, modules = loaded("@agent", *options)

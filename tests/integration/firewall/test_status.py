@@ -109,7 +109,7 @@ class TestAKernelWithoutNfTables:
 
 def test_a_kernel_whose_bridges_cannot_be_filtered(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """br_netfilter does as well, for IP packets."""
-    monkeypatch.setattr(forward_facts, "_filters_frames", lambda _session: False)
+    monkeypatch.setattr(forward_facts, "filters_frames", lambda _session: False)
     knobs = "/proc/sys/net/bridge/bridge-nf-call-iptables"
     one = host.container(ingressPolicy="isolated")
     host.run("sh", "-c", f"echo 1 >{knobs}")

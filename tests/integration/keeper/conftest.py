@@ -41,7 +41,7 @@ class Ping:
 
     def end(self) -> tuple[int, int]:
         """Return how many packets were sent, and how many of them were answered."""
-        time.sleep(0.3)
+        time.sleep(1.0)  # of any load: more than 20 packets
         self._process.send_signal(signal.SIGINT)
         told, _ = self._process.communicate(timeout=10)
         found = _PINGED.search(told)
