@@ -79,6 +79,7 @@ class Follower:
         self._pending: Pending | None = None
         self._was_emptied = False
         self._has_joined = False
+        self._is_underlay_new = False
         self._trouble = ""
         self._own: Sound | None = None
         self._found: Mapping[str, bytes] = {}
@@ -107,6 +108,7 @@ class Follower:
 
     def look_again(self) -> None:
         """Look whether this host is what it has published: its underlay may have changed."""
+        self._is_underlay_new = True
         self._due["settle"] = 0.0
         self._mail.wake()
 
@@ -134,7 +136,7 @@ class Follower:
             self._has_ended.wait(back_off.failed())
 
     def _session(self, back_off: BackOff) -> None:
-        """Follow until the store fails."""
+        """Follow until the store fails, or is to be reached from another address."""
         store = self._around.open_store(self._section)
         try:
             registry = registry_of(store, self._section, self.of.network, self.of.of.conf)
@@ -142,18 +144,17 @@ class Follower:
             self._mail = Mailbox()
             self._mail.pump(registry.follow)
             self._due = {"relist": self._around.clock() + self._around.timing.relist}
-            while not self._has_ended.is_set():
-                self._step(registry)
+            while self._step(registry):
                 back_off.succeeded()
         finally:
             self._mail.close()
             store.close()
 
-    def _step(self, registry: NetworkRegistry) -> None:
-        """Wait for something to do, and do it."""
+    def _step(self, registry: NetworkRegistry) -> bool:
+        """Wait for something to do, and do it; return False when nothing is to be done in this session."""
         letter = self._mail.wait(self._patience())
-        if self._has_ended.is_set():
-            return
+        if self._has_ended.is_set() or self._has_moved():
+            return False
         self._open(letter)
         now = self._around.clock()
         if self._take_turn("relist", now, self._around.timing.relist):
@@ -166,6 +167,12 @@ class Follower:
             self._look(registry, self._found)
         if self._take_turn("life", now, self._around.timing.life):
             self._show_life(registry, now)
+        return True
+
+    def _has_moved(self) -> bool:
+        """Say whether connections may be from an address that is gone: no answer would come, for seconds."""
+        is_new, self._is_underlay_new = self._is_underlay_new, False
+        return is_new and self._member.has_moved()
 
     def _open(self, letter: Letter) -> None:
         """Take note of what has arrived."""

@@ -52,6 +52,16 @@ class Membership:
         except (CniError, ValueError):
             return None
 
+    def has_moved(self) -> bool:
+        """Say whether this host has another underlay address than the one it has published."""
+        known = self.former()
+        if known is None:
+            return False
+        try:
+            return self._host.find_underlay(self._of, known.record.vtep).vtep != known.record.vtep
+        except CniError:
+            return False
+
     def settle(self, registry: NetworkRegistry, listed: Mapping[str, bytes]) -> Sound:
         """Own and publish what this host is; nothing is written if that is so already.
 

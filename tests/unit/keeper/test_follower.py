@@ -18,7 +18,7 @@ from cni_plugins.keeper.own_record import Underlay
 from cni_plugins.registries.network_registry import Member, NetworkRegistry
 from cni_plugins.registries.store import StoreFailed
 from cni_plugins.upkeep.overlay_configs import Configured
-from tests.memory_store import MemoryCluster
+from tests.memory_store import MemoryCluster, MemoryStore
 
 PAUSE = 0.3
 L3 = {"network": "10.0.0.0/16"}
@@ -44,6 +44,7 @@ class Node:
         self.epoch = f"boot{number}"
         self.vtep = f"192.0.2.{number}"
         self.in_use = False
+        self.opened = 0
         self.log = Log()
         self.news: list[str] = []
         self._cluster = cluster
@@ -68,7 +69,7 @@ class Node:
 
     def around(self) -> Surroundings:
         return Surroundings(
-            open_store=lambda _: self._cluster.store(),
+            open_store=lambda _: self._open(),
             host=lambda _: Host(
                 Member(self.name, self.host_number),
                 self.epoch,
@@ -80,6 +81,10 @@ class Node:
             places=self.places,
             timing=Timing(life=0.05, settle=0.5, relist=0.5, pause=PAUSE, blocks=0.05),
         )
+
+    def _open(self) -> MemoryStore:
+        self.opened += 1
+        return self._cluster.store()
 
     def underlay(self) -> Underlay:
         if not self.vtep:
@@ -302,6 +307,18 @@ def test_a_changed_address_is_published_and_known_everywhere(node: Maker) -> Non
     first.follower.look_again()
     wait(lambda: second.peers["h1"]["vtep"] == "192.0.2.77" == first.peers["h1"]["vtep"])
     assert second.peers["h1"]["subnets"] == subnet
+
+
+def test_connections_from_an_address_that_is_gone_are_not_used(node: Maker) -> None:
+    host = node(1).start()
+    wait(full(host))
+    assert host.follower is not None
+    host.follower.look_again()
+    stays(lambda: host.opened == 1)
+    host.vtep = "192.0.2.77"
+    host.follower.look_again()
+    wait(lambda: host.peers["h1"]["vtep"] == "192.0.2.77")
+    assert host.opened == 2
 
 
 # ------------------------------------------------------------------------------- what stores do
