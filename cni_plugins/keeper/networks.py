@@ -241,7 +241,7 @@ def step(store: Store, registry: RegistryFile, host: Host) -> Step:
             case Remove(file):
                 told += host.remove(file)
                 removed.append(file.path)
-                if file.driver == "vxlan" and stored.removed.get(file.name) == file.follows:
+                if file.driver in ("macvlan", "vxlan") and stored.removed.get(file.name) == file.follows:
                     NetworkRegistry(store, file.name).release(registry.node)
     return Step(tuple(written), tuple(removed), tuple(told))
 

@@ -27,11 +27,13 @@ def conflist(
     subnets: Sequence[IPNetwork],
     links: Collection[str] = (),
     overlay: Mapping[str, Any] = NOTHING,
+    registry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the document.
 
     :param links: names of the host's links, to tell a VLAN to be created from a link that is there.
     :param overlay: keys of the vxlan plugin that are not the creator's: backend, vni.
+    :param registry: of a network of many hosts: the store in which they divide the addresses of a wire.
     """
     mark: dict[str, Any] = {"labels": dict(wish.labels)}
     if wish.internal:
@@ -40,18 +42,22 @@ def conflist(
         "cniVersion": VERSION,
         "name": wish.name,
         OURS: mark,
-        "plugins": [*_plugins(wish, subnets, links, overlay)],
+        "plugins": [*_plugins(wish, subnets, links, overlay, registry)],
     }
 
 
 def _plugins(
-    wish: Wish, subnets: Sequence[IPNetwork], links: Collection[str], overlay: Mapping[str, Any]
+    wish: Wish,
+    subnets: Sequence[IPNetwork],
+    links: Collection[str],
+    overlay: Mapping[str, Any],
+    registry: Mapping[str, Any] | None,
 ) -> Iterator[dict[str, Any]]:
     match wish.driver:
         case "bridge":
             yield _bridge(wish, subnets)
         case "macvlan":
-            yield _macvlan(wish, subnets, links)
+            yield _macvlan(wish, subnets, links, registry)
             return
         case "ptp":
             yield _ptp(wish, subnets)
@@ -102,14 +108,19 @@ def _ptp(wish: Wish, subnets: Sequence[IPNetwork]) -> dict[str, Any]:
     }
 
 
-def _macvlan(wish: Wish, subnets: Sequence[IPNetwork], links: Collection[str]) -> dict[str, Any]:
+def _macvlan(
+    wish: Wish,
+    subnets: Sequence[IPNetwork],
+    links: Collection[str],
+    registry: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     return {
         "type": "macvlan",
         **_master(str(wish.options.get("parent", "")), links),
         "mode": wish.options.get("mode", "bridge"),
         **_mtu(wish),
         "capabilities": _CAPABILITIES,
-        **_ipam(wish, subnets, routes=True),
+        **(_ipam(wish, subnets, routes=True) if registry is None else _divided(wish, subnets, registry)),
     }
 
 
@@ -182,6 +193,38 @@ def _ipam(wish: Wish, subnets: Sequence[IPNetwork], *, routes: bool = False) -> 
     if routes:
         ipam["routes"] = [{"dst": _DEFAULT[version]} for version in versions]
     return {"ipam": ipam}
+
+
+def _divided(wish: Wish, subnets: Sequence[IPNetwork], registry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the IPAM of a wire that many hosts are on: each gives out blocks that it has claimed."""
+    if not wish.gives_out:
+        return _ipam(wish, subnets)
+    versions = sorted({subnet.version for subnet in subnets})
+    return {
+        "ipam": {
+            "type": "cluster",
+            "ranges": [[_divided_range(wish, subnet, subnets)] for subnet in subnets],
+            "routes": [{"dst": _DEFAULT[version]} for version in versions],
+            "registry": dict(registry),
+        }
+    }
+
+
+def _divided_range(wish: Wish, subnet: IPNetwork, subnets: Sequence[IPNetwork]) -> dict[str, Any]:
+    """Return the part of a subnet that hosts divide: from the first to the last of its --ip-range."""
+    ranges = [part for part in wish.ranges if subnet_of(part, subnets) == subnet]
+    gateways = [one for one in wish.gateways if subnet_of(one, subnets) == subnet]
+    aux = sorted(one for one in wish.aux.values() if subnet_of(one, subnets) == subnet)
+    found: dict[str, Any] = {"subnet": str(subnet)}
+    if gateways:
+        found["gateway"] = str(gateways[0])
+    if ranges:
+        bounds = [_usable(subnet, part) for part in ranges]
+        first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
+        found |= {"rangeStart": str(_address(subnet, first)), "rangeEnd": str(_address(subnet, last))}
+    if aux:
+        found["exclude"] = [*map(str, aux)]
+    return found
 
 
 def _ranges(wish: Wish, subnet: IPNetwork, subnets: Sequence[IPNetwork]) -> Iterator[dict[str, str]]:

@@ -190,13 +190,14 @@ def _backend(wish: Wish) -> dict[str, Any]:
 
 
 def _require_shareable(wish: Wish) -> None:
-    if wish.driver == "macvlan" and wish.gives_out:
-        raise Failed(
-            "driver macvlan with a store: each host would give out the same addresses of the wire;"
-            " use --ipam-driver dhcp, or create it on each host with an --ip-range of its own"
-        )
+    if wish.driver == "macvlan" and any(count > 1 for count in _ranges_by_family(wish)):
+        raise Failed("driver macvlan with a store: hosts divide one --ip-range of each family, not several")
     if "peers" in wish.options:
         raise Failed("-o peers and a store: the hosts are found in the store")
+
+
+def _ranges_by_family(wish: Wish) -> list[int]:
+    return [sum(part.version == version for part in wish.ranges) for version in (4, 6)]
 
 
 def _shared(
@@ -211,7 +212,7 @@ def _shared(
         vni = _vni(wish, others)
         overlay = {"vni": vni, "backend": {"type": backend["type"]}}
     # A VLAN is named as such: whether there is a link of that name differs between hosts.
-    document = conflist(wish, subnets, (), overlay)
+    document = conflist(wish, subnets, (), overlay, {"type": backend["type"]})
     try:
         validate.from_store(document, wish.name, backend)
     except CniError as err:

@@ -38,7 +38,8 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "firewall": frozenset(("type", "ingressPolicy")),
 }
 _IPAM_KEYS = frozenset(("type", "ranges", "routes"))
-_IPAMS = ("host-local", "dhcp")
+_CLUSTER = "cluster"
+_IPAMS = ("host-local", "dhcp", _CLUSTER)
 
 
 def name_fault(name: str) -> str:
@@ -75,6 +76,10 @@ def _parse(request: Request, kind: str) -> None:
         from cni_plugins.ipam_hostlocal.config import parse
 
         parse(request)
+    if request.ipam_type == _CLUSTER:
+        from cni_plugins.ipam_cluster.config import parse as parse_cluster
+
+        parse_cluster(request)
     if request.ipam_type == "static":
         from cni_plugins.ipam_static.config import parse as parse_static
 
@@ -112,7 +117,12 @@ def _checked(plugin: dict[str, Any], backend: Conf) -> dict[str, Any]:
     ipam = plugin.get("ipam", {})
     if not isinstance(ipam, dict) or ipam.get("type", _IPAMS[0]) not in _IPAMS:
         raise UnsupportedField(f"{kind}: ipam is not taken from a store", shown(ipam))
-    _require_known(f"{kind}: ipam.", ipam, _IPAM_KEYS)
+    is_divided = ipam.get("type") == _CLUSTER
+    _require_known(f"{kind}: ipam.", ipam, _IPAM_KEYS | {"registry"} if is_divided else _IPAM_KEYS)
+    if is_divided:
+        if ipam.get("registry") != {"type": backend.get("type")}:
+            raise UnsupportedField(f"{kind}: ipam.registry is not this host's", shown(ipam.get("registry")))
+        return {**plugin, "ipam": {**ipam, "registry": dict(backend)}}
     if kind != "vxlan":
         return plugin
     if plugin.get("backend") != {"type": backend.get("type")}:
