@@ -275,7 +275,10 @@ class Follower:
             self._pending = verdict.pending
             self.report.pending(verdict.pending, self._host.epoch)
         if verdict.doubt:
-            self.report.say("held", verdict.doubt)
+            if self._trouble:  # an operator has to end that first
+                self.report.say("refused", f"{self._trouble}; {verdict.doubt}")
+            else:
+                self.report.say("held", verdict.doubt)
             return False
         self._was_emptied = False
         return True

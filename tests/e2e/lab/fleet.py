@@ -59,10 +59,12 @@ class Fleet:
 
     def freeze(self, number: int) -> None:
         """Let the agent and all that it started stand still."""
-        os.killpg(self.agents[number].pid, signal.SIGSTOP)
+        for pid in family(self.agents[number].pid):
+            os.kill(pid, signal.SIGSTOP)
 
     def thaw(self, number: int) -> None:
-        os.killpg(self.agents[number].pid, signal.SIGCONT)
+        for pid in family(self.agents[number].pid):
+            os.kill(pid, signal.SIGCONT)
 
     def join(self, *numbers: int) -> None:
         """Give hosts the config and an agent, and wait until they have their subnets."""
@@ -201,6 +203,12 @@ def raise_fleet(bed: Bed, kind: str, directory: Path) -> Iterator[Fleet]:
         fleet = Fleet(bed, cluster, directory)
         stack.callback(fleet.close)
         yield fleet
+
+
+def family(pid: int) -> list[int]:
+    """Return a process, which has not ended, and its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
 
 
 def reach_each_other(containers: Iterable[Container]) -> None:
