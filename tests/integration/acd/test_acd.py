@@ -137,7 +137,7 @@ def test_a_bridge_without_uplink_costs_no_probe(lan: Lan, monkeypatch: pytest.Mo
 
 def test_neighbours_are_told_of_an_address_after_it_was_asked_about(lan: Lan) -> None:
     lan.take("10.1.0.9/24")
-    lan.far.run("sysctl", "-qw", "net.ipv4.conf.far0.arp_accept=1")
+    lan.far.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/far0/arp_accept")
     sandbox = lan.bed.sandbox()
     lan.bed.add(lan.macvlan(ipam=lan.bed.host_local(SUBNETS[0])), sandbox)
     link = sandbox.link("eth0")

@@ -3,8 +3,8 @@
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 
 def keeper_of(agent: Agent) -> int:
-    done = subprocess.run(
-        ["pgrep", "-P", str(agent.process.pid), "-x", "cni-keeper"], capture_output=True, text=True
-    )
-    return int(done.stdout) if done.stdout else 0
+    pid = agent.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in children:
+        with suppress(OSError):  # it has ended
+            if Path(f"/proc/{child}/comm").read_text().strip() == "cni-keeper":
+                return int(child)
+    return 0
 
 
 def test_a_keeper_runs_is_replaced_and_ends_with_the_agent(start: Callable[..., Agent]) -> None:
