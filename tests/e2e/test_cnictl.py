@@ -188,7 +188,7 @@ def test_the_agent_is_small_and_one_process_with_its_command(cnictl: Path, tmp_p
     socket = tmp_path / "private" / "agent.sock"
     socket.parent.mkdir(mode=0o700)
     # Not the caches of the machine: it would repair what they remember.
-    options = ("--workers", "2", "--socket", socket, "--cache-dir", tmp_path)
+    options = ("--workers", "2", "--socket", socket, "--cache-dir", tmp_path, "--no-keeper")
     with running(cnictl, "agent", *options) as agent:
         wait_for(socket)
         time.sleep(0.5)

@@ -68,11 +68,12 @@ class Network:
 
 
 def examples() -> list[Any]:
-    """Those examples whose plugins have no need of another kernel."""
+    """Those examples whose plugins have no need of another kernel, or of a store."""
     return [
         pytest.param(conf, id=name)
         for name, conf in EXAMPLES.items()
         if not any(plugin.get(key) for plugin in conf["plugins"] for key in NEEDS_VLANS)
+        and not any("registry" in plugin.get("ipam", {}) for plugin in conf["plugins"])
     ]
 
 

@@ -143,7 +143,7 @@ def test_the_operators_program_needs_the_c_library_alone(bare_root: Path) -> Non
     for words in (["--help"], ["--version"], ["overlay", "sync", "--help"], ["overlay", "status"]):
         done = alone(bare_root, "/bin/cnictl", *words)
         assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == ("status" in words), done.stderr
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_the_operators_program(node: Node) -> None:
     for words in (["--help"], ["--version"], ["overlay", "sync", "--help"], ["overlay", "status"]):
         done = node.run(f"{BIN}/cnictl", *words)
         assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == ("status" in words), done.stderr
+        assert done.returncode == 0, done.stderr
 
 
 def test_what_a_delegate_gets_has_no_trace_of_the_loader(node: Node, cold: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ _DRIVER = "Driver: bridge, macvlan, ptp or vxlan (overlay)."
 _OPTION = "Option of the driver, such as parent=eth0.10 or mtu=9000; may be repeated."
 _NO_IPV4 = "Without --no-ipv4, a network gets an IPv4 subnet."
 
-Names = Annotated[list[str], typer.Argument(metavar="NETWORK...")]
+Names = Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Names of networks.")]
 Texts = list[str] | None
 Driver = Annotated[str, typer.Option("--driver", "-d", help=_DRIVER)]
 Subnet = Annotated[Texts, typer.Option(metavar="CIDR", help="May be repeated. Default: a free one.")]
@@ -63,7 +63,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command(help="Create a network on this host, or with --registry on all hosts that follow the store.")
 def create(  # noqa: PLR0913 (each is an option)
-    name: Annotated[str, typer.Argument(metavar="NETWORK")],
+    name: Annotated[str, typer.Argument(metavar="NETWORK", help="Name of the network.")],
     *,
     driver: Driver = "bridge",
     subnet: Subnet = None,

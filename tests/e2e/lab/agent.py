@@ -335,7 +335,7 @@ def started(
                 "--pdeathsig",
                 "KILL",
                 "--",
-                *host.argv(*prefix, program, "agent", "--socket", at, *options),
+                *host.argv(*prefix, program, "agent", "--no-keeper", "--socket", at, *options),
             ],
             env=host.environment(variables),
             stdin=subprocess.DEVNULL,
