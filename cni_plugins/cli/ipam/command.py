@@ -1,14 +1,13 @@
 """Defines `cnictl ipam`: shows, keeps and releases what hosts have of networks with IPAM plugin cluster."""
 
-import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.output import fail, print_answer
 
 if TYPE_CHECKING:
     from cni_plugins.keeper.blocks_configs import FoundNetworks
@@ -39,8 +38,8 @@ def show(
 
     found = _load(conf_dir, networks)
     seen = [blocks_once.overview(one, local=local) for one in found.networks]
-    _print(text.document(seen) if as_json else text.lines(seen))
-    _fail([*found.faults, *text.faults(seen)])
+    print_answer(text.document(seen) if as_json else text.lines(seen))
+    fail([*found.faults, *text.faults(seen)])
 
 
 @app.command(
@@ -51,8 +50,8 @@ def sync(networks: Networks = None, *, conf_dir: ConfDir = _CONF_DIR) -> None:
 
     found = _load(conf_dir, networks)
     troubles = [(one.network, blocks_once.sync(one)) for one in found.networks]
-    _print(f"{network}: {trouble or 'in step with the store'}" for network, trouble in troubles)
-    _fail([*found.faults, *(f"network {network}: {trouble}" for network, trouble in troubles if trouble)])
+    print_answer(f"{network}: {trouble or 'in step with the store'}" for network, trouble in troubles)
+    fail([*found.faults, *(f"network {network}: {trouble}" for network, trouble in troubles if trouble)])
 
 
 @app.command(help="Release all that a node has, or one block or address, so that other hosts may claim it.")
@@ -69,10 +68,10 @@ def release(
 
     found = _load(conf_dir, networks)
     done = [blocks_once.release(one, what, force=force) for one in found.networks]
-    _print(f"{one.network}: released {', '.join(one.parts) or what}" for one in done if not one.error)
+    print_answer(f"{one.network}: released {', '.join(one.parts) or what}" for one in done if not one.error)
     faults = [f"network {one.network}: {one.error}" for one in done if one.error]
     # A node need not be in all networks, if none was named.
-    _fail(faults if networks or len(faults) == len(done) else ())
+    fail(faults if networks or len(faults) == len(done) else ())
 
 
 def _load(conf_dir: Path, names: list[str] | None) -> "FoundNetworks":
@@ -99,25 +98,3 @@ def _load(conf_dir: Path, names: list[str] | None) -> "FoundNetworks":
         if names
         else found
     )
-
-
-def _print(answer: Iterable[Any]) -> None:
-    """:param answer: a JSON document, or lines of text"""
-    from cni_plugins.cli.text import plain
-
-    if isinstance(answer, list):
-        typer.echo(json.dumps(answer, indent=2))
-        return
-    for line in answer:
-        typer.echo(plain(line))
-
-
-def _fail(faults: Iterable[str]) -> None:
-    """:raises Failed: with the last of the faults, if there are any; the others are printed before"""
-    from cni_plugins.cli.text import plain
-
-    *others, last = [*map(plain, faults)] or [""]
-    for fault in others:
-        typer.echo(f"cnictl: {fault}", err=True)
-    if last:
-        raise Failed(last)

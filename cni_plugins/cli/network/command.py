@@ -1,15 +1,15 @@
 """Defines `cnictl network`: creates, lists, shows and removes networks, in the words of `docker network`."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.output import fail, print_answer, warn
 from cni_plugins.cli.text import plain
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def create(  # noqa: PLR0913 (each is an option)
         place = _place(conf_dir, cache_dir, registry, stores=is_shared)
         made = creating.locally(wish, place) if place.registry is None else creating.shared(wish, place)
     if as_json:
-        _print(document.created(made))
+        print_answer(document.created(made))
     else:
-        _show(text.created(made))
-    _warn(made.told)
+        print_answer(text.created(made))
+    warn(made.told)
 
 
 @app.command("ls", help="List the networks of this host, and those of the store.")
@@ -126,10 +126,10 @@ def list_networks(
     with _reported():
         found = find(_place(conf_dir, cache_dir, registry))
     if as_json:
-        _print(document.listed(found.networks))
+        print_answer(document.listed(found.networks))
     else:
-        _show([one.name for one in found.networks] if quiet else text.listed(found.networks))
-    _fail(found.faults)
+        print_answer((one.name for one in found.networks) if quiet else text.listed(found.networks))
+    fail(found.faults)
 
 
 @app.command(help="Show networks as JSON: config, subnets, labels, containers and their addresses.")
@@ -146,8 +146,8 @@ def inspect(
     with _reported():
         found = find(_place(conf_dir, cache_dir, registry))
     networks = [found.find(name) for name in names]
-    _print(document.inspected(networks))
-    _warn(found.faults)
+    print_answer(document.inspected(networks))
+    warn(found.faults)
 
 
 @app.command(help="Remove networks that no container is on: those of this host, and those of the store.")
@@ -165,12 +165,12 @@ def rm(
     for name in names:
         try:
             with _reported():
-                _warn(remove(name, place))
+                warn(remove(name, place))
         except Failed as err:
             refused.append(str(err))
         else:
-            _show([name])
-    _fail(refused)
+            typer.echo(plain(name))
+    fail(refused)
 
 
 def _place(
@@ -195,25 +195,3 @@ def _reported() -> "Iterator[None]":
         yield
     except CniError as err:
         raise Failed(told(err)) from err
-
-
-def _print(document: "dict[str, Any] | list[dict[str, Any]]") -> None:
-    typer.echo(json.dumps(document, indent=2))
-
-
-def _show(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(plain(line))
-
-
-def _warn(faults: Iterable[str]) -> None:
-    for fault in faults:
-        typer.echo(f"cnictl: {plain(fault)}", err=True)
-
-
-def _fail(faults: Iterable[str]) -> None:
-    """:raises Failed: with the last of the faults, if there are any; the others are printed before"""
-    *others, last = [*faults] or [""]
-    _warn(others)
-    if last:
-        raise Failed(plain(last))

@@ -1,6 +1,5 @@
 """Defines `cnictl overlay`: synchronises, shows and measures the overlay networks of this host."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.output import fail, print_answer
 from cni_plugins.cli.overlay import flannel
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def sync(
         found, lambda one: text.NetworkOutcome(one, overlay.sync(one.network, one.conf, create=create))
     )
     _show(document.sync(outcomes) if as_json else text.sync_lines(outcomes), found)
-    _fail([*found.faults, *troubles, *text.faults(outcomes), *text.unrepaired(outcomes)])
+    fail([*found.faults, *troubles, *text.faults(outcomes), *text.unrepaired(outcomes)])
 
 
 @app.command(help="Give up what a host owns in the stores of networks, so that others may have it.")
@@ -78,7 +78,7 @@ def release(
     _show(
         stores.released_document(node, released) if as_json else stores.released_lines(node, released), found
     )
-    _fail([*found.faults, *(f"network {one.network}: {one.error}" for one in released if one.error)])
+    fail([*found.faults, *(f"network {one.network}: {one.error}" for one in released if one.error)])
 
 
 @app.command(help="Show each network, and every difference between the kernel and its intended state.")
@@ -95,7 +95,7 @@ def status(
     found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _views(found, with_filters=True)
     _show(document.status(outcomes) if as_json else text.status_lines(outcomes), found)
-    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.blocked(outcomes)])
+    fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.blocked(outcomes)])
 
 
 @app.command(help="Show the hosts of each network, this one marked with *, and how packets reach them.")
@@ -112,7 +112,7 @@ def peers(
     found = _load(conf_dir, cache_dir, conf, networks)
     outcomes = _views(found, with_tables=True)
     _show(document.peers(outcomes) if as_json else text.peers_lines(outcomes), found)
-    _fail([*found.faults, *text.faults(outcomes)])
+    fail([*found.faults, *text.faults(outcomes)])
 
 
 @app.command(
@@ -138,7 +138,7 @@ def probe(
     )
     lines = text.probe_lines(outcomes, written=write)
     _show(document.probe(outcomes) if as_json else lines, found)
-    _fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.failed_probes(outcomes)])
+    fail([*found.faults, *text.faults(outcomes), *text.drifts(outcomes), *text.failed_probes(outcomes)])
 
 
 def _load(
@@ -189,23 +189,6 @@ def _outcome(one: "Configured", do: "Callable[[Configured], NetworkOutcome]") ->
 
 def _show(answer: Iterable[Any], found: "FoundConfigs") -> None:
     """:param answer: a JSON document, or lines of text"""
-    from cni_plugins.cli.text import plain
-
     if not (found.networks or found.faults or isinstance(answer, list)):
         typer.echo(f"no overlay network in {found.place}")
-    if isinstance(answer, list):
-        typer.echo(json.dumps(answer, indent=2))
-        return
-    for line in answer:
-        typer.echo(plain(line))
-
-
-def _fail(faults: Iterable[str]) -> None:
-    """:raises Failed: with the last of the faults, if there are any; the others are printed before"""
-    from cni_plugins.cli.text import plain
-
-    *others, last = [*map(plain, faults)] or [""]
-    for fault in others:
-        typer.echo(f"cnictl: {fault}", err=True)
-    if last:
-        raise Failed(last)
+    print_answer(answer)

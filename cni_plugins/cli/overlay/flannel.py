@@ -79,9 +79,9 @@ def import_flannel(  # noqa: PLR0913 (an option each)
     username: Username = "",
     password_file: PasswordFile = "",
 ) -> None:
+    from cni_plugins.cli.output import warn
     from cni_plugins.cli.overlay import flannel_import
     from cni_plugins.cli.overlay.flannel_import import Target
-    from cni_plugins.cli.text import plain
 
     access = Access(etcd, prefix, ca_file, cert_file, key_file, username, password_file)
     target = Target(name, peers_file or f"/etc/cni/{name}.peers.json", access.section() if live else None)
@@ -90,8 +90,7 @@ def import_flannel(  # noqa: PLR0913 (an option each)
     with _Opened(access) as store:
         found = flannel_import.read(store)
     made = flannel_import.make(found, environment, target, is_file=output is not None)
-    for fault in made.left_out:
-        typer.echo(f"cnictl: {plain(fault)}", err=True)
+    warn(made.left_out)
     for line in flannel_import.written(made, name, output) if output else flannel_import.printed(made):
         typer.echo(line)
 

@@ -1,6 +1,5 @@
 """Defines `cnictl repair`: brings back what attachments lack in the host, such as flushed rules."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cni_plugins.cli.failure import Failed
+from cni_plugins.cli.output import print_answer, warn
 from cni_plugins.cli.text import plain
 
 if TYPE_CHECKING:
@@ -69,12 +69,8 @@ def repair(
 def _show(report: "RepairReport", *, as_json: bool) -> None:
     from cni_plugins.cli.repair import document, text
 
-    if as_json:
-        typer.echo(json.dumps(document.document(report), indent=2))
-    else:
-        typer.echo("\n".join(map(plain, text.lines(report))))
-    for fault in report.faults:
-        typer.echo(f"cnictl: {plain(fault)}", err=True)
+    print_answer(document.document(report) if as_json else text.lines(report))
+    warn(report.faults)
 
 
 def _settle(scope: "Scope", report: "RepairReport") -> None:
