@@ -8,13 +8,12 @@ from cni_plugins.contract.registry_config import RegistrySection
 from cni_plugins.errors import CniError
 from cni_plugins.ipam_cluster.config import parse
 from cni_plugins.ipam_cluster.subnets import Subnet
-from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import get, shown
 from cni_plugins.protocol.request import NAME, Request
+from cni_plugins.upkeep import config_files
+from cni_plugins.upkeep.config_files import NoConfig
 
 IPAM = "cluster"
-_SUFFIXES = (".conf", ".conflist", ".json")
-_LIMIT = 1 << 20  # bytes, as for a plugin's stdin
 
 
 class Followed(NamedTuple):
@@ -39,8 +38,7 @@ def in_directory(directory: Path) -> FoundNetworks:
 
     :raises OSError: when the directory cannot be read.
     """
-    listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
-    return merge(in_file(path) for path in listed if not path.is_dir())
+    return merge(in_file(path) for path in config_files.listed(directory) if not path.is_dir())
 
 
 def merge(parts: Iterable[FoundNetworks]) -> FoundNetworks:
@@ -59,23 +57,20 @@ def merge(parts: Iterable[FoundNetworks]) -> FoundNetworks:
 def in_file(path: Path) -> FoundNetworks:
     """Return the networks of a file."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_LIMIT + 1)
+        content = config_files.content(path)
     except OSError as err:
         return FoundNetworks(faults=(f"{path}: {err.strerror}",))
-    if len(content) > _LIMIT:
-        return FoundNetworks(faults=(f"{path}: larger than {_LIMIT} bytes",))
+    except NoConfig as err:
+        return FoundNetworks(faults=(f"{path}: {err}",))
     return of_config(content, str(path))
 
 
 def of_config(content: bytes, file: str) -> FoundNetworks:
     """Return the networks in a config of one plugin, or in a list of plugins."""
     try:
-        document = json_text.load(content)
-    except ValueError as err:
-        return FoundNetworks(faults=(f"{file}: not JSON: {err}",))
-    if not isinstance(document, dict):
-        return FoundNetworks(faults=(f"{file}: not an object",))
+        document = config_files.parsed(content)
+    except NoConfig as err:
+        return FoundNetworks(faults=(f"{file}: {err}",))
     ours = [*_plugins(document)]
     name = get(document, "name")
     if ours and not (isinstance(name, str) and NAME.match(name)):

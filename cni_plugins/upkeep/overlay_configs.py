@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import get, rest, shown
 from cni_plugins.protocol.request import NAME
+from cni_plugins.upkeep import config_files
 from cni_plugins.upkeep.caches import CachedAttachment
+from cni_plugins.upkeep.config_files import NoConfig
 
 PLUGIN = "vxlan"
-_SUFFIXES = (".conf", ".conflist", ".json")
-_LIMIT = 1 << 20  # bytes, as for a plugin's stdin
 
 
 class Configured(NamedTuple):
@@ -47,8 +46,7 @@ def in_directory(directory: Path) -> FoundConfigs:
 
     :raises OSError: when the directory cannot be read.
     """
-    listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
-    return merge(in_file(path) for path in listed if not path.is_dir())
+    return merge(in_file(path) for path in config_files.listed(directory) if not path.is_dir())
 
 
 def of_attachments(newest_first: Iterable[CachedAttachment]) -> FoundConfigs:
@@ -72,12 +70,11 @@ def with_remembered(configured: FoundConfigs, remembered: FoundConfigs) -> Found
 
 def in_file(path: Path) -> FoundConfigs:
     try:
-        with path.open("rb") as file:
-            content = file.read(_LIMIT + 1)
+        content = config_files.content(path)
     except OSError as err:
         return FoundConfigs(faults=(f"{path}: {err.strerror}",))
-    if len(content) > _LIMIT:
-        return FoundConfigs(faults=(f"{path}: larger than {_LIMIT} bytes",))
+    except NoConfig as err:
+        return FoundConfigs(faults=(f"{path}: {err}",))
     return parse_config(content, str(path))
 
 
@@ -87,11 +84,9 @@ def in_file(path: Path) -> FoundConfigs:
 def parse_config(content: bytes, file: str) -> FoundConfigs:
     """Return the networks in a config of one plugin, or in a list of plugins."""
     try:
-        document = json_text.load(content)
-    except ValueError as err:
-        return FoundConfigs(faults=(f"{file}: not JSON: {err}",))
-    if not isinstance(document, dict):
-        return FoundConfigs(faults=(f"{file}: not an object",))
+        document = config_files.parsed(content)
+    except NoConfig as err:
+        return FoundConfigs(faults=(f"{file}: {err}",))
     listed = get(document, "plugins")
     plugins = [document] if listed is None else listed
     if not isinstance(plugins, list) or not all(isinstance(item, dict) for item in plugins):

@@ -18,12 +18,11 @@ from cni_plugins.kernel.session.locks import locked
 from cni_plugins.protocol import json_text
 from cni_plugins.protocol.fields import Conf, IPNetwork, get
 from cni_plugins.protocol.request import NAME
+from cni_plugins.upkeep import config_files
 
 OURS, FOLLOWED = "cni-plugins.network", "cni-plugins.registry"
 CONF_DIR = Path("/etc/cni/net.d")
 LONGEST = 200  # characters of a network's name; a file name has at most 255 bytes
-_SUFFIXES = (".conf", ".conflist", ".json")
-_LIMIT = 1 << 20  # bytes, as for a plugin's stdin
 _PATIENCE = 120.0  # seconds
 
 
@@ -99,26 +98,17 @@ def read(directory: Path) -> Directory:
     files: list[NetworkFile] = []
     faults: list[str] = []
     try:
-        listed = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
+        listed = config_files.listed(directory)
     except FileNotFoundError:
         listed = []
     for path in listed:
         try:
-            files.append(_parse(path, _content(path)))
+            files.append(_parse(path, config_files.content(path)))
         except FileNotFoundError:  # removed meanwhile
             continue
         except (OSError, ValueError) as err:
             faults.append(f"{path}: {(isinstance(err, OSError) and err.strerror) or err}")
     return Directory(tuple(files), tuple(faults))
-
-
-def _content(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not stop us
-    with open(fd, "rb") as file:
-        content = file.read(_LIMIT + 1)
-    if len(content) > _LIMIT:
-        raise ValueError(f"larger than {_LIMIT} bytes")
-    return content
 
 
 def _parse(path: Path, content: bytes) -> NetworkFile:
