@@ -5,8 +5,8 @@ import signal
 from collections.abc import Mapping
 
 from cni_plugins.agent.journal import Journal, pairs_line
-from cni_plugins.keeper import once
 from cni_plugins.keeper import run as keeper
+from cni_plugins.registries.open import open_store
 
 
 class KeeperJournal:
@@ -31,5 +31,5 @@ def run(conf_dir: str, lifeline: int, journal: Journal) -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent acts on them
     gc.enable()
     keeper.run(
-        keeper.KeeperOptions(lifeline, KeeperJournal(journal), once.open_usual, conf_dir or keeper.CONF_DIR)
+        keeper.KeeperOptions(lifeline, KeeperJournal(journal), open_store, conf_dir or keeper.CONF_DIR)
     )

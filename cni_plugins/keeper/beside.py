@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cni_plugins.contract.registry_config import RegistrySection
 from cni_plugins.errors import CniError
-from cni_plugins.keeper import blocks, blocks_configs, followed, identity, networks
+from cni_plugins.keeper import blocks_configs, followed, identity, networks
 from cni_plugins.keeper.blocks import BlockKeeper
 from cni_plugins.keeper.blocks_configs import Followed
 from cni_plugins.keeper.files import Places
@@ -51,11 +51,13 @@ class Beside:
         self._file: Signature | None = None
         self._faults: frozenset[str] = frozenset()
 
-    def look(self) -> None:
-        """Follow what has come, and no longer what is gone or has changed; cheap if no file has changed."""
-        found = followed.directory_signature(self._around.conf_dir)
-        if found != self._configs:
-            self._configs = found
+    def look(self, configs: Signature) -> None:
+        """Follow what has come, and no longer what is gone or has changed; cheap if no file has changed.
+
+        :param configs: of the directory of network configs.
+        """
+        if configs != self._configs:
+            self._configs = configs
             self._look_at_configs()
         path = self._around.registry_file
         signature = followed.signature((str(path),))
@@ -85,8 +87,7 @@ class Beside:
 
         def begin(store: Store) -> Session:
             me = identity.member(one.registry, around.places.kept)
-            places = blocks.Places(around.places.run, around.places.kept)
-            keeper = BlockKeeper(one, NetworkRegistry(store, one.network), me, places)
+            keeper = BlockKeeper(one, NetworkRegistry(store, one.network), me, around.places)
             return Session(lambda: _round_of_blocks(keeper), lambda ended: ended.wait(_DEMANDS))
 
         return Rounds(f"blocks {one.network}", lambda: around.open_store(one.registry), begin, around.tell)

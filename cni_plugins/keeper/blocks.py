@@ -22,13 +22,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from cni_plugins.contract import snapshot
-from cni_plugins.contract.snapshot import KEPT, RUN, KeeperState, StateName
+from cni_plugins.contract.snapshot import KeeperState, StateName
 from cni_plugins.errors import CniError
 from cni_plugins.ipam_cluster import blocks_file
 from cni_plugins.ipam_cluster.blocks_file import Blocks, Demands
 from cni_plugins.ipam_cluster.subnets import Subnet, parsed, span
 from cni_plugins.keeper.block_holdings import Holdings, Spans, holdings, overlap, spare, strangers, use
 from cni_plugins.keeper.blocks_configs import Followed
+from cni_plugins.keeper.files import USUAL, Places
 from cni_plugins.leases.leasefile import is_address
 from cni_plugins.leases.store import opened
 from cni_plugins.protocol.fields import IPAddress, IPNetwork, parse_address
@@ -41,16 +42,6 @@ _LIFE, _LIFE_AGAIN = 60.0, 15.0  # seconds
 _EVERY = 5.0  # seconds between rounds that nobody asks for: leases are counted then
 _LONGEST_PAUSE = 30.0  # seconds after a round that failed
 _CONFIRM_AGAIN = 30.0  # seconds after which state.json is written although nothing changed
-
-
-class Places(NamedTuple):
-    """Base directories: what plugins read, and copies that survive a boot."""
-
-    run: str = RUN
-    kept: str = KEPT
-
-
-USUAL = Places()
 
 
 class Round(NamedTuple):

@@ -12,20 +12,15 @@ from cni_plugins.ipam_cluster.blocks_file import Blocks
 from cni_plugins.ipam_cluster.subnets import parsed
 from cni_plugins.keeper import identity
 from cni_plugins.keeper.block_holdings import Use, use
-from cni_plugins.keeper.blocks import USUAL, BlockKeeper, Places, leased
+from cni_plugins.keeper.blocks import BlockKeeper, leased
 from cni_plugins.keeper.blocks_configs import Followed
+from cni_plugins.keeper.files import USUAL, Places
 from cni_plugins.protocol.fields import IPNetwork
 from cni_plugins.registries.network_registry import NetworkRegistry, Part
+from cni_plugins.registries.open import open_store
 from cni_plugins.registries.store import Store, StoreFailed
 
 Opener = Callable[[RegistrySection], Store]
-
-
-def open_usual(section: RegistrySection) -> Store:
-    """Open a store with the client that it needs."""
-    from cni_plugins.registries.open import open_store
-
-    return open_store(section)
 
 
 class Owned(NamedTuple):
@@ -51,7 +46,7 @@ class Overview(NamedTuple):
     error: str = ""
 
 
-def sync(followed: Followed, open_store: Opener = open_usual, places: Places = USUAL) -> str:
+def sync(followed: Followed, open_store: Opener = open_store, places: Places = USUAL) -> str:
     """Do one round; return what is wrong, empty if nothing is."""
     try:
         store = open_store(followed.registry)
@@ -68,7 +63,7 @@ def sync(followed: Followed, open_store: Opener = open_usual, places: Places = U
 
 
 def overview(
-    followed: Followed, *, local: bool, open_store: Opener = open_usual, places: Places = USUAL
+    followed: Followed, *, local: bool, open_store: Opener = open_store, places: Places = USUAL
 ) -> Overview:
     """Return the blocks of this host as calls see them, and those of all hosts as the store has them.
 
@@ -142,7 +137,7 @@ class Released(NamedTuple):
 
 
 def release(
-    followed: Followed, what: str, *, force: bool, open_store: Opener = open_usual, places: Places = USUAL
+    followed: Followed, what: str, *, force: bool, open_store: Opener = open_store, places: Places = USUAL
 ) -> Released:
     """Release all that a node has, or one block or address, so that other hosts may claim it.
 

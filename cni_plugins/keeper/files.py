@@ -27,7 +27,7 @@ _PAUSE = 0.02
 
 
 class Places(NamedTuple):
-    """Where files are, other than in tests the usual directories."""
+    """Base directories: what plugins read, and copies that survive a boot; tests have others."""
 
     run: str = RUN
     kept: str = KEPT

@@ -13,6 +13,7 @@ from cni_plugins.keeper.report import Silent
 from cni_plugins.protocol.fields import shown
 from cni_plugins.registries.layouts import registry_of
 from cni_plugins.registries.network_registry import NetworkRegistry, Refused
+from cni_plugins.registries.open import open_store
 from cni_plugins.registries.store import Store, StoreFailed
 
 Opener = Callable[[RegistrySection], Store]
@@ -30,14 +31,7 @@ class Released(NamedTuple):
     error: str = ""
 
 
-def open_usual(section: RegistrySection) -> Store:
-    """Open a store with the client that it needs."""
-    from cni_plugins.registries.open import open_store
-
-    return open_store(section)
-
-
-def round_of(one: Followed, open_store: Opener = open_usual, places: Places = USUAL) -> str:
+def round_of(one: Followed, open_store: Opener = open_store, places: Places = USUAL) -> str:
     """List, claim, publish, and write the snapshot; return what is wrong, empty if nothing is."""
     section = one.section
     if section is None:
@@ -63,7 +57,7 @@ def round_of(one: Followed, open_store: Opener = open_usual, places: Places = US
     return trouble if state == "following" else f"{state}: {trouble}"
 
 
-def release(one: Followed, node: str, *, force: bool, open_store: Opener = open_usual) -> Released:
+def release(one: Followed, node: str, *, force: bool, open_store: Opener = open_store) -> Released:
     """Release what a node has in a network, unless it is live.
 
     :param force: also then.

@@ -160,9 +160,10 @@ class _Keeper:
         if now < self._next_tick:
             return
         self._next_tick = now + _TICK
-        self._look_at_configs()
+        configs = followed.directory_signature(Path(self._options.conf_dir))
+        self._look_at_configs(configs)
         self._look_at_peers_files()
-        self._beside.look()
+        self._beside.look(configs)
         if now >= self._next_round:
             self._next_round = now + _ROUND
             self._forget_strangers()
@@ -175,14 +176,12 @@ class _Keeper:
 
     # -------------------------------------------------------------------------------------------- files
 
-    def _look_at_configs(self) -> None:
+    def _look_at_configs(self, configs: Signature) -> None:
         """Follow the networks that have come, and no longer those that are gone or changed."""
-        directory = Path(self._options.conf_dir)
-        found = followed.directory_signature(directory)
-        if found == self._configs:
+        if configs == self._configs:
             return
-        self._configs = found
-        listed = followed.in_directory(directory)
+        self._configs = configs
+        listed = followed.in_directory(Path(self._options.conf_dir))
         self._tell_faults(listed.faults)
         networks = {one.network: one for one in listed.networks}
         for network, before in list(self._known.items()):

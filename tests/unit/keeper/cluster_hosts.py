@@ -11,8 +11,9 @@ from cni_plugins.contract import snapshot
 from cni_plugins.ipam_cluster.config import parse
 from cni_plugins.ipam_cluster.plugin import IPAM
 from cni_plugins.keeper import identity
-from cni_plugins.keeper.blocks import BlockKeeper, Places, Round
+from cni_plugins.keeper.blocks import BlockKeeper, Round
 from cni_plugins.keeper.blocks_configs import Followed
+from cni_plugins.keeper.files import Places
 from cni_plugins.protocol.request import Request
 from cni_plugins.protocol.result import Result
 from cni_plugins.registries.network_registry import NetworkRegistry

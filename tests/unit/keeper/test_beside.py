@@ -8,6 +8,7 @@ from cni_plugins.cli.network.conflist import conflist
 from cni_plugins.cli.network.wish import Words, read
 from cni_plugins.keeper.beside import Beside, Surroundings
 from cni_plugins.keeper.files import Places
+from cni_plugins.keeper.followed import directory_signature
 from cni_plugins.keeper.report import Silent
 from cni_plugins.registries.shared_networks import SharedNetwork, SharedNetworks
 from tests.memory_store import MemoryCluster
@@ -47,7 +48,7 @@ def test_networks_of_a_store_come_at_once_and_without_trouble(tmp_path: Path) ->
     places = Places(str(tmp_path / "run"), str(tmp_path / "kept"))
     around = Surroundings(lambda _: cluster.store(), heard, confs, places, registry, ())
     beside = Beside(around)
-    beside.look()
+    beside.look(directory_signature(confs))
     try:
         wait(confs / "80-first.conflist", heard)
         network(cluster, "second", "198.18.8.0/24")
@@ -55,4 +56,4 @@ def test_networks_of_a_store_come_at_once_and_without_trouble(tmp_path: Path) ->
         assert heard.warned == []
     finally:
         registry.unlink()
-        beside.look()
+        beside.look(directory_signature(confs))
